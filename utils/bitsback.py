@@ -1,0 +1,99 @@
+"""Bits-back coding with a chain of latent variables: Bit-Swap and BB-ANS from one description.
+
+Variable 0 is the image x, variable i the latent z_i. A schedule is a list of steps, each of which pops or pushes one
+variable under its distribution given another; the decoder's schedule is the encoder's in reverse, with pop and push
+exchanged. (Bit-Swap: Kingma, Abbeel, Ho 2019, algorithm 1. BB-ANS: Townsend, Bird, Barber 2019, section 2.3.)
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from utils.discretized import Logistic, Uniform
+
+
+class Step(NamedTuple):
+    """Pop or push `variable` under its distribution given the variable `given` (None: the prior)."""
+
+    action: str  # "pop" or "push"
+    variable: int
+    given: int | None
+
+
+def bitswap(nz):
+    """Bit-Swap: for every layer pop z_{i+1} ~ q(z_{i+1}|z_i), then push z_i under p(z_i|z_{i+1}); z_0 is x."""
+    swaps = [(Step("pop", i + 1, i), Step("push", i, i + 1)) for i in range(nz)]
+    return [step for swap in swaps for step in swap] + [Step("push", nz, None)]
+
+
+def bbans(nz):
+    """BB-ANS: pop all latents, then push everything; the pops need initial bits for all latents at once."""
+    pops = [Step("pop", i + 1, i) for i in range(nz)]
+    return pops + [Step("push", i, i + 1) for i in range(nz)] + [Step("push", nz, None)]
+
+
+SCHEDULES = {"bitswap": bitswap, "bbans": bbans}
+
+
+def inverse(schedule):
+    """The schedule that undoes another."""
+    return [step._replace(action="push" if step.action == "pop" else "pop") for step in reversed(schedule)]
+
+
+def run(schedule, coder, conditional, symbols, lanes):
+    """Carry out the steps of a schedule on the first `lanes` lanes of a coder.
+
+    conditional(variable, given, symbols): the distribution of a variable, as utils.discretized describes it.
+    symbols: {variable: int64 [lanes, dims]}, what is known so far; each pop adds its variable.
+    """
+    for action, variable, given in schedule:
+        distribution = conditional(variable, given, symbols.get(given))
+        if action == "push":
+            coder.push_block(*distribution.interval(symbols[variable]))
+        else:
+            dims = conditional.dims[variable]
+            symbols[variable] = coder.pop_block(lanes, dims, distribution.locate)
+
+
+class Conditionals:
+    """The distributions that a model and its bins define.
+
+    model: a Model, best folded (utils.torch.modules.fold_weight_norm), on any device.
+    bins: for each variable its bins, pixels first.
+    dims: for each variable its number of dimensions.
+    """
+
+    def __init__(self, model, bins):
+        self._model = model
+        self._bins = bins
+        self._device = next(model.parameters()).device
+        self._shapes = [model.xs] + [model.zs] * model.nz
+        self.dims = [int(np.prod(shape)) for shape in self._shapes]
+
+    @torch.inference_mode()
+    def __call__(self, variable, given, symbols):
+        """The distribution of `variable` given the symbols, int [lanes, dims], of the variable `given`."""
+        if given is None:
+            return Uniform(self._bins[variable].n)
+        # x enters the network as grey levels, a latent as the centre of its bin.
+        values = symbols if given == 0 else self._bins[given].centres(symbols)
+        values = torch.from_numpy(np.asarray(values, np.float32)).to(self._device)
+        values = values.view(-1, *self._shapes[given])
+        network = self._model.infer if variable > given else self._model.generate
+        mu, scale = (part.cpu().numpy() for part in network(min(variable, given), values))
+        dims = self.dims[variable]
+        lane_axis = [-1] if scale.ndim == mu.ndim else []  # a pixel scale that the model learned has none
+        return Logistic(mu.reshape(-1, dims), scale.reshape(*lane_axis, dims), self._bins[variable])
+
+
+def encode(schedule, coder, conditional, x):
+    """Push images onto the first len(x) lanes. x: int [lanes, dims] grey levels, in the model's C, H, W order."""
+    run(schedule, coder, conditional, {0: x}, len(x))
+
+
+def decode(schedule, coder, conditional, lanes):
+    """Pop the images that encode() pushed with the same schedule: int64 [lanes, dims]."""
+    symbols = {}
+    run(inverse(schedule), coder, conditional, symbols, lanes)
+    return symbols[0]

@@ -1,0 +1,118 @@
+"""Building blocks of the ResNet VAE: weight-normalised convolutions, residual blocks, weight averaging."""
+
+import contextlib
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+_initialising = False
+
+
+@contextlib.contextmanager
+def init_mode():
+    """Inside this context a forward pass initialises every WnConv2d it goes through from the data it sees."""
+    global _initialising
+    _initialising = True
+    try:
+        yield
+    finally:
+        _initialising = False
+
+
+class WnConv2d(nn.Module):
+    """A 'same' convolution with weight normalisation and data-dependent initialisation.
+
+    The weight is v * g / |v|, the norm over all but the output channel, with g = softplus(gain) or, if loggain
+    is off, g = gain (Salimans and Kingma, Weight Normalization, 2016). Inside init_mode() gain and b are set so
+    that the outputs of each channel have mean 0 and, before the softplus, standard deviation init_scale.
+
+    Parameters: v [out, in, k, k], gain [out], b [out].
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, init_scale=1.0, loggain=True):
+        super().__init__()
+        self.init_scale = init_scale
+        self.loggain = loggain
+        self.v = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size) * 0.05)
+        self.gain = nn.Parameter(torch.zeros(out_channels) if loggain else torch.ones(out_channels))
+        self.b = nn.Parameter(torch.zeros(out_channels))
+
+    def weight(self):
+        """The normalised weight, [out, in, k, k]."""
+        gain = F.softplus(self.gain) if self.loggain else self.gain
+        norm = torch.linalg.vector_norm(self.v, dim=(1, 2, 3)) + 1e-10
+        return self.v * (gain / norm).view(-1, 1, 1, 1)
+
+    def forward(self, x):
+        if _initialising:
+            self._initialise(self._convolve(x))
+        return self._convolve(x)
+
+    def _convolve(self, x):
+        return F.conv2d(x, self.weight(), self.b, padding=self.v.shape[-1] // 2)
+
+    @torch.no_grad()
+    def _initialise(self, out):
+        std, mean = torch.std_mean(out, dim=(0, 2, 3))
+        scale = self.init_scale / (std + 1e-10)
+        self.gain.copy_(torch.log(scale).clamp(min=-10) if self.loggain else scale)
+        self.b.sub_(mean * scale)
+
+
+class ResNetLayer(nn.Module):
+    """x + conv2(dropout(ELU(conv1(ELU(x))))); conv2 starts at zero, so the layer starts as the identity."""
+
+    def __init__(self, channels, kernel_size, dropout_p):
+        super().__init__()
+        self.conv1 = WnConv2d(channels, channels, kernel_size)
+        self.dropout = nn.Dropout(dropout_p)
+        self.conv2 = WnConv2d(channels, channels, kernel_size, init_scale=0.0, loggain=False)
+
+    def forward(self, x):
+        hidden = F.elu(self.conv1(F.elu(x)), inplace=True)
+        return x + self.conv2(self.dropout(hidden))
+
+
+class ResNetBlock(nn.Sequential):
+    """`layers` residual layers one after another, named as in the published checkpoints."""
+
+    def __init__(self, channels, kernel_size, layers, dropout_p):
+        super().__init__()
+        for j in range(1, layers + 1):
+            self.add_module(f"res{channels}layer{j}", ResNetLayer(channels, kernel_size, dropout_p))
+
+
+def fold_weight_norm(module):
+    """An inference copy of a module: weight normalisation folded into plain convolutions, gradients off.
+
+    The copy keeps no link to the original; fold again after training on.
+    """
+    folded = copy.deepcopy(module).eval().requires_grad_(False)
+    for parent in list(folded.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, WnConv2d):
+                setattr(parent, name, _plain_convolution(child))
+    return folded
+
+
+def _plain_convolution(conv):
+    out_channels, in_channels, kernel_size, _ = conv.v.shape
+    plain = nn.utils.skip_init(
+        nn.Conv2d, in_channels, out_channels, kernel_size, padding=kernel_size // 2, device=conv.v.device
+    )
+    plain.weight = nn.Parameter(conv.weight().detach(), requires_grad=False)
+    plain.bias = nn.Parameter(conv.b.detach(), requires_grad=False)
+    return plain
+
+
+@torch.no_grad()
+def update_ema(average, model, step, decay=0.999):
+    """Move the exponential moving average of a model's parameters one step towards the model, in place.
+
+    step: optimiser steps taken so far, from 1. The decay rises as (1 + step) / (10 + step) until it reaches
+    `decay`, so that the average of a short run does not remember the initial weights.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)

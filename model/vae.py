@@ -89,7 +89,7 @@ class Model(nn.Module):
         try:
             model = cls(**architecture(state_dict))
             model.load_state_dict(state_dict)
-        except (KeyError, IndexError, AttributeError, RuntimeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
             raise ValueError(f"not the parameters of a Bit-Swap model ({what})") from None
         return model.eval()

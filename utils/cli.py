@@ -42,7 +42,10 @@ def whole_number(least):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show defaults, and keep the line breaks of a description."""
+    """Show defaults where there are any, and keep the line breaks of a description."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def parser(description):

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import paths
+from utils import cli, paths
 from utils.cli import UserError
 
 SHAPES = {"mnist": (28, 28, 1), "cifar": (32, 32, 3), "imagenet": (32, 32, 3)}
+CHAINS = 100  # the paper's experiment: so many chains, of so many images each
 _TORCHVISION = {"mnist": "MNIST", "cifar": "CIFAR10"}
 
 
@@ -53,6 +54,43 @@ def _fetch(dataset, split, path):
         ) from None
     with paths.whole(path) as file:
         np.save(file, np.asarray(data).reshape(-1, *SHAPES[dataset]))
+
+
+def sample_chains(count, experiments, ndatapoints, seed):
+    """Choose the test images of the compression experiment, none twice.
+
+    count: how many test images there are. experiments, ndatapoints: chains and images in each; None stands for
+    CHAINS, or as many as there are images for, with a note where that is fewer.
+    Returns their indices, int [experiments, ndatapoints]: a row per chain.
+    Raises UserError where there are not enough images.
+    """
+    wanted = experiments or CHAINS, ndatapoints or CHAINS
+    ndatapoints = ndatapoints or max(1, min(CHAINS, count // (experiments or 1)))
+    experiments = experiments or max(1, min(CHAINS, count // ndatapoints))
+    if experiments * ndatapoints > count:
+        raise UserError(
+            f"--experiments={experiments} --ndatapoints={ndatapoints}: that takes {experiments * ndatapoints} "
+            f"different images, and the test set has {count}"
+        )
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed={seed}: a seed is at least 0 and less than 2^32")
+    if (experiments, ndatapoints) != wanted:
+        print(f"Note: there are {count} test images: using {experiments} x {ndatapoints} of them")
+    return np.random.RandomState(seed).choice(count, (experiments, ndatapoints), replace=False)
+
+
+def add_arguments(parser):
+    """The arguments that choose test images, as sample_chains() takes them."""
+    fewer = f"(default: {CHAINS}, or as many as the test set allows)"
+    parser.add_argument("--experiments", type=cli.whole_number(1), help=f"chains, each coded on its own {fewer}")
+    parser.add_argument("--ndatapoints", type=cli.whole_number(1), help=f"images in a chain {fewer}")
+    parser.add_argument("--seed", type=cli.whole_number(0), default=100, help="seed of the choice of images")
+    parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
+
+
+def model_shape(dataset):
+    """The shape (C, H, W) of a dataset's images as the models take them: see to_channels_first()."""
+    return (SHAPES[dataset][-1], 32, 32)
 
 
 def to_channels_first(images):

@@ -8,7 +8,11 @@ pop are exact inverses of each other in every state: what is popped and pushed b
 
 import numpy as np
 
-PRECISION = 31  # bits of a cumulative frequency
+# Bits of a cumulative frequency. A push multiplies the head by the symbol's probability only up to a rounding whose
+# relative size is about 2^PRECISION / 2^32 at the worst. Measured over logistic distributions of all widths, that
+# costs 5e-4 bits a symbol at 31 bits, 1e-4 at 30 and 1e-5 at 28, where 1024 bins still lose only 1e-5 bits to the
+# least frequencies that each is given (see utils/discretized.py).
+PRECISION = 28
 
 _MASK = np.uint64((1 << PRECISION) - 1)
 _PRECISION = np.uint64(PRECISION)

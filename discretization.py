@@ -1,0 +1,160 @@
+"""Bins for the latent variables of a model: where rANS sees integers and the networks see real numbers.
+
+The top latent gets 2^q bins of equal mass under its prior. Each dimension of a lower latent gets 2^q bins of equal
+width between the least and the greatest of samples drawn down the generative chain and up the inference chain
+(paper, section 2.5 and appendix B). Only these two numbers are kept; the samples are streamed.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from utils import checkpoints, cli, datasets, npz, paths
+from utils.cli import UserError
+from utils.discretized import EqualMassBins, latent_bins, pixel_bins
+from utils.torch import rand
+from utils.torch.modules import fold_weight_norm
+
+SAMPLES_PER_BIN = 30  # samples of each chain, per bin
+BATCH = 256
+
+
+class Ranges(NamedTuple):
+    """The least and greatest samples of every lower latent, and what they were drawn with."""
+
+    lo: np.ndarray  # float64 [nz - 1, dims]
+    hi: np.ndarray
+    quantbits: int
+    checkpoint: str  # identity of the parameters
+    with_images: bool  # whether the inference chain was sampled too
+
+    @property
+    def identity(self):
+        """A digest of everything the bins follow from: 16 hexadecimal digits."""
+        parts = self.lo.tobytes() + self.hi.tobytes() + f"{self.quantbits} {self.checkpoint}".encode()
+        return hashlib.sha256(parts).hexdigest()[:16]
+
+
+def bins(model, ranges):
+    """The bins of every variable, pixels first, for utils.bitsback.Conditionals."""
+    n = 1 << ranges.quantbits
+    lower = [latent_bins(lo, hi, n) for lo, hi in zip(ranges.lo, ranges.hi, strict=True)]
+    return [pixel_bins(int(np.prod(model.xs))), *lower, EqualMassBins(n)]
+
+
+@torch.inference_mode()
+def sample_ranges(model, images, quantbits, checkpoint, seed=100):
+    """Sample the chains of a model.
+
+    images: uint8 [N, H, W, C], the training set, or None to sample the generative chain only.
+    quantbits: q; SAMPLES_PER_BIN * 2^q samples are drawn of each chain. checkpoint: the identity to record.
+    Returns Ranges. Memory: one batch of network activations and one of images.
+    """
+    count = SAMPLES_PER_BIN << quantbits
+    device = next(model.parameters()).device
+    model = fold_weight_norm(model)
+    lo = torch.full((model.nz - 1, *model.zs), torch.inf, device=device)
+    hi = -lo
+
+    def see(layer, z):
+        lo[layer] = torch.minimum(lo[layer], z.amin(0))
+        hi[layer] = torch.maximum(hi[layer], z.amax(0))
+
+    if model.nz > 1:
+        # With replacement only where there are fewer images than samples.
+        indices = None if images is None else _draw(len(images), count, seed)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            for first in tqdm(range(0, count, BATCH), desc="bins", unit="batch", dynamic_ncols=True):
+                size = min(BATCH, count - first)
+                z = rand.sample(*(fill(size, *model.zs, device=device) for fill in (torch.zeros, torch.ones)))
+                for i in reversed(range(1, model.nz)):
+                    z = rand.sample(*model.generate(i, z))
+                    see(i - 1, z)
+                if images is not None:
+                    batch = datasets.to_channels_first(images[indices[first : first + size]])
+                    z = torch.from_numpy(batch).to(device)
+                    for i in range(model.nz - 1):
+                        z = rand.sample(*model.infer(i, z))
+                        see(i, z)
+    lo, hi = (limit.flatten(1).double().cpu().numpy() for limit in (lo, hi))
+    if not (np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < hi).all()):
+        raise UserError("the latents sampled from this checkpoint are constant or not finite; it is of no use")
+    return Ranges(lo, hi, quantbits, checkpoint, images is not None)
+
+
+def _draw(images, count, seed):
+    return np.random.default_rng(seed).choice(images, count, replace=count > images)
+
+
+def save(ranges, path):
+    """Write ranges as an .npz file, whole or not at all."""
+    npz.save(path, **ranges._asdict())
+
+
+def load(path):
+    """Read ranges that save() wrote. Raises UserError where the file holds something else."""
+    lo, hi, quantbits, checkpoint, with_images = npz.load(path, Ranges._fields, "delete it to have it made again")
+    sound = lo.dtype == hi.dtype == np.float64 and lo.ndim == 2 and lo.shape == hi.shape
+    if not (sound and np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < hi).all()):
+        raise UserError(f"{path} does not hold the ranges of latents; delete it to have it made again")
+    return Ranges(lo, hi, int(quantbits), str(checkpoint), bool(with_images))
+
+
+def for_checkpoint(path, model, identity, dataset, quantbits, data=None, output=paths.ROOT):
+    """The ranges for a checkpoint: those beside it, those in the cache, or new ones, which are then cached.
+
+    path: the checkpoint's. data: folder of the datasets; without the training set the generative chain alone is
+    sampled, with a warning.
+    """
+    cached = paths.bins(output) / f"{dataset}_nz{model.nz}_{quantbits}bits_{identity}.npz"
+    partial = None
+    for candidate in (Path(path).with_suffix(".bins.npz"), cached):
+        if candidate.exists():
+            ranges = load(candidate)
+            if (ranges.checkpoint, ranges.quantbits) == (identity, quantbits):
+                if ranges.lo.shape != (model.nz - 1, int(np.prod(model.zs))):
+                    raise UserError(f"{candidate} does not fit its checkpoint; delete it to have it made again")
+                if ranges.with_images:
+                    return ranges
+                partial = ranges
+    try:
+        images = datasets.load(dataset, "train", data)
+    except UserError as error:
+        print(f"Warning: {error}.\nWithout training images the bins cover the samples of the generative model only.")
+        if partial is not None:
+            return partial
+        images = None
+    ranges = sample_ranges(model, images, quantbits, identity)
+    save(ranges, cached)
+    return ranges
+
+
+@cli.script
+def main(argv=None):
+    parser = cli.parser(
+        "Make the bins of a checkpoint's latents. The compression scripts do so by themselves where they are missing.\n"
+        "\nWrites bins/<dataset>_nz<k>_<q>bits_<checkpoint>.npz, or the file that --to names."
+    )
+    parser.add_argument("dataset", choices=sorted(datasets.SHAPES), help="the dataset the checkpoint was trained on")
+    checkpoints.add_arguments(parser)
+    parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
+    parser.add_argument("--to", help="write here; CHECKPOINT.bins.npz beside CHECKPOINT.pt is found by itself")
+    args = parser.parse_args(argv)
+    path, model, identity = checkpoints.open_for(args.dataset, args)
+    if args.to:
+        ranges = sample_ranges(model, datasets.load(args.dataset, "train", args.data), args.quantbits, identity)
+        save(ranges, args.to)
+    else:
+        ranges = for_checkpoint(path, model, identity, args.dataset, args.quantbits, args.data, args.output)
+    for i, (lo, hi) in enumerate(zip(ranges.lo, ranges.hi, strict=True), start=1):
+        print(f"z{i}: {len(lo)} dimensions, from {lo.min():.3f} to {hi.max():.3f}")
+    print(f"z{model.nz}: {1 << ranges.quantbits} bins of equal mass under the prior")
+
+
+if __name__ == "__main__":
+    main()

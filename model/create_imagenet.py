@@ -1,0 +1,154 @@
+"""Make the arrays of ImageNet 32x32 out of its folders of PNG files: python create_imagenet.py
+
+Every file must be an intact PNG image of 32x32 pixels, 8-bit RGB. Any other is named on stderr with what is wrong
+with it, and skipped. The images keep the sorted order of their paths, subfolders included. An array that is there
+already is kept, so that a second run makes only what is absent; --force makes both anew.
+
+Reads   DATA/TRAIN and DATA/TEST, folders of images
+Writes  DATA/imagenet/train.npy and DATA/imagenet/test.npy   uint8 [N, 32, 32, 3], in full or not at all
+"""
+
+import itertools
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from utils import cli, datasets, paths
+
+HEIGHT, WIDTH, CHANNELS = datasets.SHAPES["imagenet"]
+SOURCE = (
+    "train_32x32.tar and valid_32x32.tar from image-net.org: downsampled ImageNet 32x32 "
+    "(Imagenet32 of van den Oord et al. 2016, arXiv 1601.06759)"
+)
+# What a PNG file may hold besides 8-bit RGB, under Pillow's names for it; the depth comes after, as in "RGB;16B".
+COLOURS = {"1": "grey", "L": "grey", "I": "grey", "LA": "grey with alpha", "P": "palette", "RGBA": "RGB with alpha"}
+
+# No need of Pillow's guard against huge images: the size of each is checked before it is decoded.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def arguments(argv=None):
+    """The command line; the folders of images as given, relative to --data."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--data", type=Path, default=paths.DATA, help="folder of the datasets")
+    parser.add_argument("--train", default="train_32x32", help="folder of training images, in DATA or absolute")
+    parser.add_argument("--test", default="valid_32x32", help="folder of test images, in DATA or absolute")
+    parser.add_argument("--force", action="store_true", help="replace the arrays that are there already")
+    return parser.parse_args(argv)
+
+
+def list_files(folder):
+    """The paths of all files in a folder and its subfolders, relative to it and sorted."""
+
+    def fail(error):  # by default os.walk() passes over a folder that it cannot read
+        raise error
+
+    names = []
+    for parent, _, files in os.walk(folder, onerror=fail, followlinks=True):
+        parent = os.path.relpath(parent, folder)
+        names += [os.path.normpath(os.path.join(parent, file)) for file in files]
+    return sorted(names)
+
+
+def decode(path):
+    """The pixels of an image file: HEIGHT * WIDTH * CHANNELS bytes, in that order.
+
+    Raises UserError where the size or the colours are others; nearly anything where the file is damaged or no image.
+    """
+    with open(path, "rb") as file:
+        image = Image.open(file, formats=["PNG"])
+        if image.size != (WIDTH, HEIGHT):
+            raise cli.UserError(f"{image.width}x{image.height} pixels, not {WIDTH}x{HEIGHT}")
+        if not image.tile:
+            raise cli.UserError("no pixels in it")
+        # image.mode is RGB for 16 bits as well, which Pillow would cut down to 8: the decoder's raw mode tells.
+        raw = image.tile[0][3]
+        if raw != "RGB":
+            colour, _, depth = raw.partition(";")
+            bits = "16-bit " if depth.startswith("16") else ""
+            raise cli.UserError(f"{bits}{COLOURS.get(colour, colour)}, not 8-bit RGB")
+        image.verify()  # decoding alone does not look at the checksums, and verifying alone does not decode
+        return Image.open(file, formats=["PNG"]).tobytes()
+
+
+def good_images(folder, names):
+    """Generate the pixels (see decode) of the good images among the named files; name the bad ones on stderr."""
+    for name in names:
+        try:
+            pixels = decode(os.path.join(folder, name))
+        except cli.UserError as error:
+            reason = error
+        except UnidentifiedImageError:
+            reason = "not a PNG image, or damaged at its start"
+        except Exception as error:  # Pillow raises nearly any exception on a damaged file
+            reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        else:
+            yield pixels
+            continue
+        tqdm.write(f"{os.path.join(folder, name)}: {reason}", file=sys.stderr)
+
+
+def write_header(file, count):
+    """Write the header of a .npy file of `count` images at the start of the file.
+
+    It takes 128 bytes for any count, as NumPy pads to a multiple of 64, and so can be written over.
+    """
+    file.seek(0)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, HEIGHT, WIDTH, CHANNELS)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def create(folder, target):
+    """Write the good images of a folder as one array, uint8 [N, 32, 32, 3].
+
+    The file is written one image after the other and its header again once N is known: memory holds the names of
+    the files (200 bytes each or so), but the pixels of one image only.
+    Returns N and the number of files skipped. Raises UserError where there is no good image.
+    """
+    with tqdm(list_files(folder), desc=f"{target.stem} images", unit="image", dynamic_ncols=True) as names:
+        images = good_images(folder, names)
+        first = next(images, None)
+        if first is None:
+            raise cli.UserError(f"{folder} has no good image in it ({len(names)} files), so {target} is not written")
+        with paths.whole(target) as file:
+            write_header(file, len(names))
+            count = sum(map(file.write, itertools.chain([first], images))) // len(first)
+            write_header(file, count)
+    return count, len(names) - count
+
+
+@cli.script
+def main():
+    """Make the two arrays, or the one that is absent."""
+    args = arguments()
+    # End as on an exception, so that no unfinished file is left.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+    folders = {}
+    for split, name in {"train": args.train, "test": args.test}.items():
+        target = args.data / "imagenet" / f"{split}.npy"
+        if target.exists() and not args.force:
+            print(f"{target} is there already and kept; --force makes it anew")
+        else:
+            folders[target] = args.data / name
+    for folder in folders.values():  # before the long work on the first
+        if not folder.is_dir():
+            raise cli.UserError(f"{folder} is absent or no folder; in {args.data}, unpack {SOURCE}")
+    for target, folder in folders.items():
+        try:
+            count, skipped = create(folder, target)
+        except OSError as error:
+            reason = error.strerror or error
+            raise cli.UserError(f"{target} cannot be made from {folder} ({reason})") from None
+        print(f"wrote {target}: {count} images; {skipped} of {count + skipped} files skipped")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Shared by the tests: small models, small datasets, and a way to run the scripts as a user does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.vae import Model, log_likelihoods
+from utils.torch.modules import init_mode
+
+ROOT = Path(__file__).resolve().parents[1]
+
+torch.set_num_threads(1)
+
+
+def small_model(nz=2, xs=(1, 32, 32), zchannels=1, seed=0, conditional_scale=False):
+    """A small model, initialised from noise images and then shaken, so that no layer is an identity."""
+    torch.manual_seed(seed)
+    model = Model(
+        xs=xs, nz=nz, zchannels=zchannels, nprocessing=1, kernel_size=3, resdepth=max(2, nz - 1), reswidth=6,
+        conditional_scale=conditional_scale,
+    )  # fmt: skip
+    with torch.no_grad(), init_mode():
+        log_likelihoods(model.eval(), torch.randint(0, 256, (8, *xs)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def digits(count, seed=0):
+    """Images that compress like digits do: uint8 [count, 28, 28, 1], a bright blob on black."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:28, :28]
+    cy, cx, size = rng.uniform(8, 20, (3, count, 1, 1))
+    blobs = 255 * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / size)
+    return np.where(blobs > 20, blobs, 0).astype(np.uint8)[..., None]
+
+
+@pytest.fixture(scope="session")
+def mnist(tmp_path_factory):
+    """A folder with a small stand-in for MNIST, for --data."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "mnist").mkdir()
+    np.save(folder / "mnist" / "train.npy", digits(120, seed=1))
+    np.save(folder / "mnist" / "test.npy", digits(40, seed=2))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """The path of a checkpoint of a small model for MNIST with nz = 2."""
+    path = tmp_path_factory.mktemp("checkpoint") / "small.pt"
+    torch.save(small_model().state_dict(), path)
+    return path
+
+
+def run_script(script, *args, cwd=None, check=None):
+    """Run a script of the repository as a user does, but on one thread; returns the CompletedProcess.
+
+    check: the exit status it must have, if any.
+    """
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / script), *map(str, args)]
+    done = subprocess.run(command, cwd=cwd or ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    if check is not None:
+        assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def assert_one_line_error(done, *mentions):
+    """The process must have failed with status 1 or 2 and said why in the last line of stderr, without a traceback."""
+    assert done.returncode in (1, 2), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "error: " in done.stderr.strip().splitlines()[-1]
+    for mention in mentions:
+        assert str(mention) in done.stderr.strip().splitlines()[-1]

@@ -1,0 +1,146 @@
+"""The rANS coder: push and pop are inverses in every state, and nothing is invented."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils.rans import PRECISION, EmptyLaneError, Rans
+
+TOTAL = 1 << PRECISION
+
+freqs = st.one_of(st.sampled_from([1, 2, TOTAL // 2, TOTAL - 1, TOTAL]), st.integers(1, TOTAL))
+intervals = freqs.flatmap(lambda freq: st.tuples(st.integers(0, TOTAL - freq), st.just(freq)))
+words = st.integers(0, 2**32 - 1)
+
+
+def stack_of(values):
+    """A lane's words, uint32, from a list of which the last must not be 0."""
+    return np.array(values, np.uint32)
+
+
+lanes_of_words = st.integers(1, 5).flatmap(
+    lambda lanes: st.lists(
+        st.tuples(st.lists(words, min_size=1, max_size=6), st.one_of(st.just(1), st.integers(1, 2**32 - 1))),
+        min_size=lanes,
+        max_size=lanes,
+    ).map(lambda rows: [stack_of([*row, top]) for row, top in rows])
+)
+
+
+def same(ours, theirs):
+    return len(ours) == len(theirs) and all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@settings(max_examples=300, deadline=None)
+@given(lanes_of_words, st.data())
+def test_pop_undoes_push(initial, data):
+    coder = Rans.from_words(initial)
+    symbols = data.draw(st.lists(st.lists(intervals, min_size=len(initial), max_size=len(initial)), max_size=20))
+    history = [np.array(step).T for step in symbols]
+    for start, freq in history:
+        coder.push(start, freq)
+    for start, freq in reversed(history):
+        cf = coder.pop()
+        assert ((start <= cf) & (cf < start + freq)).all()
+        coder.advance(start, freq)
+    assert same(coder.to_words(), initial)
+
+
+@settings(max_examples=300, deadline=None)
+@given(lanes_of_words, st.data())
+def test_push_undoes_pop(initial, data):
+    """Bits-back: whatever interval is read off the stack, putting it back restores every bit."""
+    coder = Rans.from_words(initial)
+    history = []
+    for _ in range(data.draw(st.integers(0, 6))):
+        cf = coder.pop().astype(np.int64)
+        below = np.array([data.draw(st.integers(0, int(c))) for c in cf])
+        above = np.array([data.draw(st.integers(1, TOTAL - int(c))) for c in cf])
+        start, freq = cf - below, below + above
+        try:
+            coder.advance(start, freq)
+        except EmptyLaneError:
+            break
+        history.append((start, freq))
+    for start, freq in reversed(history):
+        coder.push(start, freq)
+    assert same(coder.to_words(), initial)
+
+
+@given(lanes_of_words)
+def test_words_round_trip(initial):
+    assert same(Rans.from_words(initial).to_words(), initial)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_block_is_its_dimensions_from_the_last_to_the_first(lanes, dims, seed):
+    rng = np.random.default_rng(seed)
+    freq = rng.integers(1, TOTAL, (lanes, dims), endpoint=True)
+    start = rng.integers(0, TOTAL - freq, endpoint=True)
+    initial = rng.integers(1, 2**32, (lanes, 3), dtype=np.uint32)
+    block, single = Rans.from_words(initial), Rans.from_words(initial)
+    block.push_block(start, freq)
+    for d in reversed(range(dims)):
+        single.push(start[:, d], freq[:, d])
+    assert same(block.to_words(), single.to_words())
+
+    def locate(cf, d):
+        assert ((start[:, d] <= cf) & (cf < start[:, d] + freq[:, d])).all()
+        return np.full(lanes, d), start[:, d], freq[:, d]
+
+    assert np.array_equal(block.pop_block(lanes, dims, locate), np.tile(np.arange(dims), (lanes, 1)))
+    assert same(block.to_words(), list(initial))
+
+
+def test_steps_act_on_the_first_lanes_only():
+    initial = np.full((3, 4), 7, np.uint32)
+    coder = Rans.from_words(initial)
+    coder.push(np.array([5]), np.array([3]))
+    assert not np.array_equal(coder.to_words()[0], initial[0])
+    assert same(coder.to_words()[1:], list(initial[1:]))
+    assert 5 <= coder.pop(1) < 8
+
+
+def test_length_is_the_information_content():
+    """Within 1e-4 bits a symbol, for frequencies spread evenly over the orders of magnitude."""
+    rng = np.random.default_rng(0)
+    freq = np.exp2(rng.uniform(0, PRECISION, (50, 4000))).astype(np.int64)
+    start = rng.integers(0, TOTAL - freq, endpoint=True)
+    coder = Rans.from_words(rng.integers(1, 2**32, (50, 2), dtype=np.uint32))
+    before = np.log2(coder.heads.astype(float))
+    coder.push_block(start, freq)
+    bits = 32 * coder.counts + np.log2(coder.heads.astype(float)) - before
+    assert abs((bits - (PRECISION - np.log2(freq)).sum(1)).mean() / 4000) < 1e-4
+
+
+def test_popping_an_empty_lane_raises_and_changes_nothing():
+    initial = [stack_of([1, 2, 3, 4]), stack_of([9, 1])]
+    coder = Rans.from_words(initial)
+    with pytest.raises(EmptyLaneError, match="lane 1"):
+        coder.advance(coder.pop(), np.array([1, 1]))
+    assert same(coder.to_words(), initial)
+
+
+def test_block_pop_of_an_empty_lane_raises():
+    coder = Rans.from_words([stack_of([9, 1])])
+    with pytest.raises(EmptyLaneError):
+        coder.pop_block(1, 100, lambda cf, d: (cf, cf, np.ones_like(cf)))
+
+
+@pytest.mark.parametrize("start, freq", [(0, 0), (TOTAL, 1), (1, TOTAL), (-1, 1), (0, -1), (0, TOTAL + 1)])
+def test_impossible_intervals_are_refused(start, freq):
+    coder = Rans.from_words([stack_of([1, 1])])
+    for step in (coder.push, coder.advance):
+        with pytest.raises(ValueError):
+            step(np.array([start]), np.array([freq]))
+    assert same(coder.to_words(), [stack_of([1, 1])])
+
+
+@pytest.mark.parametrize(
+    "lane", [[], [1], [1, 0], np.ones((2, 2), np.uint32), np.ones(3, np.int64)], ids=["none", "one", "low", "2d", "int"]
+)
+def test_what_is_not_a_lane_is_refused(lane):
+    with pytest.raises(ValueError, match="lane 0"):
+        Rans.from_words([lane if isinstance(lane, np.ndarray) else stack_of(lane)])

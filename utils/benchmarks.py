@@ -1,0 +1,129 @@
+"""Conventional lossless compressors on uint8 images: what Bit-Swap is compared with.
+
+The comparison of the paper (Kingma, Abbeel, Ho 2019, section 5) is `measure`. Nothing is tuned: every compressor
+runs with its library's default settings. What is compressed:
+
+    gzip, bz2, LZMA  the raw bytes of all images of an experiment, one after another (rows of interleaved channels),
+                     as one stream, so that they may learn across images
+    PNG, WebP        every image as a file of its own; of the PNG files `measure` counts the compressed pixels only
+                     (the payload of the IDAT chunks), of the WebP files everything
+
+The arrays are the images themselves: MNIST's 28x28, without the padding that the model sees.
+"""
+
+import bz2
+import functools
+import gzip
+import io
+import lzma
+import struct
+
+import numpy as np
+from PIL import Image
+
+from utils.cli import UserError
+
+
+def _flat(images):
+    """uint8 [..., H, W, C] as [N, H, W, C]; ValueError if it is anything else."""
+    if images.dtype != np.uint8 or images.ndim < 3 or images.shape[-1] not in (1, 3) or not images.size:
+        raise ValueError(f"{images.dtype} {list(images.shape)}: not uint8 [..., H, W, C] with 1 or 3 channels")
+    return images.reshape(-1, *images.shape[-3:])
+
+
+def encode(image, format, **options):
+    """One image, uint8 [H, W, C], as the bytes of a file that Pillow writes."""
+    file = io.BytesIO()
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, format=format, **options)
+    return file.getvalue()
+
+
+def idat_bytes(data):
+    """Number of bytes of compressed pixels in a PNG file: the payload of its IDAT chunks.
+
+    Leaves out the signature, the other chunks, and each chunk's length, type and checksum.
+    """
+    if data[:8] != b"\x89PNG\r\n\x1a\n":
+        raise ValueError("not a PNG file")
+    position, total = 8, 0
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        position += 12 + length  # a chunk is length, type, payload, checksum
+        if kind == b"IDAT":
+            total += length
+        if kind == b"IEND" and position <= len(data):
+            return total
+    raise ValueError("the PNG file is cut short")
+
+
+def raw(images, compress):
+    """Bits of the raw bytes of all images [..., H, W, C], one after another, compressed as one stream."""
+    return 8 * len(compress(_flat(images).tobytes()))
+
+
+def png(images, idat_only=False):
+    """Bits of the images [..., H, W, C], each a PNG file; with idat_only, of their compressed pixels only."""
+    files = (encode(image, "PNG") for image in _flat(images))
+    return 8 * sum(idat_bytes(file) if idat_only else len(file) for file in files)
+
+
+def webp(images):
+    """Bits of the images [..., H, W, C], each a lossless WebP file.
+
+    WebP knows no images of more than 16383 pixels a side: ValueError.
+    """
+    return 8 * sum(len(encode(image, "WEBP", lossless=True)) for image in _flat(images))
+
+
+def jxl_encoder():
+    """The function uint8 [H, W, C] -> bytes of a lossless JPEG XL file.
+
+    Needs one of two optional packages; UserError where neither is installed.
+    """
+    try:
+        import pillow_jxl  # noqa: F401  (teaches Pillow the format)
+
+        return functools.partial(encode, format="JXL", lossless=True)
+    except ImportError:
+        pass
+    try:
+        from imagecodecs import jpegxl_encode
+    except ImportError:
+        raise UserError("JPEG XL needs a package: pip install pillow-jxl-plugin (or imagecodecs)") from None
+    return lambda image: jpegxl_encode(image.squeeze(-1) if image.shape[-1] == 1 else image, lossless=True)
+
+
+def jxl(images):
+    """Bits of the images [..., H, W, C], each a lossless JPEG XL file; UserError where no encoder is installed."""
+    encoder = jxl_encoder()
+    return 8 * sum(len(encoder(image)) for image in _flat(images))
+
+
+# {name: function(uint8 [H, W, C] or a batch [..., H, W, C]) -> number of bits}. Files are counted whole.
+COMPRESSORS = {
+    "gzip": functools.partial(raw, compress=gzip.compress),
+    "bz2": functools.partial(raw, compress=bz2.compress),
+    "LZMA": functools.partial(raw, compress=lzma.compress),
+    "PNG": png,
+    "WebP": webp,
+}
+
+
+def measure(images, with_jxl=False, progress=iter):
+    """The paper's benchmark: {name: bits/dim} for gzip, bz2, LZMA, PNG and WebP (see above for what they compress).
+
+    images: uint8 [E, N, H, W, C], E experiments of N images. A dimension is one value of one channel of a pixel.
+    with_jxl: JPEG XL, too, every image as a file of its own; UserError where no encoder is installed.
+    progress: wraps the iteration over the experiments, e.g. tqdm.tqdm.
+    """
+    if images.ndim != 5:
+        raise ValueError(f"images has shape {list(images.shape)}, not [E, N, H, W, C]")
+    compressors = COMPRESSORS | {"PNG": functools.partial(png, idat_only=True)}
+    if with_jxl:
+        jxl_encoder()  # fails early if it is missing
+        compressors["JPEG XL"] = jxl
+    bits = dict.fromkeys(compressors, 0)
+    for experiment in progress(images):
+        for name, compressor in compressors.items():
+            bits[name] += compressor(experiment)
+    return {name: count / images.size for name, count in bits.items()}

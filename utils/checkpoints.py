@@ -1,0 +1,85 @@
+"""Finding and reading the checkpoints that the compression scripts use."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from model.vae import Model
+from utils import cli, datasets, paths
+from utils.cli import UserError
+
+
+def add_arguments(parser):
+    """The arguments that choose a checkpoint, its bins and the device it runs on."""
+    parser.add_argument("--nz", type=cli.whole_number(1), help="latent layers (default: the most there are trained)")
+    parser.add_argument("--quantbits", type=int, choices=range(2, 17), default=10, metavar="Q", help="2^Q bins, 2..16")
+    parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
+    parser.add_argument("--gpu", type=cli.whole_number(-1), help="index of the GPU, -1 for the CPU (default: any GPU)")
+    parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")
+
+
+def open_for(dataset, args):
+    """Find and read the checkpoint that add_arguments()'s flags name: (path, model, identity).
+
+    Raises UserError where there is none or it is not one for this dataset.
+    """
+    device = cli.device(args.gpu)
+    path = find(dataset, args.nz, args.checkpoint, args.output)
+    model, identity = load(path, device)
+    if model.xs != datasets.model_shape(dataset):
+        raise UserError(f"{path} is for images of shape {model.xs}; {dataset}'s are {datasets.model_shape(dataset)}")
+    if args.nz not in (None, model.nz):
+        raise UserError(f"{path} has {model.nz} latent layers; leave out --nz={args.nz}")
+    return path, model, identity
+
+
+def find(dataset, nz=None, checkpoint=None, output=paths.ROOT):
+    """The path of the checkpoint to use.
+
+    checkpoint: a path that settles it. nz: number of latent layers; by default the most there is a checkpoint for.
+    One under model/params is taken before the small one that ships under model/pretrained.
+    Raises UserError where there is none, naming the command that makes it.
+    """
+    if checkpoint is not None:
+        return Path(checkpoint)
+    found = paths.checkpoints(dataset, output)
+    if nz is None:
+        nz = max(found, default=None)
+    if nz not in found:
+        wanted = "no checkpoint" if nz is None else f"no checkpoint for --nz={nz}"
+        there = f"; there is one for --nz={', '.join(map(str, sorted(found)))}" if found else ""
+        train = f"python model/{dataset}_train.py" + ("" if nz is None else f" --nz={nz}")
+        raise UserError(f"{wanted} in {paths.params(dataset, output)}{there}; {train} makes it")
+    if found[nz].parent == paths.PRETRAINED:
+        print(f"No checkpoint in {paths.params(dataset, output)}: using the small one that ships, {found[nz]}")
+    return found[nz]
+
+
+def load(path, device="cpu"):
+    """Read a checkpoint, a state dict as the paper publishes them or as training writes them.
+
+    Returns (model, identity), the model in evaluation mode on `device`.
+    Raises UserError where the file is absent, is corrupt or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; name a checkpoint with --checkpoint or train one")
+    try:
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the corruption happens to provoke
+        raise UserError(f"{path} is corrupt or not a PyTorch checkpoint ({type(error).__name__})") from None
+    try:
+        model = Model.from_state_dict(state_dict)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    return model.to(device), identity(model.state_dict())
+
+
+def identity(state_dict):
+    """A digest of the parameters: 16 hexadecimal digits, the same however and wherever they are stored."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state_dict.items()):
+        digest.update(f"{name} {list(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

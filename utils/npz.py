@@ -1,0 +1,26 @@
+"""Arrays in .npz files: no pickles, written whole or not at all, a CRC-32 on every array."""
+
+import numpy as np
+
+from utils import paths
+from utils.cli import UserError
+
+
+def save(path, **arrays):
+    """Write named arrays (or numbers and strings) to path."""
+    with paths.whole(path) as file:
+        np.savez(file, **{name: np.asarray(array) for name, array in arrays.items()})
+
+
+def load(path, names, remedy):
+    """Read the named arrays from path: a list in the order of names.
+
+    Raises UserError, naming the file and the remedy, where it is absent, corrupt or lacks one of them.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return [file[name] for name in names]
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; {remedy}") from None
+    except Exception as error:  # zipfile and numpy raise whatever the corruption happens to provoke
+        raise UserError(f"{path} is corrupt or of another kind ({type(error).__name__}: {error}); {remedy}") from None

@@ -77,7 +77,7 @@ def sample_ranges(model, images, quantbits, checkpoint, seed=100):
                     see(i - 1, z)
                 if images is not None:
                     batch = datasets.to_channels_first(images[indices[first : first + size]])
-                    z = torch.from_numpy(batch).to(device)
+                    z = model.to_levels(torch.from_numpy(batch).to(device))
                     for i in range(model.nz - 1):
                         z = rand.sample(*model.infer(i, z))
                         see(i, z)

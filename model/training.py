@@ -64,6 +64,7 @@ def parse(settings, argv):
     parser.add_argument("--blocks", type=whole(0), default=8, help="residual layers, dealt over the latent layers")
     parser.add_argument("--width", type=whole(1), help=f"channels of the residual layers (default by --nz: {nzs})")
     parser.add_argument("--dropout", type=float, default=settings.dropout, help="dropout rate")
+    parser.add_argument("--colour-transform", action="store_true", help="model R-G, G, B-G; beyond the paper")
     parser.add_argument("--seed", type=whole(0), default=0, help="seed of everything random")
     parser.add_argument("--gpu", type=whole(-1), help="index of the GPU, -1 for the CPU (default: a GPU if any)")
     parser.add_argument("--dist", type=int, choices=(0, 1), default=0, help="train on several processes")
@@ -91,6 +92,8 @@ def parse(settings, argv):
         if args.nz not in settings.widths:
             parser.error(f"--nz={args.nz} has no published width for {name} ({nzs}); give one with --width")
         args.width = settings.widths[args.nz]
+    if args.colour_transform and settings.xs[0] != 3:
+        parser.error(f"--colour-transform: {name} has no colours")
     if args.schedule == "cosine" and not (args.epochs or args.max_steps):
         parser.error("--schedule=cosine ends with the run: give --epochs or --max-steps")
     return args
@@ -107,7 +110,7 @@ def train(settings, args):
     architecture = {
         "xs": settings.xs, "nz": args.nz, "zchannels": args.zchannels, "nprocessing": args.nprocessing,
         "kernel_size": args.kernel, "resdepth": args.blocks, "reswidth": args.width, "dropout_p": args.dropout,
-        "conditional_scale": settings.conditional_scale,
+        "conditional_scale": settings.conditional_scale, "colour_transform": args.colour_transform,
     }  # fmt: skip
     # A resumed run sees the same batches only if all of these are the same.
     identity = architecture | {"seed": args.seed, "batch": args.batch, "images": len(splits["train"])}
@@ -364,15 +367,15 @@ class Log:
             for i in reversed(range(1, model.nz)):
                 z = rand.sample(*model.generate(i, z))
             x = torch.from_numpy(datasets.to_channels_first(images[:count])).to(device)
-            reconstruction = model.generate(0, rand.sample(*model.infer(0, x)))[0]
-        self.writer.add_images("x_sample", to_display(model.generate(0, z)[0]), epoch)
-        self.writer.add_images("x_reconstruct", torch.cat((x / 255, to_display(reconstruction))), epoch)
+            reconstruction = model.generate(0, rand.sample(*model.infer(0, model.to_levels(x))))[0]
+        self.writer.add_images("x_sample", to_pixels(model, model.generate(0, z)[0]), epoch)
+        self.writer.add_images("x_reconstruct", torch.cat((x, to_pixels(model, reconstruction))), epoch)
         self.writer.flush()
 
     def close(self):
         self.writer.close()
 
 
-def to_display(x):
-    """Map pixel means on [-1, 1] to [0, 1]."""
-    return (x * 0.5 + 0.5).clamp(0, 1)
+def to_pixels(model, mu):
+    """Pixels, uint8 [B, *xs], at the means mu of p(x|z_1)."""
+    return model.to_pixels((mu * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8))

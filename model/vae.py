@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from utils.colour import add_green, subtract_green
 from utils.torch import rand
 from utils.torch.modules import ResNetBlock, WnConv2d
 
@@ -22,17 +23,31 @@ class Model(nn.Module):
     shape [zchannels, H/2, W/2]. nprocessing: 5x5 residual layers next to x. kernel_size: of all other layers.
     resdepth: residual layers dealt round-robin over the latent layers. reswidth: channels of all of them.
     conditional_scale: predict the scale of p(x|z_1) from z_1 rather than learning one per pixel.
+    colour_transform: model red and blue relative to green (utils.colour); beyond the paper, and recorded in the
+    state dict, so that whatever loads a checkpoint knows.
 
     Parameter names and shapes are those of the paper's published checkpoints.
     """
 
     def __init__(
-        self, xs, nz, zchannels, nprocessing, kernel_size, resdepth, reswidth, dropout_p=0.0, conditional_scale=False
+        self,
+        xs,
+        nz,
+        zchannels,
+        nprocessing,
+        kernel_size,
+        resdepth,
+        reswidth,
+        dropout_p=0.0,
+        conditional_scale=False,
+        colour_transform=False,
     ):
         super().__init__()
         self.xs = tuple(xs)
         self.zs = (zchannels, xs[1] // 2, xs[2] // 2)
         self.nz = nz
+        if colour_transform:
+            self.register_buffer("colour_transform", torch.tensor(True))
         k = kernel_size
         c = nz**-0.5  # keeps the initial KL of the whole chain independent of its length
 
@@ -94,10 +109,18 @@ class Model(nn.Module):
             raise ValueError(f"not the parameters of a Bit-Swap model ({what})") from None
         return model.eval()
 
+    def to_levels(self, pixels):
+        """The levels x that the model describes, from pixels: uint8 [..., *xs], NumPy or PyTorch; mostly the same."""
+        return subtract_green(pixels) if hasattr(self, "colour_transform") else pixels
+
+    def to_pixels(self, levels):
+        """The inverse of to_levels()."""
+        return add_green(levels) if hasattr(self, "colour_transform") else levels
+
     def infer(self, i, given):
         """Parameters of the posterior q(z_{i+1} | z_i), or q(z_1 | x) for i = 0.
 
-        given: [B, *zs] floats; for i = 0 the image, [B, *xs], integers or floats in 0..255.
+        given: [B, *zs] floats; for i = 0 the levels x, [B, *xs], integers or floats in 0..255.
         Returns (mu, scale), each float32 [B, *zs].
         """
         if i == 0:
@@ -130,16 +153,16 @@ def to_unit_range(x):
     return (x.float() - 127.5) / 127.5
 
 
-def log_likelihoods(model, x, sample=rand.sample):
+def log_likelihoods(model, pixels, sample=rand.sample):
     """The terms of the evidence lower bound at one sample of every latent, in bits per image.
 
-    x: [B, *xs] grey levels. sample: draws z from (mu, scale).
+    pixels: uint8 [B, *xs]. sample: draws z from (mu, scale).
     Returns logrecon [B], log p(x|z_1); logdec [nz, B, zchannels], log p(z_i|z_{i+1}) and, last, log p(z_nz);
     logenc [nz, B, zchannels], log q(z_i|...), each summed over space.
     The bound (paper, equation 2) is logrecon + sum(logdec - logenc).
     """
     logenc, logdec = [], []
-    given = x
+    given = x = model.to_levels(pixels)
     for i in range(model.nz):
         mu, scale = model.infer(i, given)
         z = sample(mu, scale)
@@ -176,4 +199,5 @@ def architecture(state_dict):
         "resdepth": count(r"infer_res1\.0\.[^.]*\.") + count(r"deepinfer_res\.\d+\.0\.[^.]*\."),
         "reswidth": reswidth,
         "conditional_scale": conditional_scale,
+        "colour_transform": "colour_transform" in state_dict,
     }

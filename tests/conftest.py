@@ -17,15 +17,15 @@ ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)
 
 
-def small_model(nz=2, xs=(1, 32, 32), zchannels=1, seed=0, conditional_scale=False):
+def small_model(nz=2, xs=(1, 32, 32), zchannels=1, seed=0, **options):
     """A small model, initialised from noise images and then shaken, so that no layer is an identity."""
     torch.manual_seed(seed)
     model = Model(
         xs=xs, nz=nz, zchannels=zchannels, nprocessing=1, kernel_size=3, resdepth=max(2, nz - 1), reswidth=6,
-        conditional_scale=conditional_scale,
+        **options,
     )  # fmt: skip
     with torch.no_grad(), init_mode():
-        log_likelihoods(model.eval(), torch.randint(0, 256, (8, *xs)))
+        log_likelihoods(model.eval(), torch.randint(0, 256, (8, *xs), dtype=torch.uint8))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)

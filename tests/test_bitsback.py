@@ -25,7 +25,7 @@ def bins_for(model, q):
 
 
 def assert_round_trip(schedule, conditional, images, initial):
-    """Encode images, [lanes, N, dims], one after the other, and decode them from the words alone."""
+    """Encode images, [lanes, N, ...], one after the other, and decode them from the words alone."""
     coder = Rans.from_words(initial)
     for t in range(images.shape[1]):
         bitsback.encode(schedule, coder, conditional, images[:, t])
@@ -44,11 +44,18 @@ def assert_round_trip(schedule, conditional, images, initial):
 def test_model_round_trip(nz, scheme, conditional_scale):
     model = fold_weight_norm(small_model(nz, zchannels=2, conditional_scale=conditional_scale))
     rng = np.random.default_rng(nz)
-    images = rng.integers(0, 256, (3, 2, 1024))
+    images = rng.integers(0, 256, (3, 2, 1, 32, 32), np.uint8)
     initial = random_words(rng, 3, 512 * nz + 2)
     assert_round_trip(
         bitsback.SCHEDULES[scheme](nz), Conditionals(model, bins_for(model, 10)), images, initial
     )
+
+
+def test_colour_transform_round_trip():
+    model = fold_weight_norm(small_model(2, xs=(3, 32, 32), colour_transform=True))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 2, 3, 32, 32), np.uint8)
+    assert_round_trip(bitsback.bitswap(2), Conditionals(model, bins_for(model, 6)), images, random_words(rng, 2, 514))
 
 
 @pytest.mark.parametrize("scheme", bitsback.SCHEDULES)
@@ -62,7 +69,7 @@ def test_a_model_gone_wild_is_lossless_all_the_same(scheme, factor):
                 parameter *= factor
     model = fold_weight_norm(model)
     rng = np.random.default_rng(0)
-    images = rng.choice([0, 1, 254, 255, 128], (2, 2, 1024))
+    images = rng.choice(np.array([0, 1, 254, 255, 128], np.uint8), (2, 2, 1, 32, 32))
     words = assert_round_trip(
         bitsback.SCHEDULES[scheme](4), Conditionals(model, bins_for(model, 8)), images, random_words(rng, 2, 1100)
     )
@@ -74,13 +81,18 @@ class Toy:
 
     def __init__(self, nz, q, seed, spread):
         rng = np.random.default_rng(seed)
-        self.dims = [5] + [3] * nz
+        self.dims, self.xs = [5] + [3] * nz, (5,)
         self.bins = [pixel_bins(5), *[latent_bins(np.full(3, -4.0), np.full(3, 4.0), 1 << q)] * (nz - 1)]
         self.bins.append(EqualMassBins(1 << q))
         self.weights = {}
         for i in range(nz):
             for pair in ((i, i + 1), (i + 1, i)):
                 self.weights[pair] = rng.normal(size=(self.dims[pair[1]], self.dims[pair[0]])) * spread
+
+    def to_symbols(self, x):
+        return x
+
+    to_pixels = to_symbols
 
     def __call__(self, variable, given, symbols):
         if given is None:
@@ -111,6 +123,26 @@ def test_lanes_are_independent_chains(scheme):
     for lane in range(4):
         alone = assert_round_trip(schedule, conditional, images[lane : lane + 1], initial[lane : lane + 1])
         np.testing.assert_array_equal(alone[0], together[lane])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.sampled_from(sorted(bitsback.SCHEDULES)))
+def test_chains_of_different_lengths(lengths, scheme):
+    lengths = sorted(lengths, reverse=True)
+    rng = np.random.default_rng(sum(lengths))
+    chains = [rng.integers(0, 256, (length, 5), np.uint8) for length in lengths]
+    initial = random_words(rng, len(chains), 10)
+    schedule, conditional = bitsback.SCHEDULES[scheme](2), Toy(2, 8, 0, 0.01)
+    coder = Rans.from_words(initial)
+    bitsback.encode_chains(schedule, coder, conditional, chains)
+    words = coder.to_words()
+    for lane, chain in enumerate(chains):
+        alone = Rans.from_words(initial[lane : lane + 1])
+        bitsback.encode_chains(schedule, alone, conditional, [chain])
+        np.testing.assert_array_equal(alone.to_words()[0], words[lane])
+    for ours, chain in zip(bitsback.decode_chains(schedule, coder, conditional, lengths), chains, strict=True):
+        np.testing.assert_array_equal(ours, chain)
+    np.testing.assert_array_equal(coder.to_words(), initial)
 
 
 def test_schedules_are_the_papers():

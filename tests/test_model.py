@@ -9,6 +9,7 @@ import torch
 from conftest import ROOT, small_model
 
 from model.vae import Model, architecture, log_likelihoods
+from utils.colour import add_green, subtract_green
 from utils.torch.modules import WnConv2d, fold_weight_norm, init_mode, update_ema
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -60,6 +61,7 @@ def test_architecture_is_read_off_the_state_dict(name):
     config = json.loads(bytes(vectors["config"].numpy()))
     found = architecture(golden_model(vectors).state_dict())
     assert found.pop("conditional_scale") == (config.pop("dataset") == "imagenetcrop")
+    assert not found.pop("colour_transform")
     assert {key: list(value) if key == "xs" else value for key, value in found.items()} == config
 
 
@@ -74,15 +76,29 @@ def test_published_checkpoints_fit(name):
 
 
 @pytest.mark.parametrize("nz", [1, 2, 3, 4, 8])
-@pytest.mark.parametrize("conditional_scale", [False, True])
-def test_state_dict_round_trip(nz, conditional_scale):
-    model = small_model(nz, xs=(3, 32, 32), zchannels=2, conditional_scale=conditional_scale)
+@pytest.mark.parametrize("option", [{}, {"conditional_scale": True}, {"colour_transform": True}], ids=str)
+def test_state_dict_round_trip(nz, option):
+    model = small_model(nz, xs=(3, 32, 32), zchannels=2, **option)
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
     copy = Model.from_state_dict(torch.load(file, weights_only=True))
-    x = torch.randint(0, 256, (2, 3, 32, 32))
+    x = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(copy.to_levels(x), model.to_levels(x))
     assert torch.equal(copy.infer(0, x)[0], model.infer(0, x)[0])
+
+
+@pytest.mark.parametrize("library", [np.asarray, torch.from_numpy], ids=["NumPy", "PyTorch"])
+def test_colour_transform_is_reversible(library):
+    levels = np.arange(256, dtype=np.uint8)
+    pixels = library(np.stack(np.meshgrid(levels, levels[::5], levels, indexing="ij")).reshape(3, 256, -1))
+    transformed = subtract_green(pixels)
+    assert transformed[:, 200, 77 * 4].tolist() == [
+        (int(pixels[0, 200, 308]) - int(pixels[1, 200, 308]) + 128) % 256,
+        int(pixels[1, 200, 308]),
+        (int(pixels[2, 200, 308]) - int(pixels[1, 200, 308]) + 128) % 256,
+    ]
+    assert (add_green(transformed) == pixels).all()
 
 
 @pytest.mark.parametrize("damage", ["rename", "drop", "reshape", "foreign", "extra"])

@@ -44,7 +44,8 @@ def inverse(schedule):
 def run(schedule, coder, conditional, symbols, lanes):
     """Carry out the steps of a schedule on the first `lanes` lanes of a coder.
 
-    conditional(variable, given, symbols): the distribution of a variable, as utils.discretized describes it.
+    conditional(variable, given, symbols): the distribution of a variable, as utils.discretized describes it, with
+    conditional.dims its number of dimensions: see Conditionals.
     symbols: {variable: int64 [lanes, dims]}, what is known so far; each pop adds its variable.
     """
     for action, variable, given in schedule:
@@ -61,15 +62,24 @@ class Conditionals:
 
     model: a Model, best folded (utils.torch.modules.fold_weight_norm), on any device.
     bins: for each variable its bins, pixels first.
-    dims: for each variable its number of dimensions.
+    dims: for each variable its number of dimensions; xs: the shape of an image.
     """
 
     def __init__(self, model, bins):
         self._model = model
         self._bins = bins
         self._device = next(model.parameters()).device
-        self._shapes = [model.xs] + [model.zs] * model.nz
+        self._shapes = [tuple(model.xs)] + [tuple(model.zs)] * model.nz
         self.dims = [int(np.prod(shape)) for shape in self._shapes]
+        self.xs = self._shapes[0]
+
+    def to_symbols(self, pixels):
+        """The symbols of variable 0, uint8 [..., dims], of images uint8 [..., *xs]."""
+        return self._model.to_levels(pixels).reshape(*pixels.shape[:-3], self.dims[0])
+
+    def to_pixels(self, symbols):
+        """The inverse of to_symbols(); symbols: integers [..., dims]."""
+        return self._model.to_pixels(symbols.astype(np.uint8).reshape(*symbols.shape[:-1], *self.xs))
 
     @torch.inference_mode()
     def __call__(self, variable, given, symbols):
@@ -87,13 +97,39 @@ class Conditionals:
         return Logistic(mu.reshape(-1, dims), scale.reshape(*lane_axis, dims), self._bins[variable])
 
 
-def encode(schedule, coder, conditional, x):
-    """Push images onto the first len(x) lanes. x: int [lanes, dims] grey levels, in the model's C, H, W order."""
-    run(schedule, coder, conditional, {0: x}, len(x))
+def encode(schedule, coder, conditional, pixels):
+    """Push images onto the first len(pixels) lanes. pixels: uint8 [lanes, *xs]."""
+    run(schedule, coder, conditional, {0: conditional.to_symbols(pixels)}, len(pixels))
 
 
 def decode(schedule, coder, conditional, lanes):
-    """Pop the images that encode() pushed with the same schedule: int64 [lanes, dims]."""
+    """Pop the images that encode() pushed with the same schedule: uint8 [lanes, *xs]."""
     symbols = {}
     run(inverse(schedule), coder, conditional, symbols, lanes)
-    return symbols[0]
+    return conditional.to_pixels(symbols[0])
+
+
+def encode_chains(schedule, coder, conditional, chains, progress=iter):
+    """Push chains of images, one to a lane, side by side; a lane whose chain has ended leaves the batch.
+
+    chains: uint8 [N_i, *xs] each, the longest first. progress: wraps the steps, e.g. tqdm.
+    """
+    _longest_first([len(chain) for chain in chains])
+    for t in progress(range(len(chains[0]))):
+        encode(schedule, coder, conditional, np.stack([chain[t] for chain in chains if t < len(chain)]))
+
+
+def decode_chains(schedule, coder, conditional, lengths, progress=iter):
+    """Pop the chains that encode_chains() pushed: a list of uint8 [N_i, *xs], lengths being the N_i."""
+    _longest_first(lengths)
+    chains = [np.empty((length, *conditional.xs), np.uint8) for length in lengths]
+    for t in progress(range(lengths[0] - 1, -1, -1)):
+        active = sum(t < length for length in lengths)
+        for chain, image in zip(chains, decode(schedule, coder, conditional, active), strict=False):
+            chain[t] = image
+    return chains
+
+
+def _longest_first(lengths):
+    if list(lengths) != sorted(lengths, reverse=True):
+        raise ValueError("chains must be ordered from the longest to the shortest")

@@ -44,7 +44,7 @@ def compress(schedule, model, conditional, images, initial, desc="encode"):
     """
     chains, count = images.shape[:2]
     dims = conditional.dims[0]
-    symbols = images.reshape(chains, count, dims)
+    symbols = conditional.to_symbols(images)
     coder = Rans.from_words(initial)
     first_push = next(i for i, step in enumerate(schedule) if step.action == "push")
     added, elbos, stack = (np.empty((chains, count)) for _ in range(3))
@@ -80,13 +80,12 @@ def negative_elbo(model, images):
 def decompress(schedule, conditional, words, count, desc="decode"):
     """Undo compress(): from each chain's words and the number of images in it.
 
-    Returns (images uint8 [E, count, dims], the words left, which are the initial ones).
+    Returns (images uint8 [E, count, *xs], the words left, which are the initial ones).
     """
     coder = Rans.from_words(words)
-    images = np.empty((len(words), count, conditional.dims[0]), np.uint8)
-    for t in tqdm(reversed(range(count)), desc=desc, total=count, unit="batch", dynamic_ncols=True):
-        images[:, t] = bitsback.decode(schedule, coder, conditional, len(words))
-    return images, coder.to_words()
+    steps = tqdm(range(count), desc=desc, unit="batch", dynamic_ncols=True)
+    images = [bitsback.decode(schedule, coder, conditional, len(words)) for _ in steps]
+    return np.stack(images[::-1], axis=1), coder.to_words()
 
 
 def initial_words(chains, conditional, seed):
@@ -143,7 +142,7 @@ def verify(path, header, schedule, conditional, images, initial):
     except (EmptyLaneError, ValueError) as error:
         raise UserError(f"{path} cannot be decoded ({error}): {remedy}") from None
     seconds = time.perf_counter() - began
-    same = (decoded == images.reshape(decoded.shape)).all(-1)
+    same = (decoded == images).all((2, 3, 4))
     if not same.all():
         raise UserError(f"{path}: {(~same).sum():,} of {same.size:,} images decode to other pixels: {remedy}")
     if not all(np.array_equal(lane, start) for lane, start in zip(left, initial, strict=True)):

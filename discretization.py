@@ -6,6 +6,7 @@ width between the least and the greatest of samples drawn down the generative ch
 """
 
 import hashlib
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,8 +66,10 @@ def sample_ranges(model, images, quantbits, checkpoint, seed=100):
         hi[layer] = torch.maximum(hi[layer], z.amax(0))
 
     if model.nz > 1:
-        # With replacement only where there are fewer images than samples.
-        indices = None if images is None else _draw(len(images), count, seed)
+        if images is not None:
+            images = datasets.recrop(images, seed, math.ceil(count / len(images)))
+            # With replacement only where there are fewer images than samples.
+            indices = _draw(len(images), count, seed)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             for first in tqdm(range(0, count, BATCH), desc="bins", unit="batch", dynamic_ncols=True):
@@ -140,7 +143,7 @@ def main(argv=None):
         "Make the bins of a checkpoint's latents. The compression scripts do so by themselves where they are missing.\n"
         "\nWrites bins/<dataset>_nz<k>_<q>bits_<checkpoint>.npz, or the file that --to names."
     )
-    parser.add_argument("dataset", choices=sorted(datasets.SHAPES), help="the dataset the checkpoint was trained on")
+    parser.add_argument("dataset", choices=sorted(datasets.NAMES), help="the dataset the checkpoint was trained on")
     checkpoints.add_arguments(parser)
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--to", help="write here; CHECKPOINT.bins.npz beside CHECKPOINT.pt is found by itself")

@@ -38,6 +38,7 @@ class Settings:
     decay_after: int  # steps
     test_every: int  # epochs
     conditional_scale: bool = False
+    crops: int | None = None  # of each photograph in an epoch; None for images that are not cropped
 
 
 def main(settings, argv=None):
@@ -79,10 +80,13 @@ def parse(settings, argv):
     )  # fmt: skip
     parser.add_argument("--interval", type=whole(1), default=100, help="steps between log entries")
     parser.add_argument("--test-every", type=whole(1), default=settings.test_every, help="epochs between tests")
+    if settings.crops:
+        parser.add_argument("--crops", type=whole(1), default=settings.crops, help="crops of a photograph an epoch")
     parser.add_argument("--resume", action="store_true", help="go on from the last full checkpoint, if there is one")
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--workers", type=whole(0), default=0, help="processes that load data beside this one")
     parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")
+    parser.set_defaults(crops=settings.crops)
     args = parser.parse_args(argv)
     if args.kernel % 2 == 0:
         parser.error(f"--kernel={args.kernel}: the kernel size is odd")
@@ -104,8 +108,13 @@ def train(settings, args):
     job = distributed.start(args.dist)
     device = cli.device(args.gpu)
     splits = {split: datasets.load(settings.dataset, split, args.data) for split in ("train", "test")}
+
+    def training_images(epoch):  # the same in every epoch, but for photographs, which are cropped anew
+        return datasets.recrop(splits["train"], (args.seed, epoch, 1), args.crops)
+
+    count = len(training_images(0))
     dims = math.prod(settings.xs)
-    steps_per_epoch = math.ceil(len(splits["train"]) / args.batch)
+    steps_per_epoch = math.ceil(count / args.batch)
     last_step = min((args.epochs or math.inf) * steps_per_epoch, args.max_steps or math.inf)
     architecture = {
         "xs": settings.xs, "nz": args.nz, "zchannels": args.zchannels, "nprocessing": args.nprocessing,
@@ -113,7 +122,7 @@ def train(settings, args):
         "conditional_scale": settings.conditional_scale, "colour_transform": args.colour_transform,
     }  # fmt: skip
     # A resumed run sees the same batches only if all of these are the same.
-    identity = architecture | {"seed": args.seed, "batch": args.batch, "images": len(splits["train"])}
+    identity = architecture | {"seed": args.seed, "batch": args.batch, "images": count}
 
     torch.manual_seed(args.seed)
     model = Model(**architecture).to(device)
@@ -122,7 +131,7 @@ def train(settings, args):
     full_path = best_path.with_name(best_path.name + ".resume")
     state = load_full(full_path, identity) if args.resume else None
     if state is None:
-        warm_up(model, splits["train"][_order(args.seed, 0, splits["train"])[: WARMUP_BATCHES * args.batch]])
+        warm_up(model, training_images(0)[_order(args.seed, 0, count)[: WARMUP_BATCHES * args.batch]])
         ema, step, best = copy.deepcopy(model), 0, math.inf
     else:
         model.load_state_dict(state["model"])
@@ -145,7 +154,7 @@ def train(settings, args):
 
     print(
         f"{settings.dataset}, nz={args.nz}: {sum(p.numel() for p in model.parameters()):,} parameters, "
-        f"{len(splits['train']):,} training images, {steps_per_epoch:,} steps of {args.batch} an epoch, on {device}"
+        f"{count:,} training images, {steps_per_epoch:,} steps of {args.batch} an epoch, on {device}"
         + (f", resumed at step {step:,}" if step else "")
     )
     log = Log(settings.dataset, args.nz, args.output, step, step // steps_per_epoch)
@@ -153,10 +162,10 @@ def train(settings, args):
     try:
         while step < last_step:
             epoch, done = divmod(step, steps_per_epoch)
-            order = _order(args.seed, epoch, splits["train"])
+            order = _order(args.seed, epoch, count)
             batches = np.split(order, range(args.batch, len(order), args.batch))[done:]
             bar = tqdm(
-                batch_loader(splits["train"], batches, args.workers, device),
+                batch_loader(training_images(epoch), batches, args.workers, device),
                 desc=f"epoch {epoch + 1}", initial=done, total=steps_per_epoch, unit="step", dynamic_ncols=True,
             )  # fmt: skip
             sums, counted, began = torch.zeros(3, device=device), 0, time.monotonic()
@@ -291,8 +300,8 @@ def batch_loader(images, batches, workers, device):
     )  # fmt: skip
 
 
-def _order(seed, epoch, images):
-    return np.random.default_rng((seed, epoch)).permutation(len(images))
+def _order(seed, epoch, count):
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def rng_state():

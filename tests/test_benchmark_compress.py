@@ -159,7 +159,7 @@ def test_script(run, tmp_path):
     assert keys == {("mnist", "3", "5", "7")}
     for name, rate in rates.items():
         assert f"{name:10}  {rate:8.4f}\n" in done.stdout
-    assert "note" not in done.stdout
+    assert "Note" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_script(run, tmp_path):
 def test_script_uses_what_there_is(run, flag, used):
     done = run(flag)
     assert done.returncode == 0, done.stderr
-    assert f"note: mnist has 250 test images here: using {used} of them\n" in done.stdout
+    assert f"Note: there are 250 test images: using {used} of them\n" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import assert_one_line_error, digits, run_script, small_model
+from conftest import assert_one_line_error, digits, run_main, run_script, small_model
 
 import discretization
 from utils import checkpoints, datasets
@@ -121,8 +121,8 @@ def test_script(tmp_path, mnist, checkpoint):
     done = run_script("discretization.py", *flags, check=0)
     assert "z1: 256 dimensions" in done.stdout
     (cached,) = (tmp_path / "bins").iterdir()
-    beside = checkpoint.with_suffix(".bins.npz")
-    run_script("discretization.py", *flags, "--to", beside, check=0)
+    beside = tmp_path / "small.bins.npz"
+    assert run_main(discretization.main, *flags, "--to", beside).returncode == 0
     assert discretization.load(beside).identity == discretization.load(cached).identity
-    beside.unlink()
-    assert_one_line_error(run_script("discretization.py", "mnist", "--checkpoint", tmp_path / "no"), tmp_path / "no")
+    done = run_main(discretization.main, "mnist", "--checkpoint", tmp_path / "no")
+    assert_one_line_error(done, tmp_path / "no")

@@ -1,0 +1,41 @@
+# make demo        compress and decompress two photographs
+# make demo-mnist  compress and verify MNIST test images, in a table beside other compressors
+# make test        the tests (a few minutes); make test-slow adds those that take longer
+# make bench       time the coder beside the network alone
+# Each creates the environment in .venv first, once; VENV=DIR uses another folder.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+.PHONY: demo demo-mnist test test-slow lint bench
+
+demo: $(VENV)/ready
+	$(RUN) demo_compress.py
+
+demo-mnist: $(VENV)/ready
+	$(RUN) mnist_compress.py --nz=2 --compare --experiments=10 --ndatapoints=10 --output=demo
+
+test: $(VENV)/ready-dev
+	$(RUN) -m pytest -n auto
+
+test-slow: $(VENV)/ready-dev
+	$(RUN) -m pytest -n auto -m "slow or not slow"
+
+lint: $(VENV)/ready-dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+bench: $(VENV)/ready
+	$(RUN) benchmarks/compression.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/ready: requirements.txt | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/ready-dev: requirements-dev.txt requirements.txt | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet -r requirements-dev.txt
+	touch $@ $(VENV)/ready

@@ -1,0 +1,218 @@
+"""The compression experiment as a user runs it, and what it does with bad input."""
+
+import functools
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, assert_one_line_error, run_main, run_script, small_model
+
+from utils import experiment, npz
+
+SMALL = ("--quantbits=6", "--experiments=5", "--ndatapoints=4")
+
+
+def compress(mnist, checkpoint, output, *flags):
+    flags = (*SMALL, "--data", mnist, "--checkpoint", checkpoint, "--output", output, *flags)
+    return run_main(functools.partial(experiment.main, "mnist"), *flags)
+
+
+@pytest.fixture(scope="module")
+def results(mnist, checkpoint, tmp_path_factory):
+    """The output folder of an experiment with both schemes, and what it printed."""
+    output = tmp_path_factory.mktemp("experiment")
+    flags = (*SMALL, "--data", mnist, "--checkpoint", checkpoint, "--output", output, "--compare")
+    return output, run_script("mnist_compress.py", *flags, check=0).stdout
+
+
+def arrays(output, scheme):
+    folder = output / "plots" / "mnist2"
+    return {name: np.load(folder / f"{scheme}_6bits_{name}.npy") for name in ("nets", "elbos", "cmas", "total")}
+
+
+def test_everything_is_verified(results):
+    output, printed = results
+    assert printed.count("all 20 images and all initial words are identical") == 2
+    written = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
+    measures = ("cmas", "elbos", "nets", "total")
+    names = [f"plots/mnist2/{s}_6bits_{m}.npy" for s in ("bbans", "bitswap") for m in measures]
+    assert written[1:] == [*(f"bitstreams/mnist2/{s}_6bits.npz" for s in ("bbans", "bitswap")), *names]
+    assert written[0].startswith("bins/mnist_nz2_6bits_")
+
+
+@pytest.mark.parametrize("scheme", ["bitswap", "bbans"])
+def test_arrays_have_the_published_units(results, scheme):
+    output, _ = results
+    measured = arrays(output, scheme)
+    dims = 32 * 32  # the padded image
+    assert all(array.shape == (5, 4) and array.dtype == np.float64 for array in measured.values())
+    assert not (measured["nets"] * dims % 32).any()
+    assert not (measured["total"] % 32).any()
+    np.testing.assert_allclose(measured["cmas"], measured["total"] / (dims * np.arange(1, 5)))
+    np.testing.assert_allclose(np.diff(measured["total"]), measured["nets"][:, 1:] * dims)
+    gap = measured["nets"].mean() - measured["elbos"].mean()
+    assert abs(gap) < 0.1 * measured["elbos"].mean()  # 64 bins and 20 images of noise
+
+
+def test_total_is_what_the_file_holds_beyond_the_untouched_initial_words(results):
+    """The chain's words in the file are the initial ones below the deepest pop, and the `total` counted bits."""
+    output, _ = results
+    for scheme in ("bitswap", "bbans"):
+        lengths, words = npz.load(output / "bitstreams" / "mnist2" / f"{scheme}_6bits.npz", ("lengths", "words"), "")
+        assert lengths.sum() == len(words)
+        untouched = lengths - 1 - arrays(output, scheme)["total"][:, -1] / 32  # the file has both words of the head
+        assert ((untouched > 0) & (untouched <= 512)).all()
+
+
+def test_bitswap_sends_fewer_initial_bits(results):
+    first = {scheme: arrays(results[0], scheme)["cmas"][:, 0].mean() for scheme in ("bitswap", "bbans")}
+    assert first["bitswap"] < first["bbans"] - 0.5
+
+
+def test_table_compares_in_real_dimensions(results):
+    output, printed = results
+    table = dict(line.rsplit(maxsplit=1) for line in printed.split("bits/dim\n")[-1].strip().splitlines())
+    assert set(table) == {
+        "ELBO", "Bit-Swap, net", "Bit-Swap, sent", "BB-ANS, net", "BB-ANS, sent", "gzip", "bz2", "LZMA", "PNG", "WebP",
+    }  # fmt: skip
+    measured = arrays(output, "bitswap")
+    assert float(table["Bit-Swap, net"]) == pytest.approx(measured["nets"].mean() * 1024 / 784, abs=1e-4)
+    assert float(table["Bit-Swap, sent"]) == pytest.approx(measured["cmas"][:, -1].mean() * 1024 / 784, abs=1e-4)
+    assert list(map(float, table.values())) == sorted(map(float, table.values()))
+
+
+@pytest.fixture
+def copy(results, tmp_path):
+    """A copy of the results, to be damaged."""
+    return shutil.copytree(results[0], tmp_path / "copy")
+
+
+def test_verify_only_decodes_an_earlier_run(copy, mnist, checkpoint):
+    shutil.rmtree(copy / "plots")
+    done = compress(mnist, checkpoint, copy, "--verify-only", "--bitswap=0")
+    assert "all 20 images and all initial words are identical" in done.stdout
+    assert not (copy / "plots").exists()
+
+
+def damage(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "flip":
+        content[len(content) // 2] ^= 4
+    elif how == "cut":
+        del content[len(content) // 2 :]
+    elif how == "empty":
+        content.clear()
+    elif how == "other":
+        content[:] = b"something else " * 100
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "empty", "other"])
+def test_corrupt_bitstreams(copy, mnist, checkpoint, how):
+    path = copy / "bitstreams" / "mnist2" / "bitswap_6bits.npz"
+    damage(path, how)
+    assert_one_line_error(compress(mnist, checkpoint, copy, "--verify-only"), path, "compress again")
+
+
+@pytest.mark.parametrize("change", ["word", "initial", "swap", "lengths"])
+def test_a_file_that_parses_but_lies_is_found_out(copy, mnist, checkpoint, change):
+    path = copy / "bitstreams" / "mnist2" / "bitswap_6bits.npz"
+    header, lengths, words = npz.load(path, ("header", "lengths", "words"), "")
+    if change == "word":
+        words[lengths[0] - 3] ^= 1 << 9
+    elif change == "initial":
+        words[0] ^= 1  # deep under everything: only the comparison of the initial words can tell
+    elif change == "swap":
+        words[: lengths[0]] = words[: lengths[0]][::-1]
+    else:
+        lengths[:2] += (1, -1)
+    npz.save(path, header=header, lengths=lengths, words=words)
+    done = compress(mnist, checkpoint, copy, "--verify-only")
+    assert_one_line_error(done, path, "initial words" if change == "initial" else "")
+    assert "identical" not in done.stdout
+
+
+@pytest.mark.parametrize("lengths", [[-1] * 5, [1] * 5, [2**62] * 5, [5]], ids=str)
+def test_absurd_lengths(copy, mnist, checkpoint, lengths):
+    path = copy / "bitstreams" / "mnist2" / "bitswap_6bits.npz"
+    header, _, words = npz.load(path, ("header", "lengths", "words"), "")
+    npz.save(path, header=header, lengths=np.array(lengths), words=words)
+    assert_one_line_error(compress(mnist, checkpoint, copy, "--verify-only"), path)
+
+
+def test_a_file_of_another_run_is_refused(copy, mnist, checkpoint):
+    done = compress(mnist, checkpoint, copy, "--verify-only", "--seed=5")
+    assert_one_line_error(done, "seed 100 instead of 5")
+    path = copy / "bitstreams" / "mnist2" / "bitswap_6bits.npz"
+    header, lengths, words = npz.load(path, ("header", "lengths", "words"), "")
+    header = json.loads(header.tobytes()) | {"checkpoint": "0" * 16}
+    npz.save(path, header=np.frombuffer(json.dumps(header).encode(), np.uint8), lengths=lengths, words=words)
+    assert_one_line_error(compress(mnist, checkpoint, copy, "--verify-only"), path, "checkpoint 0000000000000000")
+
+
+def test_verify_only_without_a_file(mnist, checkpoint, tmp_path):
+    assert_one_line_error(compress(mnist, checkpoint, tmp_path, "--verify-only"), "bitswap_6bits.npz", "compress again")
+
+
+def test_too_many_images(mnist, checkpoint, tmp_path):
+    done = compress(mnist, checkpoint, tmp_path, "--experiments=21", "--ndatapoints=2")
+    assert_one_line_error(done, "--experiments=21", "--ndatapoints=2", "40")
+    assert not any(tmp_path.iterdir())
+
+
+def test_no_such_gpu(mnist, checkpoint, tmp_path):
+    assert_one_line_error(compress(mnist, checkpoint, tmp_path, "--gpu=99"), "--gpu=99", "--gpu=-1")
+
+
+def test_missing_checkpoint_names_the_command(mnist, tmp_path):
+    done = run_main(functools.partial(experiment.main, "mnist"), "--nz=7", "--data", mnist, "--output", tmp_path)
+    assert_one_line_error(done, "--nz=7", "python model/mnist_train.py --nz=7")
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "empty", "other"])
+def test_corrupt_checkpoint(mnist, checkpoint, tmp_path, how):
+    path = tmp_path / "nz2.pt"
+    shutil.copy(checkpoint, path)
+    damage(path, "other" if how == "flip" else how)
+    if how == "flip":
+        torch.save([1, 2, 3], path)
+    assert_one_line_error(compress(mnist, path, tmp_path), path)
+
+
+def test_foreign_checkpoints(mnist, checkpoint, tmp_path):
+    path = tmp_path / "colour.pt"
+    torch.save(small_model(2, xs=(3, 32, 32)).state_dict(), path)
+    assert_one_line_error(compress(mnist, path, tmp_path), path, "(3, 32, 32)")
+    assert_one_line_error(compress(mnist, checkpoint, tmp_path, "--nz=4"), checkpoint, "--nz=4")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["colour.pt"]
+
+
+def test_missing_dataset_says_where_to_put_it(tmp_path):
+    path = tmp_path / "colour.pt"
+    torch.save(small_model(2, xs=(3, 32, 32)).state_dict(), path)
+    imagenet = functools.partial(experiment.main, "imagenet")
+    done = run_main(imagenet, "--data", tmp_path, "--checkpoint", path, "--output", tmp_path)
+    assert_one_line_error(done, tmp_path / "imagenet" / "test.npy", "create_imagenet.py")
+
+
+def test_trained_checkpoint_is_taken_before_the_shipped_one(mnist, checkpoint, tmp_path):
+    folder = tmp_path / "model" / "params" / "mnist"
+    folder.mkdir(parents=True)
+    shutil.copy(checkpoint, folder / "nz2")
+    flags = (*SMALL, "--data", mnist, "--output", tmp_path, "--nz=2")
+    done = run_main(functools.partial(experiment.main, "mnist"), *flags)
+    assert done.returncode == 0
+    assert "the small one that ships" not in done.stdout
+
+
+SCRIPTS = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.py"), *ROOT.glob("model/*_*.py")])
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=str)
+def test_help_from_any_folder(script, tmp_path):
+    """Each script also runs from its own folder: the other tests run them from the repository root."""
+    own = str(script).startswith("model")
+    done = run_script(script, "--help", cwd=ROOT / "model" if own else tmp_path, check=0)
+    assert "None" not in done.stdout

@@ -1,0 +1,210 @@
+"""Training as a user runs it: what it writes, and that a killed run goes on as if nothing had happened."""
+
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, assert_one_line_error, run_main, run_script
+from tensorboardX.proto import event_pb2
+
+from model import mnist_train, training
+from model.vae import Model
+from utils import distributed
+from utils.cli import UserError
+
+SMALL = ("--nz=2", "--width=6", "--blocks=2", "--nprocessing=1", "--batch=25", "--interval=1", "--test-every=1")
+
+
+def train(mnist, output, *flags, check=None):
+    settings = mnist_train.SETTINGS
+    done = run_main(lambda argv: training.main(settings, argv), *SMALL, "--data", mnist, "--output", output, *flags)
+    assert check is None or done.returncode == check, done.stderr
+    return done
+
+
+def curve(output, name):
+    with open(output / "plots" / "mnist2" / f"{name}.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["Wall time", "Step", "Value"]
+    return {int(step): float(value) for _, step, value in rows[1:]}
+
+
+def parameters(output, name="nz2"):
+    return torch.load(output / "model" / "params" / "mnist" / name, weights_only=True)
+
+
+def events(output):
+    """Every TensorBoard event of a run: {tag: [step, ...]}."""
+    tags = {}
+    for path in (output / "runs" / "mnist" / "nz2").iterdir():
+        data, position = path.read_bytes(), 0
+        while position < len(data):
+            length = int.from_bytes(data[position : position + 8], "little")
+            event = event_pb2.Event.FromString(data[position + 12 : position + 12 + length])
+            position += length + 16  # a record is length, checksum, payload, checksum
+            for value in event.summary.value:
+                tags.setdefault(value.tag.removesuffix("/0"), []).append(event.step)
+    return tags
+
+
+@pytest.fixture(scope="module")
+def unbroken(mnist, tmp_path_factory):
+    """Two epochs of five steps, in one go."""
+    output = tmp_path_factory.mktemp("unbroken")
+    flags = (*SMALL, "--data", mnist, "--output", output, "--epochs=2")
+    run_script("model/mnist_train.py", *flags, check=0)
+    return output
+
+
+def test_curves_add_up_to_the_elbo(unbroken):
+    elbo, *terms = (curve(unbroken, name) for name in ("elbo", "x", "z1", "z2"))
+    assert list(elbo) == [1, 2]
+    for epoch in elbo:
+        assert sum(term[epoch] for term in terms) == pytest.approx(elbo[epoch])
+    assert elbo[2] < elbo[1]
+
+
+def test_tensorboard_has_every_tag(unbroken):
+    tags = events(unbroken)
+    per_step = {"elbo/train", "lr", "gnorm", "step-sec"}
+    per_test = {"elbo/test", "elbo/besttest", "x/reconstruction", "x_sample", "x_reconstruct"}
+    per_test |= {f"z{i}/{term}" for i in (1, 2) for term in ("encoder", "decoder", "KL")}
+    assert set(tags) == per_step | per_test
+    assert all(tags[tag] == list(range(1, 11)) for tag in per_step)
+    assert all(tags[tag] == [1, 2] for tag in per_test)
+
+
+def test_best_checkpoint_is_the_average_and_loads(unbroken, mnist):
+    best, full = parameters(unbroken), parameters(unbroken, "nz2.resume")
+    model = Model.from_state_dict(best)
+    assert all(torch.equal(value, full["ema"][name]) for name, value in best.items())
+    assert any(not torch.equal(value, full["model"][name]) for name, value in best.items())
+    images = np.load(mnist / "mnist" / "test.npy")
+    metrics = training.test(model, images, distributed.Job(), torch.device("cpu"), 1024)
+    assert metrics["elbo"] == pytest.approx(curve(unbroken, "elbo")[2], rel=1e-6)
+
+
+@pytest.mark.parametrize("steps", [3, 5, 7], ids=["within an epoch", "between epochs", "within the second"])
+def test_resumed_run_equals_the_unbroken_one(unbroken, mnist, tmp_path, steps):
+    train(mnist, tmp_path, "--epochs=2", f"--max-steps={steps}", check=0)
+    done = train(mnist, tmp_path, "--epochs=2", "--resume", check=0)
+    assert f"resumed at step {steps}" in done.stdout
+    resumed, whole = parameters(tmp_path, "nz2.resume"), parameters(unbroken, "nz2.resume")
+    for part in ("model", "ema"):
+        assert all(torch.equal(value, whole[part][name]) for name, value in resumed[part].items())
+    assert resumed["step"] == whole["step"] == 10
+    assert curve(tmp_path, "elbo")[2] == curve(unbroken, "elbo")[2]
+    assert list(curve(tmp_path, "x")) == [1, 2]
+
+
+def test_killed_run_resumes_from_a_whole_checkpoint(unbroken, mnist, tmp_path):
+    flags = (*SMALL, "--data", mnist, "--output", tmp_path, "--epochs=2")
+    command = [sys.executable, ROOT / "model" / "mnist_train.py", *flags]
+    process = subprocess.Popen(
+        list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    full = tmp_path / "model" / "params" / "mnist" / "nz2.resume"
+    deadline = time.monotonic() + 120
+    while not full.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert parameters(tmp_path, "nz2.resume")["step"] in (5, 10)
+    train(mnist, tmp_path, "--epochs=2", "--resume", check=0)
+    whole = parameters(unbroken, "nz2.resume")["model"]
+    assert all(torch.equal(value, whole[name]) for name, value in parameters(tmp_path, "nz2.resume")["model"].items())
+
+
+def test_resume_without_a_checkpoint_starts_anew(mnist, tmp_path):
+    done = train(mnist, tmp_path, "--max-steps=1", "--resume", check=0)
+    assert "starting from the beginning" in done.stdout
+    assert parameters(tmp_path, "nz2.resume")["step"] == 1
+
+
+def test_resume_with_other_settings_is_refused(unbroken, mnist):
+    assert_one_line_error(train(mnist, unbroken, "--resume", "--width=7"), "nz2.resume", "reswidth 6 is now 7")
+
+
+def test_corrupt_full_checkpoint_is_refused(mnist, tmp_path):
+    path = tmp_path / "model" / "params" / "mnist" / "nz2.resume"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not a checkpoint")
+    assert_one_line_error(train(mnist, tmp_path, "--resume"), path, "without --resume")
+    assert path.read_bytes() == b"not a checkpoint"
+
+
+@pytest.mark.parametrize(
+    "flags, mention",
+    [
+        (("--kernel=4",), "--kernel=4"),
+        (("--dropout=1",), "--dropout"),
+        (("--batch=0",), "--batch"),
+        (("--schedule=cosine",), "--epochs or --max-steps"),
+        (("--gpu=99",), "--gpu=99"),
+        (("--dist=1",), "--dist=1"),
+        (("--colour-transform",), "--colour-transform"),
+    ],
+)
+def test_bad_flags(mnist, tmp_path, flags, mention):
+    assert_one_line_error(train(mnist, tmp_path, *flags), mention)
+    assert not any(tmp_path.iterdir())
+
+
+def test_unpublished_nz_needs_a_width(mnist, tmp_path):
+    done = run_main(lambda argv: training.main(mnist_train.SETTINGS, argv), "--nz=3", "--data", mnist)
+    assert_one_line_error(done, "--nz=3", "--width")
+
+
+def test_nan_stops_the_run_and_spares_the_checkpoints(unbroken, mnist, tmp_path):
+    train(mnist, tmp_path, "--max-steps=2", check=0)
+    folder = tmp_path / "model" / "params" / "mnist"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    done = train(mnist, tmp_path, "--epochs=50", "--lr=1e30", "--resume")
+    assert_one_line_error(done, "step", "--lr=1e+30", "nz2.resume")
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_learning_rate_schedules():
+    def lr(step, **changes):
+        args = SimpleNamespace(**({"schedule": "1", "lr": 2e-3, "decay": 0.9995} | changes))
+        return training.learning_rate(step, args, changes.get("after", 0), 1000)
+
+    assert lr(0) == 2e-3
+    assert lr(10) == pytest.approx(2e-3 * 0.9995**10)
+    assert lr(10**6) == 5e-4
+    assert lr(150, after=100) == pytest.approx(2e-3 * 0.9995**50)
+    assert lr(10**6, lr=1e-4) == 1e-4
+    assert lr(10**6, schedule="0") == 2e-3
+    assert [lr(step, schedule="cosine") for step in (0, 500, 1000)] == pytest.approx([2e-3, 1e-3, 0])
+
+
+def test_loss_gives_every_channel_a_free_bit(monkeypatch):
+    """A channel with a KL of 0.25 bits costs 1 in the loss and 0.25 in the ELBO; one of 3 bits costs 3 in both."""
+    model = torch.nn.Linear(1, 1)
+
+    def terms(model, x):
+        logenc = torch.tensor([[[0.0, 2.0], [0.5, 4.0]]])  # [nz = 1, B = 2, zchannels = 2], means 0.25 and 3
+        return model(torch.ones(1)) * 0 - torch.tensor([100.0, 300.0]), torch.zeros(1, 2, 2), logenc
+
+    monkeypatch.setattr(training, "log_likelihoods", terms)
+    optimiser = torch.optim.Adam(model.parameters())
+    loss, elbo, gnorm = training.train_step(model, optimiser, distributed.Job(), None, 1024).tolist()
+    assert loss == pytest.approx((200 + 1 + 3) / 1024)
+    assert elbo == pytest.approx((200 + 0.25 + 3) / 1024)
+    assert gnorm == 0
+
+
+def test_check_finite_names_step_rate_and_checkpoint(tmp_path):
+    training.check_finite(1.0, 1.0, 1, 1e-3, tmp_path)
+    for loss, gnorm in ((math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan)):
+        with pytest.raises(UserError, match=r"step 7 .*--lr=0\.001.*--resume"):
+            training.check_finite(loss, gnorm, 7, 1e-3, tmp_path)

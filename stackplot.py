@@ -118,16 +118,14 @@ def draw_panel(axes, epochs, values, palette):
     for i, (bottom, top) in enumerate(zip(bottoms, tops, strict=True)):
         axes.fill_between(epochs, bottom, top, color=palette[i], lw=0, label=f"$z_{{{i}}}$" if i else "$x$")
         axes.plot(epochs, bottom, color="white", lw=0.2)
-    axes.set_xlim(0, max(1, epochs[-1]))
+    axes.set_xlim(epochs[0] if len(epochs) > 1 else 0, max(1, epochs[-1]))
     axes.locator_params("x", nbins=6)
     figures.remark(axes, 0.98, 0.98, f"ELBO {tops[-1, -1]:.2f} at epoch {epochs[-1]:g}", ha="right", va="top")
 
 
 def upper_limit(models):
-    """The top of a row's y-axis: a little above the ELBOs, but for the first epochs' far greater ones."""
-    totals = [values.sum(axis=0) for _, values in models]
-    settled = max(np.quantile(total, 0.95) for total in totals)
-    return min(1.05 * max(total.max() for total in totals), 1.15 * settled)
+    """The top of a row's y-axis: above the ELBOs, with room for a remark, but for those of the first epochs."""
+    return 1.15 * max(np.quantile(values.sum(axis=0), 0.95) for _, values in models)
 
 
 def draw(models):

@@ -71,9 +71,7 @@ class Model(nn.Module):
         depths = [resdepth // nz + (i < resdepth % nz) for i in range(nz)]
         deep = range(1, nz)
 
-        self.infer_in = nn.Sequential(
-            nn.PixelUnshuffle(2), WnConv2d(4 * xs[0], reswidth, 5), nn.ELU(inplace=True)
-        )
+        self.infer_in = nn.Sequential(nn.PixelUnshuffle(2), WnConv2d(4 * xs[0], reswidth, 5), nn.ELU(inplace=True))
         self.infer_res0 = residual(5, nprocessing)
         self.infer_res1 = residual(k, depths[0])
         self.infer_mu = latent_head(posterior_scale(0))

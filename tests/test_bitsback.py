@@ -46,9 +46,7 @@ def test_model_round_trip(nz, scheme, conditional_scale):
     rng = np.random.default_rng(nz)
     images = rng.integers(0, 256, (3, 2, 1, 32, 32), np.uint8)
     initial = random_words(rng, 3, 512 * nz + 2)
-    assert_round_trip(
-        bitsback.SCHEDULES[scheme](nz), Conditionals(model, bins_for(model, 10)), images, initial
-    )
+    assert_round_trip(bitsback.SCHEDULES[scheme](nz), Conditionals(model, bins_for(model, 10)), images, initial)
 
 
 def test_colour_transform_round_trip():

@@ -13,9 +13,7 @@ from utils.rans import PRECISION, Rans
 TOTAL = 1 << PRECISION
 
 scales = st.one_of(st.sampled_from([1e-3, 1e3, 1e-30, 1e30]), st.floats(1e-3, 1e3))
-mus = st.one_of(
-    st.floats(-20, 20), st.tuples(st.sampled_from([-1e6, 1e6]), scales).map(lambda pair: pair[0] * pair[1])
-)
+mus = st.one_of(st.floats(-20, 20), st.tuples(st.sampled_from([-1e6, 1e6]), scales).map(lambda pair: pair[0] * pair[1]))
 bin_kinds = st.one_of(
     st.just(pixel_bins(1)),
     st.builds(

@@ -1,8 +1,10 @@
 """What every script shares at the command line: argument types, the choice of device, errors in one line."""
 
 import argparse
+import contextlib
 import functools
 import sys
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -39,6 +41,27 @@ def whole_number(least):
         return value
 
     return parse
+
+
+def refuse_to_overwrite(path, force, source=None):
+    """Raise UserError where a file to write is there already, unless --force is given, or is the one that is read."""
+    path = Path(path)
+    if source is not None and path.exists() and path.samefile(source):
+        raise UserError(f"{path} is the file to be read; name another one with -o")
+    if path.exists() and not force:
+        raise UserError(f"{path} is there already; name another one with -o, or overwrite it with --force")
+
+
+@contextlib.contextmanager
+def progress(desc, unit="step"):
+    """Inside this context, a wrapper of iterables that shows how far they have come and the time left.
+
+    The bars end with the context, so that an error message gets a line of its own.
+    """
+    from tqdm import tqdm
+
+    with contextlib.ExitStack() as bars:
+        yield lambda steps: bars.enter_context(tqdm(steps, desc=desc, unit=unit, dynamic_ncols=True))
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

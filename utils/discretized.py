@@ -91,9 +91,7 @@ class Logistic:
     def __init__(self, mu, scale, bins):
         # [dims, lanes], contiguous: the coder walks along dimensions. Contiguous also because NumPy may take
         # another exp for strided arrays, and push and pop must see the same last bit.
-        self._mu, self._scale = (
-            np.ascontiguousarray(part.T, np.float64) for part in np.broadcast_arrays(mu, scale)
-        )
+        self._mu, self._scale = (np.ascontiguousarray(part.T, np.float64) for part in np.broadcast_arrays(mu, scale))
         if not (np.isfinite(self._mu).all() and np.isfinite(self._scale).all() and self._scale.min(initial=1) > 0):
             raise ValueError("mu and scale must be finite and scale positive: the network's outputs are not")
         self._bins = bins

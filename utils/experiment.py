@@ -24,8 +24,19 @@ NAMES = {"bitswap": "Bit-Swap", "bbans": "BB-ANS"}
 MEASURES = ("nets", "elbos", "cmas", "total")
 
 
+class Codec(NamedTuple):
+    """What the flags of a compression script choose: see open_codec()."""
+
+    model: torch.nn.Module  # folded
+    conditional: bitsback.Conditionals
+    header: dict  # of the bitstream files, as far as the codec determines it
+
+
 class Result(NamedTuple):
-    """What coding E chains of N images gave; arrays are float64 [E, N], per dimension of the (padded) model input."""
+    """What coding E chains of N images gave; arrays are float64 [E, N], per dimension of the (padded) model input.
+
+    Where chains differ in length, N is that of the longest, and a shorter one's rows end in NaN.
+    """
 
     words: list  # each chain's words, uint32, as Rans.to_words() returns them
     nets: np.ndarray  # bits/dim that each image added to its chain
@@ -35,35 +46,38 @@ class Result(NamedTuple):
     seconds: float  # spent encoding, the ELBO not included
 
 
-def compress(schedule, model, conditional, images, initial, desc="encode"):
-    """Code chains of images side by side.
+def compress(schedule, model, conditional, chains, initial, desc="encode", unit="image"):
+    """Code chains of images side by side; a lane whose chain has ended leaves the batch.
 
-    schedule: of utils.bitsback. images: uint8 [E, N, *xs]. initial: the words each chain starts from, uint32 [E, W].
+    schedule: of utils.bitsback. chains: uint8 [N_i, *xs] each, the longest first; or all in one, uint8 [E, N, *xs].
+    initial: the words each chain starts from, uint32 [E, W]. unit: what the progress bar calls an image.
     Returns a Result. The initial bits of a chain, counted in total and cmas, are those that the pops before its
     first push take.
     """
-    chains, count = images.shape[:2]
+    lengths = np.array([len(chain) for chain in chains])
+    count = lengths[0]
     dims = conditional.dims[0]
-    symbols = conditional.to_symbols(images)
     coder = Rans.from_words(initial)
     first_push = next(i for i, step in enumerate(schedule) if step.action == "push")
-    added, elbos, stack = (np.empty((chains, count)) for _ in range(3))
+    added, elbos, stack = (np.full((len(chains), count), np.nan) for _ in range(3))
     seconds = 0.0
-    with tqdm(total=chains * count, desc=desc, unit="image", dynamic_ncols=True) as bar:
+    with tqdm(total=lengths.sum(), desc=desc, unit=unit, dynamic_ncols=True) as bar:
         for t in range(count):
+            lanes = np.count_nonzero(t < lengths)
+            images = np.stack([chain[t] for chain in chains[:lanes]])
+            known = {0: conditional.to_symbols(images)}
             began, before = time.perf_counter(), coder.counts.copy()
-            known = {0: symbols[:, t]}
-            bitsback.run(schedule[:first_push], coder, conditional, known, chains)
+            bitsback.run(schedule[:first_push], coder, conditional, known, lanes)
             if t == 0:
                 least = coder.counts.copy()
-            bitsback.run(schedule[first_push:], coder, conditional, known, chains)
+            bitsback.run(schedule[first_push:], coder, conditional, known, lanes)
             seconds += time.perf_counter() - began
-            added[:, t] = coder.counts - before
-            stack[:, t] = coder.counts + 1 - least  # the head counts as one more word
-            elbos[:, t] = negative_elbo(model, images[:, t])
-            net, elbo = 32 * added[:, : t + 1].mean() / dims, elbos[:, : t + 1].mean() / dims
+            added[:lanes, t] = (coder.counts - before)[:lanes]
+            stack[:lanes, t] = (coder.counts + 1 - least)[:lanes]  # the head counts as one more word
+            elbos[:lanes, t] = negative_elbo(model, images)
+            net, elbo = 32 * np.nanmean(added[:, : t + 1]) / dims, np.nanmean(elbos[:, : t + 1]) / dims
             bar.set_postfix_str(f"{net:.4f} bits/dim, {net - elbo:+.4f} to the ELBO")
-            bar.update(chains)
+            bar.update(lanes)
     total = 32 * stack
     cmas = total / (dims * np.arange(1, count + 1))
     return Result(coder.to_words(), 32 * added / dims, elbos / dims, cmas, total, seconds)
@@ -77,15 +91,21 @@ def negative_elbo(model, images):
     return ((logenc - logdec).sum((0, 2)) - logrecon).double().cpu().numpy()
 
 
-def decompress(schedule, conditional, words, count, desc="decode"):
+def decompress(schedule, conditional, words, lengths, desc="decode", unit="image"):
     """Undo compress(): from each chain's words and the number of images in it.
 
-    Returns (images uint8 [E, count, *xs], the words left, which are the initial ones).
+    Returns (chains, a list of uint8 [N_i, *xs], the words left, which are the initial ones).
     """
     coder = Rans.from_words(words)
-    steps = tqdm(range(count), desc=desc, unit="batch", dynamic_ncols=True)
-    images = [bitsback.decode(schedule, coder, conditional, len(words)) for _ in steps]
-    return np.stack(images[::-1], axis=1), coder.to_words()
+    with tqdm(total=sum(lengths), desc=desc, unit=unit, dynamic_ncols=True) as bar:
+
+        def progress(steps):
+            for t in steps:
+                yield t
+                bar.update(sum(t < length for length in lengths))
+
+        chains = bitsback.decode_chains(schedule, coder, conditional, lengths, progress)
+    return chains, coder.to_words()
 
 
 def initial_words(chains, conditional, seed):
@@ -126,28 +146,65 @@ def load_bitstreams(path, header):
     return np.split(words, np.cumsum(lengths)[:-1])
 
 
-def verify(path, header, schedule, conditional, images, initial):
-    """Decode a file of bitstreams and compare everything that went into it. Returns the seconds decoding took.
+def verify(path, header, schedule, conditional, chains, initial, unit="image"):
+    """Decode a file of bitstreams, compare everything that went into it and say so.
 
-    Raises UserError where one image or one initial word is not the same.
+    The arguments are those of compress(). Raises UserError where one image or one initial word is not the same.
     """
     words = load_bitstreams(path, header)
-    chains, count = images.shape[:2]
-    if len(words) != chains:
-        raise UserError(f"{path} holds {len(words)} chains instead of {chains}; compress again")
+    if len(words) != len(chains):
+        raise UserError(f"{path} holds {len(words)} chains instead of {len(chains)}; compress again")
     remedy = "it is corrupt, or was written on another device or with another PyTorch or number of threads"
     began = time.perf_counter()
     try:
-        decoded, left = decompress(schedule, conditional, words, count)
+        decoded, left = decompress(schedule, conditional, words, [len(chain) for chain in chains], unit=unit)
     except (EmptyLaneError, ValueError) as error:
         raise UserError(f"{path} cannot be decoded ({error}): {remedy}") from None
     seconds = time.perf_counter() - began
-    same = (decoded == images).all((2, 3, 4))
+    same = np.concatenate([(ours == chain).all((1, 2, 3)) for ours, chain in zip(decoded, chains, strict=True)])
     if not same.all():
-        raise UserError(f"{path}: {(~same).sum():,} of {same.size:,} images decode to other pixels: {remedy}")
+        raise UserError(f"{path}: {(~same).sum():,} of {same.size:,} {unit}s decode to other pixels: {remedy}")
     if not all(np.array_equal(lane, start) for lane, start in zip(left, initial, strict=True)):
         raise UserError(f"{path}: the initial words are not what remains after decoding: {remedy}")
-    return seconds
+    print(f"decoded in {1e3 * seconds / same.size:.2f} ms per {unit} from {path}:")
+    print(f"all {same.size:,} {unit}s and all initial words are identical")
+
+
+def open_codec(dataset, args, path, model, identity):
+    """The Codec of a checkpoint, as checkpoints.open_for() gives it, with bins that are made where there are none."""
+    ranges = discretization.for_checkpoint(path, model, identity, dataset, args.quantbits, args.data, args.output)
+    model = fold_weight_norm(model)
+    header = {"dataset": dataset, "quantbits": args.quantbits, "checkpoint": identity, "bins": ranges.identity}
+    return Codec(model, bitsback.Conditionals(model, discretization.bins(model, ranges)), header)
+
+
+def schemes(args):
+    """The schemes that the flags choose."""
+    return tuple(NAMES) if args.compare else ("bitswap" if args.bitswap else "bbans",)
+
+
+def run_schemes(codec, args, chains, what, header, keep, unit="image"):
+    """Code chains with each scheme that the flags choose, write them, decode them from disk and compare.
+
+    chains: as compress() takes them. what: they in words. header: what the bitstreams' header says of them.
+    keep(scheme, result): called for each scheme with its Result, once the bitstreams are written; not called with
+    --verify-only.
+    """
+    model, conditional, _ = codec
+    dataset = codec.header["dataset"]
+    initial = initial_words(len(chains), conditional, args.seed)
+    torch.manual_seed(args.seed)
+    for scheme in schemes(args):
+        schedule = bitsback.SCHEDULES[scheme](model.nz)
+        file = paths.bitstreams(dataset, model.nz, args.output) / f"{scheme}_{args.quantbits}bits.npz"
+        whole = codec.header | {"scheme": scheme, "seed": args.seed} | header
+        print(f"\n{dataset}, nz={model.nz}, {NAMES[scheme]}: {what}")
+        if not args.verify_only:
+            result = compress(schedule, model, conditional, chains, initial, unit=unit)
+            save_bitstreams(file, whole, result.words)
+            keep(scheme, result)
+        if not args.no_verify:
+            verify(file, whole, schedule, conditional, chains, initial, unit)
 
 
 def main(dataset, argv=None):
@@ -161,40 +218,24 @@ def _main(dataset, argv):
     test = datasets.load(dataset, "test", args.data)
     chosen = test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
     chains, count = chosen.shape[:2]
-    ranges = discretization.for_checkpoint(path, model, identity, dataset, args.quantbits, args.data, args.output)
-    model = fold_weight_norm(model)
-    conditional = bitsback.Conditionals(model, discretization.bins(model, ranges))
-    images = datasets.to_channels_first(chosen)
-    initial = initial_words(len(images), conditional, args.seed)
+    codec = open_codec(dataset, args, path, model, identity)
     padding = np.prod(model.xs) / np.prod(test.shape[1:])  # padded dimensions to real ones
-
-    torch.manual_seed(args.seed)
     rates = {}
-    for scheme in NAMES if args.compare else ("bitswap" if args.bitswap else "bbans",):
-        schedule = bitsback.SCHEDULES[scheme](model.nz)
-        stem = f"{scheme}_{args.quantbits}bits"
-        file = paths.bitstreams(dataset, model.nz, args.output) / f"{stem}.npz"
-        header = {
-            "dataset": dataset, "scheme": scheme, "quantbits": args.quantbits, "checkpoint": identity,
-            "bins": ranges.identity, "chains": chains, "images": count, "seed": args.seed,
-        }  # fmt: skip
-        print(f"\n{dataset}, nz={model.nz}, {NAMES[scheme]}: {chains} chains of {count} images")
-        if not args.verify_only:
-            result = compress(schedule, model, conditional, images, initial)
-            for measure in MEASURES:
-                with paths.whole(paths.results(dataset, model.nz, args.output) / f"{stem}_{measure}.npy") as array:
-                    np.save(array, getattr(result, measure))
-            save_bitstreams(file, header, result.words)
-            print(summary(result, padding))
-            rates |= {f"{NAMES[scheme]}, net": result.nets.mean(), f"{NAMES[scheme]}, sent": result.cmas[:, -1].mean()}
-            rates["ELBO"] = result.elbos.mean()
-        if not args.no_verify:
-            seconds = verify(file, header, schedule, conditional, images, initial)
-            print(f"decoded in {1e3 * seconds / (chains * count):.2f} ms an image from {file}:")
-            print(f"all {chains * count:,} images and all initial words are identical")
+
+    def keep(scheme, result):
+        for measure in MEASURES:
+            name = f"{scheme}_{args.quantbits}bits_{measure}.npy"
+            with paths.whole(paths.results(dataset, model.nz, args.output) / name) as array:
+                np.save(array, getattr(result, measure))
+        print(summary(result, padding))
+        rates[f"{NAMES[scheme]}, net"] = result.nets.mean() * padding
+        rates[f"{NAMES[scheme]}, sent"] = result.cmas[:, -1].mean() * padding
+        rates["ELBO"] = result.elbos.mean() * padding
+
+    what, header = f"{chains} chains of {count} images", {"chains": chains, "images": count}
+    run_schemes(codec, args, datasets.to_channels_first(chosen), what, header, keep)
     if args.compare and not args.verify_only:
-        rates = {name: rate * padding for name, rate in rates.items()} | benchmarks.measure(chosen)
-        print(comparison(rates))
+        print(comparison(rates | benchmarks.measure(chosen)))
 
 
 def summary(result, padding):
@@ -207,14 +248,16 @@ def summary(result, padding):
     for t in sorted({1, 50, 100, count}):
         if t <= count:
             lines.append(f"cma after {t:<5} {result.cmas[:, t - 1].mean() * padding:.4f} bits/dim")
-    return "\n".join([*lines, f"encoded in {1e3 * result.seconds / result.nets.size:.2f} ms an image"])
+    return "\n".join([*lines, f"encoded in {1e3 * result.seconds / result.nets.size:.2f} ms per image"])
 
 
-def comparison(rates):
-    """A table of rates {name: bits/dim}, the least first."""
+def comparison(rates, paper=None):
+    """A table of rates {name: bits/dim}, the least first; with a column for those of them that the paper reports."""
     width = max(map(len, rates))
-    rows = [f"{name:{width}}  {rate:8.4f}" for name, rate in sorted(rates.items(), key=lambda item: item[1])]
-    return "\n".join(["", f"{'':{width}}  bits/dim", *rows])
+    lines = ["", f"{'':{width}}  bits/dim" + ("  paper" if paper else "")]
+    for name, rate in sorted(rates.items(), key=lambda item: item[1]):
+        lines.append(f"{name:{width}}  {rate:8.4f}" + (f"  {paper[name]:5.2f}" if paper and name in paper else ""))
+    return "\n".join(lines)
 
 
 def parse(dataset, argv):
@@ -228,6 +271,11 @@ def parse(dataset, argv):
     )
     parser.add_argument("--bitswap", type=int, choices=(0, 1), default=1, help="1: Bit-Swap, 0: BB-ANS")
     datasets.add_arguments(parser)
+    return add_and_parse(parser, argv)
+
+
+def add_and_parse(parser, argv):
+    """Add the arguments that all compression scripts end with, and parse."""
     parser.add_argument("--no-verify", action="store_true", help="do not decode again")
     parser.add_argument("--verify-only", action="store_true", help="only decode what an earlier run wrote")
     parser.add_argument("--compare", action="store_true", help="both schemes, in a table with other compressors")

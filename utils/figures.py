@@ -68,11 +68,10 @@ def found(results, holds):
     return sorted(models, key=lambda model: (list(DATASETS).index(model[0]), model[1]))
 
 
-def grid(rows, columns, panel_width, panel_height):
-    """An empty figure of rows x columns panels; sizes in inches, fonts in points as printed at that size.
+def sheet(width, height):
+    """An empty figure; sizes in inches, fonts in points as printed at that size.
 
-    Returns (figure, axes [rows, columns]). The y-axis is shared along a row. Looks the same whatever the user's
-    matplotlibrc and environment say; needs no display.
+    Looks the same whatever the user's matplotlibrc and environment say; needs no display.
     """
     os.environ["MPLBACKEND"] = "Agg"
     import matplotlib  # late, so that --help answers at once
@@ -80,7 +79,12 @@ def grid(rows, columns, panel_width, panel_height):
 
     matplotlib.rcdefaults()
     matplotlib.rcParams.update(STYLE)
-    figure = Figure(figsize=(columns * panel_width, rows * panel_height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def grid(rows, columns, panel_width, panel_height):
+    """A sheet of rows x columns panels: (figure, axes [rows, columns]). The y-axis is shared along a row."""
+    figure = sheet(columns * panel_width, rows * panel_height)
     return figure, figure.subplots(rows, columns, sharey="row", squeeze=False)
 
 

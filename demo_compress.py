@@ -1,0 +1,196 @@
+"""Compress photographs of your own with Bit-Swap: python demo_compress.py photo.jpg
+
+Any 8-bit grey, RGB or palette image of any size, not cropped (JPEG, PNG, WebP, TIFF, BMP, GIF, PPM). Without an image,
+the two photographs that scikit-learn ships. Compresses, decodes what was written, compares, and prints the sizes
+beside those of other compressors.
+
+Only pixels are kept, exactly as they are stored: no EXIF data, hence no orientation, no colour profile, no text.
+A file is never more than 64 bytes larger than the raw pixels.
+
+Writes, beside the image, or under demo/ without one:
+  <name>.bitswap           the compressed image; demo_decompress.py turns it into a PNG file
+  <name>.comparison.png    the image, what was decoded, and the sizes as a bar chart
+"""
+
+import functools
+import os
+import time
+from pathlib import Path
+
+from utils import benchmarks, checkpoints, cli, container, figures, paths
+from utils.cli import UserError
+
+EXAMPLES = ("china", "flower")
+NAME = ".bitswap"  # what the tables call our files
+
+
+def arguments(argv=None):
+    """The command line."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="what to compress")
+    parser.add_argument("-o", "--output", metavar="OUT.bitswap", help="write this (of one image only)")
+    parser.add_argument("--force", action="store_true", help="overwrite files that are there")
+    coders = (
+        "auto: Bit-Swap unless a PNG file would be smaller; smallest: Bit-Swap only where no conventional coder makes "
+        "less; bitswap: Bit-Swap wherever it makes less than the raw pixels take (default: auto; bitswap for the "
+        "examples)"
+    )
+    parser.add_argument("--coder", choices=container.CHOICES, help=coders)
+    lanes = f"blocks to code side by side, up to {container.MAX_LANES} (default: by the size of the image)"
+    parser.add_argument("--lanes", type=cli.whole_number(1), help=lanes)
+    parser.add_argument("--checkpoint", help="a checkpoint, which decoding will need (default: the one at hand)")
+    gpu = "index of the GPU, -1 for the CPU; a file can be decoded only on the kind of device that wrote it"
+    parser.add_argument("--gpu", type=cli.whole_number(-1), default=-1, help=gpu)
+    args = parser.parse_args(argv)
+    if args.output and len(args.images) != 1:
+        parser.error("-o goes with one image")
+    args.coder = args.coder or ("auto" if args.images else "bitswap")
+    return args
+
+
+def example(name):
+    """One of scikit-learn's photographs."""
+    try:
+        from sklearn.datasets import load_sample_image
+    except ImportError:
+        raise UserError("the examples come with a package: pip install scikit-learn; or name an image") from None
+    return container.Picture("RGB", load_sample_image(f"{name}.jpg"))
+
+
+def compress(picture, target, open_codec, args):
+    """Compress a picture, write it, read it again, decode it and compare.
+
+    open_codec: a function that gives the container.Codec. Returns (bytes of the file, the decoded picture).
+    """
+    codec = open_codec() if container.codes_blocks(picture) else None
+    began = time.perf_counter()
+    with cli.progress("compress") as progress:
+        data = container.encode(picture, codec, args.coder, args.lanes, progress)
+    encoded = time.perf_counter()
+    with figures.output(target) as file:
+        file.write(data)
+    try:
+        written = container.read_file(target)
+        with cli.progress("decompress") as progress:
+            decoded = container.decode(written, lambda header: codec, progress)
+        if not container.same(picture, decoded):
+            raise UserError("other pixels than those of the image")
+    except UserError as error:
+        os.unlink(target)
+        raise UserError(f"{target}, decoded again, is not right, and was deleted: {error}") from None
+    print(f"compressed in {encoded - began:.1f} s; decoded in {time.perf_counter() - encoded:.1f} s: identical")
+    return written, decoded
+
+
+def contents(header, payload):
+    """What a file consists of, in words."""
+    names = " and ".join(sorted({container.CODERS[coder].name for coder, _ in header.parts}))
+    if not header.side:
+        return f"coded by {names} alone"
+    initial = sum(length for _, length in header.parts)
+    lanes, side = len(header.words), header.side
+    return (
+        f"{header.blocks:,} blocks of {side}x{side} by Bit-Swap in {lanes} lane{'s' * (lanes > 1)}: "
+        f"{len(payload) - initial:,} bytes\n"
+        f"the rest by {names}: {initial:,} bytes, which are the initial bits of the lanes"
+    )
+
+
+def advice(picture, header, sizes, coder):
+    """A line on what another --coder would make of a picture, or an empty one."""
+    webp = sizes["WebP"]
+    if header.side and coder != "smallest" and webp is not None and webp < sizes[NAME]:
+        return "\nWebP makes less of this image: --coder smallest would have used it"
+    if not header.side and coder == "auto" and container.codes_blocks(picture):
+        return "\nBit-Swap would make more of this image than PNG does: --coder bitswap insists on it"
+    return ""
+
+
+def measure(picture, data):
+    """The sizes in bytes that compressors make of a picture, {name: bytes}, the least first; None where one cannot."""
+    sizes = {NAME: len(data)}
+    for name, compressor in benchmarks.COMPRESSORS.items():
+        try:
+            sizes[name] = compressor(picture.pixels) // 8 + len(picture.palette)
+        except ValueError:
+            sizes[name] = None  # more than WebP's 16383 pixels a side
+    sizes["raw"] = picture.raw_bytes
+    return dict(sorted(sizes.items(), key=lambda item: item[1] or picture.raw_bytes))
+
+
+def table(picture, sizes):
+    """The sizes as a table."""
+    lines = [f"{'':10}{'bytes':>13}  {'bits/dim':>8}  {'ratio':>6}"]
+    for name, size in sizes.items():
+        if size is None:
+            lines.append(f"{name:10}{'-':>13}  (the image is too large for it)")
+        else:
+            lines.append(f"{name:10}{size:13,}  {8 * size / picture.pixels.size:8.3f}  {picture.raw_bytes / size:6.2f}")
+    return "\n".join(lines)
+
+
+def draw(name, picture, decoded, target, sizes):
+    """A figure: the picture, what was decoded, and the sizes."""
+    height, width, _ = picture.pixels.shape
+    shown = min(max(height / width, 0.4), 1.6)  # of the panels, in units of their width
+    figure = figures.sheet(9.6, 3 * shown + 0.8)
+    axes = figure.subplots(1, 3, width_ratios=(1, 1, 0.85))
+    titles = (f"{name}, {width}×{height}", f"decoded from {target.name}: identical")
+    for panel, image, title in zip(axes, (picture, decoded), titles, strict=False):
+        thumbnail = container.to_pillow(image).convert("RGB")
+        thumbnail.thumbnail((1200, 1200))
+        panel.imshow(thumbnail)
+        panel.set_title(title)
+        panel.set_axis_off()
+    bars = axes[2]
+    sizes = {compressor: size for compressor, size in reversed(sizes.items()) if size is not None}
+    unit, scale = ("kB", 1000) if picture.raw_bytes >= 10_000 else ("bytes", 1)
+    colours = [figures.BLUE if compressor == NAME else figures.GREY for compressor in sizes]
+    bars.barh(list(sizes), [size / scale for size in sizes.values()], color=colours, height=0.7)
+    for y, size in enumerate(sizes.values()):
+        text = f" {size / scale:,.0f} {unit}, 1 : {picture.raw_bytes / size:.2f}"
+        bars.text(size / scale, y, text, va="center", fontsize=7)
+    bars.set_xlim(0, 1.5 * max(sizes.values()) / scale)
+    bars.set_title("size of the file")
+    bars.set_xticks([])
+    bars.tick_params(left=False)
+    bars.spines["bottom"].set_visible(False)
+    return figure
+
+
+@cli.script
+def main(argv=None):
+    """Compress every image, or the examples."""
+    args = arguments(argv)
+    device = cli.device(args.gpu)
+
+    @functools.cache
+    def open_codec():
+        return container.open_codec(checkpoints.find("imagenetcrop", checkpoint=args.checkpoint), device)
+
+    if args.images:
+        jobs = [(path, args.output or Path(path).with_suffix(".bitswap")) for path in args.images]
+    else:
+        jobs = [(name, paths.ROOT / "demo" / f"{name}.bitswap") for name in EXAMPLES]
+    for source, target in jobs:
+        target = Path(target)
+        chart = target.with_suffix(".comparison.png")
+        if args.images:
+            for path in (target, chart):
+                cli.refuse_to_overwrite(path, args.force, source)
+        picture = container.read(source) if args.images else example(source)
+        height, width, _ = picture.pixels.shape
+        print(f"\n{source}: {width}x{height}, {picture.mode}")
+        data, decoded = compress(picture, target, open_codec, args)
+        header, payload = container.unpack(data)
+        print(f"{contents(header, payload)}\n")
+        sizes = measure(picture, data)
+        print(table(picture, sizes) + advice(picture, header, sizes, args.coder))
+        figure = draw(Path(source).name, picture, decoded, target, sizes)
+        with figures.output(chart) as file:
+            figure.savefig(file, format="png", dpi=200)
+        print(f"wrote {target}, {chart}")
+
+
+if __name__ == "__main__":
+    main()

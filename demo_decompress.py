@@ -1,0 +1,70 @@
+"""Decompress what demo_compress.py wrote: python demo_decompress.py photo.bitswap
+
+Writes a PNG file with exactly the pixels that were compressed, or, where it cannot, nothing at all. It takes the
+checkpoint that the file was written with and, as floating-point numbers round differently elsewhere, much the same
+settings: the kind of device, processor and PyTorch; the number of threads is set to what it was.
+"""
+
+import contextlib
+import functools
+from pathlib import Path
+
+from utils import checkpoints, cli, container, figures, paths
+from utils.cli import UserError
+
+
+def arguments(argv=None):
+    """The command line."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("file", metavar="FILE.bitswap", help="what to decompress")
+    parser.add_argument("-o", "--output", metavar="OUT.png", help="write this (default: FILE.png)")
+    parser.add_argument("--force", action="store_true", help="overwrite a file that is there")
+    checkpoint = "the checkpoint of the file (default: searched for among those trained here and shipped)"
+    parser.add_argument("--checkpoint", help=checkpoint)
+    gpu = "index of the GPU, -1 for the CPU (default: the kind of device that wrote the file)"
+    parser.add_argument("--gpu", type=cli.whole_number(-1), help=gpu)
+    return parser.parse_args(argv)
+
+
+def open_codec(args, header):
+    """The container.Codec that a file calls for."""
+    on_cpu = args.gpu is None and header.arithmetic == container.FLOAT_CPU
+    device = cli.device(-1 if on_cpu else args.gpu)
+    if args.checkpoint:
+        candidates = [Path(args.checkpoint)]
+    else:
+        # One trained here hides the one shipped of as many layers, but the file may be of the latter.
+        candidates = [*paths.checkpoints("imagenetcrop").values(), *paths.PRETRAINED.glob("imagenetcrop_nz*.pt")]
+    for path in candidates:
+        with contextlib.nullcontext() if args.checkpoint else contextlib.suppress(UserError):
+            if checkpoints.load(path)[1] == header.checkpoint:
+                return container.open_codec(path, device)
+    searched = ", ".join(map(str, dict.fromkeys(candidates))) or paths.PRETRAINED
+    raise UserError(
+        f"it was written with another checkpoint, {header.checkpoint}, than {searched}; name it with --checkpoint"
+    )
+
+
+@cli.script
+def main(argv=None):
+    """Decode the file, write the image."""
+    args = arguments(argv)
+    source = Path(args.file)
+    target = Path(args.output or (source.with_suffix(".png") if source.suffix == ".bitswap" else f"{source}.png"))
+    if target.suffix.lower() != ".png":
+        raise UserError(f"{target}: images are written as PNG files; name one that ends in .png")
+    cli.refuse_to_overwrite(target, args.force)
+    data = container.read_file(source)
+    try:
+        with cli.progress("decompress") as progress:
+            picture = container.decode(data, functools.partial(open_codec, args), progress)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    with figures.output(target) as file:
+        container.to_pillow(picture).save(file, format="PNG")
+    height, width, _ = picture.pixels.shape
+    print(f"wrote {target}: {width}x{height}, {picture.mode}, its checksum verified")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Compress photographs of any size with Bit-Swap and BB-ANS, decode them again from disk and compare.
+
+The protocol of Kingma, Abbeel, Ho 2019: 100 photographs of the test folder, each cropped at the bottom and on the
+right to multiples of 32 pixels and coded, 32x32 block by block, as a chain of its own. The same pixels are compressed
+with gzip, bz2 and LZMA (the raw bytes of a photograph, rows of interleaved channels, as one stream), PNG (of which
+the payload of the IDAT chunks is counted) and WebP. A rate is the mean over the photographs of their bits/dim; "net"
+leaves out the initial bits that a chain starts from, "sent" includes them.
+
+Reads, under --data:
+  imagenetcrop/test/class/*   JPEG or PNG; what is not RGB, or under 32 pixels a side, is passed over
+
+Writes, under --output:
+  plots/imagenetcrop<nz>/table_<q>bits.csv             the table
+  plots/imagenetcrop<nz>/table_<q>bits.{pdf,png}       the table as a bar chart
+  plots/imagenetcrop<nz>/photographs_<q>bits.csv       the bits of each photograph, in the order of the bitstreams
+  bitstreams/imagenetcrop<nz>/<scheme>_<q>bits.npz     the compressed photographs
+  bins/imagenetcrop_nz<nz>_<q>bits_<checkpoint>.npz    the bins, where there are none yet
+
+With --bitswap, plots/imagenetcrop<nz>/<scheme>_<q>bits.csv takes the place of the table and photographs_<q>bits.csv.
+There are no arrays for cma.py: its figure is of chains of one length.
+"""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from utils import benchmarks, checkpoints, cli, experiment, figures, paths, photographs
+
+DATASET = "imagenetcrop"
+# Of Kingma, Abbeel, Ho 2019: their model of full size, on other photographs.
+PAPER = {"Bit-Swap, sent": 3.51, "BB-ANS, sent": 3.62, "PNG": 4.71, "WebP": 3.66}
+
+
+@cli.script
+def main(argv=None):
+    """Choose the photographs, compress them in every way that the flags ask for, write the results."""
+    args = arguments(argv)
+    path, model, identity = checkpoints.open_for(DATASET, args)
+    chosen = photographs.choose(Path(args.data) / DATASET / "test", args.nphotos, args.seed)
+    codec = experiment.open_codec(DATASET, args, path, model, identity)
+    chains = [photographs.to_blocks(photograph.pixels) for photograph in chosen]
+    dims = np.array([chain.size for chain in chains])
+    blocks = sum(map(len, chains))
+    what = f"{len(chains)} photographs, {blocks:,} blocks"
+    header = {"photographs": len(chains), "blocks": blocks, "pixels": photographs.digest(chosen)}
+    bits = {}  # {row of the table: int64 [photographs]}
+
+    def keep(scheme, result):
+        ours = scheme_bits(experiment.NAMES[scheme], result, chains)
+        bits.update(ours)
+        for name, column in ours.items():
+            print(f"{name:15} {(column / dims).mean():.4f} bits/dim")
+        print(f"encoded in {1e3 * result.seconds / blocks:.2f} ms per block")
+
+    experiment.run_schemes(codec, args, chains, what, header, keep, unit="block")
+    if args.verify_only:
+        return
+    folder, suffix = paths.results(DATASET, model.nz, args.output), f"{args.quantbits}bits"
+    if not args.compare:
+        print(f"wrote {write_photographs(folder / f'{experiment.schemes(args)[0]}_{suffix}.csv', chosen, bits)}")
+        return
+    bits |= benchmark_bits(chosen)
+    rates = {name: (column / dims).mean() for name, column in bits.items()}
+    print(experiment.comparison(rates, PAPER))
+    print("(paper: its model of full size, on other photographs)\n")
+    written = [
+        write_table(folder / f"table_{suffix}.csv", rates, len(chosen), args),
+        write_photographs(folder / f"photographs_{suffix}.csv", chosen, bits),
+        *figures.save(draw(rates, len(chosen)), folder / f"table_{suffix}"),
+    ]
+    print("wrote " + ", ".join(map(str, written)))
+
+
+def arguments(argv=None):
+    """The command line."""
+    parser = cli.parser(__doc__)
+    both = "1: Bit-Swap alone, 0: BB-ANS alone (default: both, in a table with other compressors)"
+    parser.add_argument("--bitswap", type=int, choices=(0, 1), help=both)
+    fewer = f"(default: {photographs.COUNT}, or as many as there are)"
+    parser.add_argument("--nphotos", type=cli.whole_number(1), help=f"photographs {fewer}")
+    parser.add_argument("--seed", type=cli.whole_number(0), default=100, help="seed of the choice of photographs")
+    parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
+    args = experiment.add_and_parse(parser, argv)
+    args.compare |= args.bitswap is None
+    return args
+
+
+def scheme_bits(name, result, chains):
+    """What a scheme took for each photograph: {row of the table: int64 [photographs]}.
+
+    name: the scheme's. result: a Result of experiment.compress(). chains: the blocks of each photograph.
+    """
+    dims = chains[0][0].size  # of a block
+    last = np.array([len(chain) - 1 for chain in chains])
+    return {
+        f"{name}, net": _whole(np.nansum(result.nets, axis=1) * dims),
+        f"{name}, sent": _whole(result.total[np.arange(len(chains)), last]),
+        "ELBO": _whole(np.nansum(result.elbos, axis=1) * dims),
+    }
+
+
+def benchmark_bits(chosen):
+    """What other compressors take for each photograph: {name: int64 [photographs]}."""
+    bits = []
+    for photograph in tqdm(chosen, desc="other compressors", unit="photograph", dynamic_ncols=True):
+        rates = benchmarks.measure(photograph.pixels[None, None])
+        bits.append({name: rate * photograph.pixels.size for name, rate in rates.items()})
+    return {name: _whole([each[name] for each in bits]) for name in bits[0]}
+
+
+def _whole(bits):
+    return np.rint(bits).astype(np.int64)
+
+
+def write_photographs(path, chosen, bits):
+    """Write what every photograph took as CSV, a row each; returns the path."""
+    header = ["photograph", "height", "width", *(f"{name} (bits)" for name in bits)]
+    columns = zip(*bits.values(), strict=True)
+    rows = [(photo.name, *photo.pixels.shape[:2], *each) for photo, each in zip(chosen, columns, strict=True)]
+    return write_csv(path, header, rows)
+
+
+def write_table(path, rates, count, args):
+    """Write the table {row: bits/dim} as CSV; returns the path. count: photographs."""
+    header = ["compressor", "bits_per_dim", "paper", "photographs", "seed"]
+    return write_csv(path, header, [(name, rate, PAPER.get(name), count, args.seed) for name, rate in rates.items()])
+
+
+def write_csv(path, header, rows):
+    """Write rows below a header; returns the path."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(header)
+    table.writerows(rows)
+    with figures.output(path) as file:
+        file.write(text.getvalue().encode())
+    return path
+
+
+def draw(rates, count):
+    """The table {row: bits/dim} as a bar chart, the least at the bottom. count: photographs."""
+    figure, [[axes]] = figures.grid(1, 1, 3.4, 1.9)
+    colours = {"Bit-Swap": figures.BLUE, "BB-ANS": figures.VERMILLION}
+    nets = {name: rates[f"{name}, net"] for name in colours}
+    whole = {name: rates[f"{name}, sent"] for name in colours}
+    whole |= {name: rates[name] for name in benchmarks.COMPRESSORS}
+    names = sorted(whole, key=whole.get)
+    for y, name in enumerate(names):
+        colour, net = colours.get(name, figures.GREY), nets.get(name, whole[name])
+        axes.barh(y, net, color=colour, height=0.7)
+        axes.barh(y, whole[name] - net, left=net, color=colour, alpha=0.4, height=0.7)
+        text = f"{whole[name]:.2f}" + (f" (net {net:.2f})" if name in nets else "")
+        axes.text(whole[name] + 0.08, y, text, va="center", fontsize=7)
+    axes.barh(0, 0, color=figures.GREY, alpha=0.4, label="initial bits")  # for the legend
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlim(0, 1.15 * max(whole.values()))
+    axes.set_xlabel(f"bits/dim, mean over {count} photographs")
+    figures.legend(figure)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

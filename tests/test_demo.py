@@ -1,0 +1,206 @@
+"""demo_compress.py and demo_decompress.py, as a user runs them."""
+
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_one_line_error, run_main, run_script, small_model
+from PIL import Image
+
+import demo_compress
+import demo_decompress
+import discretization
+from utils import checkpoints, container, paths
+from utils.cli import UserError
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The path of a small checkpoint for 32x32 blocks of RGB, its bins beside it; it makes little of mid-grey."""
+    model = small_model(2, xs=(3, 32, 32), conditional_scale=True, colour_transform=True)
+    with torch.no_grad():
+        model.gen_mu[0].gain -= 3
+        model.gen_mu[0].b.zero_()
+        model.gen_std[0].b -= 3
+    path = tmp_path_factory.mktemp("checkpoint") / "small.pt"
+    torch.save(model.state_dict(), path)
+    ranges = discretization.sample_ranges(model, None, 10, checkpoints.identity(model.state_dict()))
+    discretization.save(ranges._replace(with_images=True), path.with_suffix(".bins.npz"))
+    return path
+
+
+def image(width=70, height=75, mode="RGB", seed=0):
+    """A Pillow image that the small checkpoint makes less of."""
+    shape = (height, width, 3) if mode == "RGB" else (height, width)
+    grey = np.random.default_rng(seed).normal(128, 6, shape).astype(np.uint8)
+    return Image.fromarray(grey).quantize(20) if mode == "P" else Image.fromarray(grey)
+
+
+def assert_same(path, other):
+    with Image.open(path) as a, Image.open(other) as b:
+        assert a.mode == b.mode and a.getpalette() == b.getpalette()
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_there_and_back(tmp_path, small):
+    """In two processes, from another folder, with Bit-Swap blocks."""
+    source = tmp_path / "photo.png"
+    image().save(source)
+    done = run_script(
+        "demo_compress.py", "photo.png", "--checkpoint", small, "--coder", "bitswap", cwd=tmp_path, check=0
+    )
+    for word in ("70x75", "blocks of 32x32 by Bit-Swap", "identical", "gzip", "bz2", "LZMA", "PNG", "WebP", "raw"):
+        assert word in done.stdout
+    assert "compress: 100%" in done.stderr and "decompress: 100%" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"photo.png", "photo.bitswap", "photo.comparison.png"}
+    with Image.open(tmp_path / "photo.comparison.png") as chart:
+        assert min(chart.size) > 500
+    out = tmp_path / "out.png"
+    done = run_script(
+        "demo_decompress.py", "photo.bitswap", "-o", "out.png", "--checkpoint", small, cwd=tmp_path, check=0
+    )
+    assert "out.png: 70x75" in done.stdout
+    assert_same(source, out)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P"])
+def test_without_a_model(tmp_path, mode):
+    """No checkpoint is looked for where there is nothing for it to code."""
+    image(31, 33, mode).save(tmp_path / "small.png")
+    done = run_main(demo_compress.main, tmp_path / "small.png", "--checkpoint", "absent.pt")
+    assert done.returncode == 0 and f"31x33, {mode}" in done.stdout and "alone" in done.stdout, done.stderr
+    file = tmp_path / "small.bitswap"
+    assert_one_line_error(run_main(demo_decompress.main, file), "small.png is there already", "--force")
+    assert run_main(demo_decompress.main, file, "-o", tmp_path / "out.png").returncode == 0
+    assert_same(tmp_path / "small.png", tmp_path / "out.png")
+    assert run_main(demo_decompress.main, file, "--force").returncode == 0
+    assert_same(tmp_path / "small.png", tmp_path / "out.png")
+
+
+def test_one_pixel_and_a_size_beyond_webp(tmp_path):
+    for size in ((1, 1), (container.WEBP_SIDE + 1, 2)):
+        path = tmp_path / f"{size[0]}.png"
+        image(*size).save(path)
+        done = run_main(demo_compress.main, path)
+        assert done.returncode == 0, done.stderr
+        assert ("too large for it" in done.stdout) == (size[0] > 1)
+        assert run_main(demo_decompress.main, path.with_suffix(".bitswap"), "-o", tmp_path / "out.png", "--force")
+        assert_same(path, tmp_path / "out.png")
+
+
+def test_examples(tmp_path, monkeypatch, small):
+    """Without an image, scikit-learn's two photographs; overwritten without asking."""
+    pytest.importorskip("sklearn")
+    pictures = {name: demo_compress.example(name) for name in demo_compress.EXAMPLES}
+    assert [picture.pixels.shape for picture in pictures.values()] == [(427, 640, 3)] * 2
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(demo_compress, "example", lambda name: container.from_pillow(image(seed=len(name))))
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "china.bitswap").write_text("of an earlier run")
+    done = run_main(demo_compress.main, "--checkpoint", small)
+    assert done.returncode == 0 and done.stdout.count("by Bit-Swap") == 2, done.stderr
+    expected = {f"{name}.{suffix}" for name in pictures for suffix in ("bitswap", "comparison.png")}
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == expected
+
+
+def test_the_checkpoint_is_found(tmp_path, monkeypatch, small):
+    """By the decoder even where another one has taken its place."""
+    monkeypatch.setattr(paths, "PRETRAINED", tmp_path)
+    for name in ("pt", "bins.npz"):
+        shutil.copy(small.with_suffix(f".{name}"), tmp_path / f"imagenetcrop_nz2.{name}")
+    image().save(tmp_path / "photo.png")
+    done = run_main(demo_compress.main, tmp_path / "photo.png", "--coder", "bitswap")
+    assert done.returncode == 0 and "by Bit-Swap" in done.stdout, done.stderr
+    (tmp_path / "trained").mkdir()
+    torch.save(small_model(2, xs=(3, 32, 32)).state_dict(), tmp_path / "trained" / "nz2")
+    monkeypatch.setattr(paths, "params", lambda dataset, output=None: tmp_path / "trained")
+    done = run_main(demo_decompress.main, tmp_path / "photo.bitswap", "-o", tmp_path / "out.png")
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "photo.png", tmp_path / "out.png")
+    (tmp_path / "imagenetcrop_nz2.pt").unlink()
+    done = run_main(demo_decompress.main, tmp_path / "photo.bitswap", "-o", tmp_path / "other.png")
+    assert_one_line_error(done, "another checkpoint", "--checkpoint")
+    assert not (tmp_path / "other.png").exists()
+
+
+def test_damaged_files_leave_nothing_behind(tmp_path):
+    """One line on stderr, status 1, no output, whatever the damage."""
+    image(40, 20).save(tmp_path / "a.png")
+    assert run_main(demo_compress.main, tmp_path / "a.png").returncode == 0
+    data = (tmp_path / "a.bitswap").read_bytes()
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 1
+    damages = {
+        "cut short": data[:-5], "damaged": flipped, "newer version": data[:4] + b"\2" + data[5:],
+        "not a .bitswap file": b"\x89PNG" + data, "header": data[:9] + b"\xff" * 20,
+    }  # fmt: skip
+    for i, (says, damaged) in enumerate(damages.items()):
+        path = tmp_path / f"{i}.bitswap"
+        path.write_bytes(damaged)
+        done = run_main(demo_decompress.main, path)
+        assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
+        assert_one_line_error(done, path, says)
+        assert not path.with_suffix(".png").exists()
+    done = run_script("demo_decompress.py", tmp_path / "0.bitswap", check=1)
+    assert done.stderr.count("\n") == 1 and "cut short" in done.stderr
+
+
+def test_a_file_that_does_not_decode_again_is_deleted(tmp_path, monkeypatch, small):
+    image().save(tmp_path / "photo.png")
+    trick = container._decode_blocks
+
+    def wrong(*args):
+        chains, rest = trick(*args)
+        chains[0][0, 0, 0, 0] ^= 1
+        return chains, rest
+
+    monkeypatch.setattr(container, "_decode_blocks", wrong)
+    done = run_main(demo_compress.main, tmp_path / "photo.png", "--coder", "bitswap", "--checkpoint", small)
+    assert_one_line_error(done, "photo.bitswap", "deleted")
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_errors_of_compress(tmp_path, small):
+    source = tmp_path / "a.png"
+    image().save(source)
+    image().convert("RGBA").save(tmp_path / "alpha.png")
+    (tmp_path / "there.bitswap").write_text("precious")
+    main = demo_compress.main
+    for flags, says in (
+        ([tmp_path / "absent.png"], "absent.png"),
+        ([tmp_path / "alpha.png"], "alpha channel"),
+        ([tmp_path], "cannot be read"),
+        ([source, "-o", tmp_path / "there.bitswap"], "--force"),
+        ([source, "-o", source, "--force"], "is the file to be read"),
+        ([source, "-o", "/proc/absent/a.bitswap", "--checkpoint", small], "cannot write"),
+        ([source, source, "-o", tmp_path / "b.bitswap"], "one image"),
+        ([source, "--checkpoint", tmp_path / "absent.pt"], "absent.pt"),
+        ([source, "--lanes", "0"], "--lanes"),
+        ([source, "--gpu", "99"], "--gpu"),
+    ):
+        assert_one_line_error(run_main(main, *flags), says)
+    assert (tmp_path / "there.bitswap").read_text() == "precious"
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "alpha.png", "there.bitswap"}
+
+
+def test_errors_of_decompress(tmp_path):
+    image(9, 9).save(tmp_path / "a.png")
+    assert run_main(demo_compress.main, tmp_path / "a.png", "-o", tmp_path / "b.bitswap").returncode == 0
+    for flags, says in (
+        ([tmp_path / "absent.bitswap"], "absent.bitswap"),
+        ([tmp_path / "b.bitswap", "-o", tmp_path / "a.png"], "there already"),
+        ([tmp_path / "b.bitswap", "-o", tmp_path / "out.jpg"], "PNG"),
+        ([tmp_path / "b.bitswap", "-o", "/proc/absent/out.png"], "cannot write"),
+        ([tmp_path, "-o", tmp_path / "out.png"], "cannot be read"),
+        (["/dev/zero", "-o", tmp_path / "out.png"], "not a .bitswap file"),
+    ):
+        assert_one_line_error(run_main(demo_decompress.main, *flags), says)
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_examples_need_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(UserError, match="pip install scikit-learn"):
+        demo_compress.example("china")

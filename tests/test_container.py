@@ -138,7 +138,7 @@ def test_lanes(lanes, used):
 
 
 def test_threads_are_those_of_the_file():
-    picture = mild(40, 40)
+    picture = mild(20, 20)
     data = container.encode(picture, codec(), "bitswap")
     header = container.unpack(data)[0]
     assert header.threads == torch.get_num_threads() == 1

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from utils import checkpoints, cli, datasets, npz, paths
 from utils.cli import UserError
-from utils.discretized import EqualMassBins, latent_bins, pixel_bins
+from utils.discretized import EqualMassBins, UniformBins, pixel_bins
 from utils.torch import rand
 from utils.torch.modules import fold_weight_norm
 
@@ -43,7 +43,7 @@ class Ranges(NamedTuple):
 def bins(model, ranges):
     """The bins of every variable, pixels first, for utils.bitsback.Conditionals."""
     n = 1 << ranges.quantbits
-    lower = [latent_bins(lo, hi, n) for lo, hi in zip(ranges.lo, ranges.hi, strict=True)]
+    lower = [UniformBins.between(lo, hi, n) for lo, hi in zip(ranges.lo, ranges.hi, strict=True)]
     return [pixel_bins(int(np.prod(model.xs))), *lower, EqualMassBins(n)]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from utils import bitsback
 from utils.bitsback import Conditionals, Step
-from utils.discretized import EqualMassBins, Logistic, Uniform, latent_bins, pixel_bins
+from utils.discretized import FRACTION, EqualMassBins, Logistic, Uniform, UniformBins, pixel_bins, quantize
 from utils.rans import EmptyLaneError, Rans
 from utils.torch.modules import fold_weight_norm
 
@@ -20,7 +20,7 @@ def random_words(rng, lanes, count):
 
 def bins_for(model, q):
     dims = int(np.prod(model.zs))
-    lower = [latent_bins(np.full(dims, -8.0), np.full(dims, 8.0), 1 << q)] * (model.nz - 1)
+    lower = [UniformBins.between(np.full(dims, -8.0), np.full(dims, 8.0), 1 << q)] * (model.nz - 1)
     return [pixel_bins(int(np.prod(model.xs))), *lower, EqualMassBins(1 << q)]
 
 
@@ -28,11 +28,11 @@ def assert_round_trip(schedule, conditional, images, initial):
     """Encode images, [lanes, N, ...], one after the other, and decode them from the words alone."""
     coder = Rans.from_words(initial)
     for t in range(images.shape[1]):
-        bitsback.encode(schedule, coder, conditional, images[:, t])
+        bitsback.encode(schedule, coder, conditional, images[:, t], t)
     words = coder.to_words()
     coder = Rans.from_words(words)
     for t in reversed(range(images.shape[1])):
-        np.testing.assert_array_equal(bitsback.decode(schedule, coder, conditional, len(images)), images[:, t])
+        np.testing.assert_array_equal(bitsback.decode(schedule, coder, conditional, len(images), t), images[:, t])
     for left, start in zip(coder.to_words(), initial, strict=True):
         np.testing.assert_array_equal(left, start)
     return words
@@ -80,7 +80,7 @@ class Toy:
     def __init__(self, nz, q, seed, spread):
         rng = np.random.default_rng(seed)
         self.dims, self.xs = [5] + [3] * nz, (5,)
-        self.bins = [pixel_bins(5), *[latent_bins(np.full(3, -4.0), np.full(3, 4.0), 1 << q)] * (nz - 1)]
+        self.bins = [pixel_bins(5), *[UniformBins.between(np.full(3, -4.0), np.full(3, 4.0), 1 << q)] * (nz - 1)]
         self.bins.append(EqualMassBins(1 << q))
         self.weights = {}
         for i in range(nz):
@@ -95,20 +95,22 @@ class Toy:
     def __call__(self, variable, given, symbols):
         if given is None:
             return Uniform(self.bins[variable].n)
-        mu = self.bins[given].centres(symbols) @ self.weights[variable, given]
-        return Logistic(mu, 10 ** np.clip(np.abs(mu) % 6 - 3, -3, 3), self.bins[variable])
+        mu = self.bins[given].centres(symbols) / (1 << FRACTION) @ self.weights[variable, given]
+        return Logistic(*quantize(mu, 10 ** np.clip(np.abs(mu) % 6 - 3, -3, 3)), self.bins[variable])
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from([1, 2, 4, 8]), st.sampled_from(sorted(bitsback.SCHEDULES)), st.integers(1, 12), st.integers(1, 4),
-    st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1.0, 1e3, 1e9]),
+    st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1.0, 1e3, 1e9]), st.booleans(),
 )  # fmt: skip
-def test_round_trip_under_any_parameters(nz, scheme, q, lanes, seed, spread):
+def test_round_trip_under_any_parameters(nz, scheme, q, lanes, seed, spread, whiten):
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (lanes, 3, 5))
     initial = random_words(rng, lanes, 3 * nz + 2)
-    assert_round_trip(bitsback.SCHEDULES[scheme](nz), Toy(nz, q, seed, spread), images, initial)
+    schedule = bitsback.SCHEDULES[scheme](nz)
+    schedule = bitsback.whitened(schedule) if whiten else schedule
+    assert_round_trip(schedule, Toy(nz, q, seed, spread), images, initial)
 
 
 @pytest.mark.parametrize("scheme", bitsback.SCHEDULES)
@@ -154,6 +156,50 @@ def test_schedules_are_the_papers():
     assert bitsback.bitswap(1) == bitsback.bbans(1)
     for scheme in bitsback.SCHEDULES.values():
         assert bitsback.inverse(bitsback.inverse(scheme(4))) == scheme(4)
+
+
+def test_whitening_comes_before_every_pop():
+    for scheme in bitsback.SCHEDULES.values():
+        schedule = scheme(4)
+        steps = bitsback.whitened(schedule)
+        assert [step for step in steps if step.action != "whiten"] == schedule
+        assert bitsback.inverse(bitsback.inverse(steps)) == steps
+        for i, step in enumerate(steps):
+            assert (step.action == "pop") == (steps[i - 1] == Step("whiten", step.variable))
+
+
+class Misfit:
+    """A model that is wrong: the prior gives z, of which q(z|x) has one sharp peak, 2^12 equal chances.
+
+    So what the last push left on the stack is much the same for every image, and the next z is popped with it.
+    """
+
+    xs, dims = (1,), [1, 1]
+    posterior = Logistic(*quantize(np.array([[0.3]]), np.array([[0.02]])), EqualMassBins(1 << 12))
+    likelihood = Logistic(*quantize(np.array([[0.0]]), np.array([[1e-3]])), pixel_bins(1))
+
+    def __call__(self, variable, given, symbols):
+        if given is None:
+            return Uniform(1 << 12)
+        return self.posterior if variable else self.likelihood
+
+
+def test_whitened_bits_give_samples_of_the_posterior():
+    """Where the model is wrong, the latents popped in a chain follow q only if their bits are whitened."""
+    conditional, rng = Misfit(), np.random.default_rng(0)
+    symbols = np.arange(1 << 12)
+    freq = np.array([conditional.posterior.interval(np.array([[k]]))[1].item() for k in symbols])
+    expected = (symbols * freq).sum() / freq.sum()
+    deviation = np.sqrt(((symbols - expected) ** 2 * freq).sum() / freq.sum())
+    z = {}
+    for name, steps in (("plain", bitsback.bitswap(1)), ("whitened", bitsback.whitened(bitsback.bitswap(1)))):
+        coder, drawn = Rans.from_words(random_words(rng, 1, 4)), []
+        for t in range(2000):
+            known = {0: np.array([[127 + t % 2]])}
+            bitsback.run(steps, coder, conditional, known, 1, t)
+            drawn.append(known[1].item())
+        z[name] = (np.mean(drawn) - expected) / (deviation / np.sqrt(2000))  # in standard errors
+    assert abs(z["whitened"]) < 4 < abs(z["plain"]), z
 
 
 def test_bitswap_starts_with_fewer_initial_bits():

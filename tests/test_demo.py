@@ -133,7 +133,7 @@ def test_damaged_files_leave_nothing_behind(tmp_path):
     flipped = bytearray(data)
     flipped[len(data) // 2] ^= 1
     damages = {
-        "cut short": data[:-5], "damaged": flipped, "newer version": data[:4] + b"\2" + data[5:],
+        "cut short": data[:-5], "damaged": flipped, "newer version": data[:4] + b"\xff" + data[5:],
         "not a .bitswap file": b"\x89PNG" + data, "header": data[:9] + b"\xff" * 20,
     }  # fmt: skip
     for i, (says, damaged) in enumerate(damages.items()):

@@ -8,6 +8,7 @@ from conftest import assert_one_line_error, digits, run_main, run_script, small_
 import discretization
 from utils import checkpoints, datasets
 from utils.cli import UserError
+from utils.discretized import FRACTION
 from utils.torch import rand
 from utils.torch.modules import fold_weight_norm
 
@@ -52,7 +53,7 @@ def test_lower_bins_divide_the_range_evenly():
     z1 = discretization.bins(model, ranges)[1]
     edges = np.linspace(ranges.lo[0], ranges.hi[0], 17)
     centres = z1.centres(np.arange(16)[:, None] + np.zeros(256, int))
-    np.testing.assert_allclose(centres, (edges[1:] + edges[:-1]) / 2, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(centres / 2**FRACTION, (edges[1:] + edges[:-1]) / 2, rtol=0, atol=1.5 / 2**FRACTION)
 
 
 def test_saved_and_loaded(tmp_path):

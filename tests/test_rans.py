@@ -86,12 +86,37 @@ def test_block_is_its_dimensions_from_the_last_to_the_first(lanes, dims, seed):
         single.push(start[:, d], freq[:, d])
     assert same(block.to_words(), single.to_words())
 
-    def locate(cf, d):
+    for d in range(dims):
+        cf = block.pop()
         assert ((start[:, d] <= cf) & (cf < start[:, d] + freq[:, d])).all()
-        return np.full(lanes, d), start[:, d], freq[:, d]
-
-    assert np.array_equal(block.pop_block(lanes, dims, locate), np.tile(np.arange(dims), (lanes, 1)))
+        block.advance(start[:, d], freq[:, d])
     assert same(block.to_words(), list(initial))
+
+
+@given(lanes_of_words, st.integers(0, 8), st.integers(0, 2**32 - 1), st.data())
+def test_whitening_twice_changes_nothing(initial, depth, key, data):
+    coder = Rans.from_words(initial)
+    n = data.draw(st.integers(0, len(initial)))
+    coder.whiten(n, depth, key)
+    changed = coder.to_words()
+    assert same([lane[:-2] for lane in changed[n:]], [lane[:-2] for lane in initial[n:]])
+    for ours, theirs in zip(changed[:n], initial, strict=False):
+        assert ours[-1] == theirs[-1]
+        assert np.array_equal(ours[: max(0, len(ours) - 2 - depth)], theirs[: max(0, len(theirs) - 2 - depth)])
+    coder.whiten(n, depth, key)
+    assert same(coder.to_words(), initial)
+
+
+def test_whitening_makes_any_bits_random():
+    """Of a stack of zeros half the bits become ones, others for another key."""
+    found = []
+    for key in (0, 1, 2**32 - 1):
+        coder = Rans.from_words([np.array([0] * 4000 + [1], np.uint32)])
+        coder.whiten(1, 5000, key)
+        found.append(np.unpackbits(coder.to_words()[0][:-1].view(np.uint8)))
+        assert abs(found[-1].mean() - 0.5) < 5 * 0.5 / np.sqrt(32 * 4000)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert abs((found[a] ^ found[b]).mean() - 0.5) < 5 * 0.5 / np.sqrt(32 * 4000)
 
 
 def test_steps_act_on_the_first_lanes_only():
@@ -121,12 +146,6 @@ def test_popping_an_empty_lane_raises_and_changes_nothing():
     with pytest.raises(EmptyLaneError, match="lane 1"):
         coder.advance(coder.pop(), np.array([1, 1]))
     assert same(coder.to_words(), initial)
-
-
-def test_block_pop_of_an_empty_lane_raises():
-    coder = Rans.from_words([stack_of([9, 1])])
-    with pytest.raises(EmptyLaneError):
-        coder.pop_block(1, 100, lambda cf, d: (cf, cf, np.ones_like(cf)))
 
 
 @pytest.mark.parametrize("start, freq", [(0, 0), (TOTAL, 1), (1, TOTAL), (-1, 1), (0, -1), (0, TOTAL + 1)])

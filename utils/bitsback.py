@@ -10,15 +10,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from utils.discretized import Logistic, Uniform
+from utils.discretized import FRACTION, Logistic, Uniform, quantize
 
 
 class Step(NamedTuple):
-    """Pop or push `variable` under its distribution given the variable `given` (None: the prior)."""
+    """Pop or push `variable` under its distribution given the variable `given` (None: the prior), or whiten for it."""
 
-    action: str  # "pop" or "push"
+    action: str  # "pop", "push" or "whiten"
     variable: int
-    given: int | None
+    given: int | None = None
 
 
 def bitswap(nz):
@@ -34,27 +34,43 @@ def bbans(nz):
 
 
 SCHEDULES = {"bitswap": bitswap, "bbans": bbans}
+_INVERSES = {"pop": "push", "push": "pop", "whiten": "whiten"}
+
+
+def whitened(schedule):
+    """A schedule that whitens the bits with which it pops, before every pop: beyond the paper.
+
+    A latent popped with the bits that other symbols have left is distributed as q only if these bits are uniform,
+    that is, if the model is right. Where it is not, the latents are not those that the ELBO is an expectation over, and
+    the rate is another. Whitened bits (Rans.whiten) make it the ELBO, whatever the model.
+    """
+    steps = [(Step("whiten", step.variable), step) if step.action == "pop" else (step,) for step in schedule]
+    return [step for group in steps for step in group]
 
 
 def inverse(schedule):
     """The schedule that undoes another."""
-    return [step._replace(action="push" if step.action == "pop" else "pop") for step in reversed(schedule)]
+    return [step._replace(action=_INVERSES[step.action]) for step in reversed(schedule)]
 
 
-def run(schedule, coder, conditional, symbols, lanes):
+def run(schedule, coder, conditional, symbols, lanes, position=0):
     """Carry out the steps of a schedule on the first `lanes` lanes of a coder.
 
     conditional(variable, given, symbols): the distribution of a variable, as utils.discretized describes it, with
     conditional.dims its number of dimensions: see Conditionals.
     symbols: {variable: int64 [lanes, dims]}, what is known so far; each pop adds its variable.
+    position: of the images in their chains, below 2^24; it decides what whitening whitens with.
     """
     for action, variable, given in schedule:
+        dims = conditional.dims[variable]
+        if action == "whiten":
+            coder.whiten(lanes, dims, position << 8 | variable)  # a pop takes no more than a word for each dimension
+            continue
         distribution = conditional(variable, given, symbols.get(given))
         if action == "push":
-            coder.push_block(*distribution.interval(symbols[variable]))
+            distribution.push(coder, symbols[variable])
         else:
-            dims = conditional.dims[variable]
-            symbols[variable] = coder.pop_block(lanes, dims, distribution.locate)
+            symbols[variable] = distribution.pop(coder, lanes, dims)
 
 
 class Conditionals:
@@ -87,25 +103,25 @@ class Conditionals:
         if given is None:
             return Uniform(self._bins[variable].n)
         # x enters the network as grey levels, a latent as the centre of its bin.
-        values = symbols if given == 0 else self._bins[given].centres(symbols)
-        values = torch.from_numpy(np.asarray(values, np.float32)).to(self._device)
+        values = symbols if given == 0 else self._bins[given].centres(symbols) / (1 << FRACTION)
+        values = torch.from_numpy(values.astype(np.float32)).to(self._device)
         values = values.view(-1, *self._shapes[given])
         network = self._model.infer if variable > given else self._model.generate
-        mu, scale = (part.cpu().numpy() for part in network(min(variable, given), values))
+        mu, scale = quantize(*(part.cpu().numpy() for part in network(min(variable, given), values)))
         dims = self.dims[variable]
         lane_axis = [-1] if scale.ndim == mu.ndim else []  # a pixel scale that the model learned has none
         return Logistic(mu.reshape(-1, dims), scale.reshape(*lane_axis, dims), self._bins[variable])
 
 
-def encode(schedule, coder, conditional, pixels):
-    """Push images onto the first len(pixels) lanes. pixels: uint8 [lanes, *xs]."""
-    run(schedule, coder, conditional, {0: conditional.to_symbols(pixels)}, len(pixels))
+def encode(schedule, coder, conditional, pixels, position=0):
+    """Push images onto the first len(pixels) lanes. pixels: uint8 [lanes, *xs]; position: theirs, as in run()."""
+    run(schedule, coder, conditional, {0: conditional.to_symbols(pixels)}, len(pixels), position)
 
 
-def decode(schedule, coder, conditional, lanes):
-    """Pop the images that encode() pushed with the same schedule: uint8 [lanes, *xs]."""
+def decode(schedule, coder, conditional, lanes, position=0):
+    """Pop the images that encode() pushed with the same schedule at the same position: uint8 [lanes, *xs]."""
     symbols = {}
-    run(inverse(schedule), coder, conditional, symbols, lanes)
+    run(inverse(schedule), coder, conditional, symbols, lanes, position)
     return conditional.to_pixels(symbols[0])
 
 
@@ -116,7 +132,7 @@ def encode_chains(schedule, coder, conditional, chains, progress=iter):
     """
     _longest_first([len(chain) for chain in chains])
     for t in progress(range(len(chains[0]))):
-        encode(schedule, coder, conditional, np.stack([chain[t] for chain in chains if t < len(chain)]))
+        encode(schedule, coder, conditional, np.stack([chain[t] for chain in chains if t < len(chain)]), t)
 
 
 def decode_chains(schedule, coder, conditional, lengths, progress=iter):
@@ -125,7 +141,7 @@ def decode_chains(schedule, coder, conditional, lengths, progress=iter):
     chains = [np.empty((length, *conditional.xs), np.uint8) for length in lengths]
     for t in progress(range(lengths[0] - 1, -1, -1)):
         active = sum(t < length for length in lengths)
-        for chain, image in zip(chains, decode(schedule, coder, conditional, active), strict=False):
+        for chain, image in zip(chains, decode(schedule, coder, conditional, active, t), strict=False):
             chain[t] = image
     return chains
 

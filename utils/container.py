@@ -53,7 +53,7 @@ from utils.rans import EmptyLaneError, Rans
 from utils.torch.modules import fold_weight_norm
 
 MAGIC = b"\x89BSW"
-VERSION = 1
+VERSION = 2
 MODES = ("L", "RGB", "P")
 CHANNELS = {"L": 1, "RGB": 3, "P": 1}
 FLOAT_CPU, FLOAT_GPU = 0, 1
@@ -513,6 +513,11 @@ def _threads(count):
         torch.set_num_threads(before)
 
 
+def _schedule(codec):
+    """How blocks are coded."""
+    return bitsback.whitened(bitsback.bitswap(codec.nz))
+
+
 def _trial(codec, blocks):
     """What blocks, uint8 [n, C, side, side], each in a lane of its own, cost: two arrays [n] of 32-bit words.
 
@@ -522,7 +527,7 @@ def _trial(codec, blocks):
     coder = Rans.from_words(np.random.default_rng(0).integers(1, 1 << 32, (len(blocks), count), np.uint32))
     before, least = coder.counts.copy(), coder.counts.copy()
     known = {0: codec.conditional.to_symbols(blocks)}
-    for step in bitsback.bitswap(codec.nz):
+    for step in _schedule(codec):
         bitsback.run([step], coder, codec.conditional, known, len(blocks))
         least = np.minimum(least, coder.counts)
     return coder.counts - before, before - least
@@ -584,7 +589,7 @@ def _encode_blocks(picture, codec, lanes, most, progress):
         coder = Rans.from_words(_lane_starts(b"".join(data for _, data in parts), used))
         try:
             with _threads(threads):
-                bitsback.encode_chains(bitsback.bitswap(codec.nz), coder, codec.conditional, chains, progress)
+                bitsback.encode_chains(_schedule(codec), coder, codec.conditional, chains, progress)
         except EmptyLaneError:  # a block dug deeper than those of the trial
             need = need * 5 // 4 + 16
             continue
@@ -722,7 +727,7 @@ def _decode_blocks(header, payload, codec, progress):
             raise ValueError("a lane is longer than its blocks can make it")
     lane_words = np.split(np.frombuffer(payload, "<u4").astype(np.uint32), np.cumsum(header.words)[:-1])
     coder = Rans.from_words(lane_words)
-    chains = bitsback.decode_chains(bitsback.bitswap(codec.nz), coder, codec.conditional, lengths, progress)
+    chains = bitsback.decode_chains(_schedule(codec), coder, codec.conditional, lengths, progress)
     left = coder.to_words()
     if [len(words) for words in left] != [start + 1 for start in starts] or any(words[-1] != 1 for words in left):
         raise ValueError("the initial bits are not what is left")

@@ -322,14 +322,16 @@ def walk(model, visit):
             visit(f"{name}.head", convolutions(*head)),
         )
 
-    def deep(kind):
-        parts = (getattr(model, f"deep{kind}_{part}") for part in ("in", "res", "mu", "std"))
-        return [network(f"{kind}{i}", a, [b], c, d) for i, (a, b, c, d) in enumerate(zip(*parts, strict=True), start=1)]
+    def deep(kind, *parts):
+        layers = enumerate(zip(*parts, strict=True), start=1)
+        return [network(f"{kind}{i}", first, [res], mu, std) for i, (first, res, mu, std) in layers]
 
     m = model
     infer = network("infer0", m.infer_in, [m.infer_res0, m.infer_res1], m.infer_mu, m.infer_std)
+    infer = [infer, *deep("infer", m.deepinfer_in, m.deepinfer_res, m.deepinfer_mu, m.deepinfer_std)]
     generate = network("generate0", m.gen_in, [m.gen_res1, m.gen_res0], m.gen_mu, m.gen_std)
-    return {"infer": [infer, *deep("infer")], "generate": [generate, *deep("gen")]}
+    generate = [generate, *deep("generate", m.deepgen_in, m.deepgen_res, m.deepgen_mu, m.deepgen_std)]
+    return {"infer": infer, "generate": generate}
 
 
 def unpack(fields, model, device):
@@ -464,7 +466,8 @@ def load(path, device="cpu"):
     remedy = "model/exact.py makes it from a checkpoint"
     header, *arrays = npz.load(path, ("header", *Fields._fields[2:]), remedy)
     try:
-        return ExactModel(Fields(*read_header(str(header)), *check_types(arrays)), device)
+        architecture, checkpoint = read_header(str(header))
+        return ExactModel(Fields(architecture, checkpoint, *check_arrays(arrays, architecture)), device)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{path}: {error}; {remedy}") from None
 
@@ -477,15 +480,16 @@ def read_header(text):
     if header["format"] != FORMAT:
         raise ValueError(f"format {header['format']!r}, and this program reads format {FORMAT}")
     arguments, checkpoint = header["architecture"], header["checkpoint"]
-    numbers = ("nz", "zchannels", "nprocessing", "kernel_size", "resdepth", "reswidth")
-    flags = ("conditional_scale", "colour_transform")
+    least = {"nz": 1, "zchannels": 1, "nprocessing": 0, "kernel_size": 1, "resdepth": 0, "reswidth": 1}
+    flags = {"conditional_scale", "colour_transform"}
     sound = (
         isinstance(arguments, dict)
-        and set(arguments) == {"xs", *numbers, *flags}
+        and set(arguments) == {"xs", *least, *flags}
+        and all(type(arguments[name]) is int and n <= arguments[name] <= 4096 for name, n in least.items())
+        and all(type(arguments[name]) is bool for name in flags)
         and isinstance(arguments["xs"], list)
         and len(arguments["xs"]) == 3
-        and all(type(n) is int and 0 <= n <= 4096 for n in (*arguments["xs"], *(arguments[name] for name in numbers)))
-        and all(type(arguments[name]) is bool for name in flags)
+        and all(type(n) is int and 1 <= n <= 4096 for n in arguments["xs"])
         and isinstance(checkpoint, str)
     )
     if not sound:
@@ -493,12 +497,15 @@ def read_header(text):
     return arguments | {"xs": tuple(arguments["xs"])}, checkpoint
 
 
-def check_types(arrays):
-    """The arrays of a file as they are. Raises ValueError where one has another type than make() gives it."""
+def check_arrays(arrays, architecture):
+    """The arrays of a file as they are. Raises ValueError where they are not of the types that make() gives them."""
     types = (np.int16, np.int32, np.int8, np.int32, np.int32)
     for name, array, dtype in zip(Fields._fields[2:], arrays, types, strict=True):
         if array.dtype != dtype:
             raise ValueError(f"{name} is of type {array.dtype}")
+    # Before anything of that depth is built: an input and a head for every network, four layers for a residual one.
+    if len(arrays[3]) != 4 * sum(architecture[name] for name in ("nz", "nprocessing", "resdepth")):
+        raise ValueError("inputs has not as many rows as the architecture layers")
     return arrays
 
 

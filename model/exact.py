@@ -1,0 +1,585 @@
+"""The networks of a trained Model in integers, which give the same outputs on every machine.
+
+A float32 holds every integer up to 2^24, so a float32 convolution of integers all of whose partial sums stay within
+that is exact, whatever the order of summation: on every processor, for every batch size and number of threads. One
+such pass is too coarse for a trained network; so each activation is split into a high and a low half, both go through
+the same convolution, and the results are added. All else between the input and the output is exact as well: products
+with powers of two, sums of integers within 2^24, rounding to integers (halves to even), clamping, and look-ups in
+integer tables made with decimal arithmetic. (Integer networks for this purpose: Ballé, Johnston, Minnen, "Integer
+networks for data compression with latent-variable models", 2019.)
+
+Numbers are fixed-point, an integer and a number of fraction bits, and tensors hold the integers. Inside the networks
+these are of floating types, which hold them exactly.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import sys
+from decimal import Decimal, localcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from model.vae import Model, architecture, log_likelihoods
+from utils import checkpoints, cli, datasets, npz, paths
+from utils.cli import UserError
+from utils.torch import rand
+from utils.torch.modules import fold_weight_norm
+
+FRACTION = 20  # fraction bits of mu and of latent values
+SCALES_PER_OCTAVE = 256  # scale number s stands for 2^(s / 256 - 12)
+LEAST_SCALE_LOG2 = -12
+SCALES = 6144
+
+FORMAT = 1  # of the files
+EXACT = 1 << 24  # float32 holds every integer up to here
+STREAM = 14  # fraction bits of the residual stream, and of all that enters an ELU
+STREAM_LIMIT = 1 << 23  # so that float32 holds the sum of two
+VALUE_LIMIT = 1 << 30  # of latent values, mu and std
+MARGIN = 1.5  # activations are clamped at so many times the largest one in calibration
+CALIBRATION = 64  # images
+
+
+class Fields(NamedTuple):
+    """The content of a file: every layer's numbers, one layer after the other in the order of walk()."""
+
+    architecture: dict  # the arguments of Model
+    checkpoint: str  # identity of the float parameters
+    weights: np.ndarray  # int16
+    biases: np.ndarray  # int32, one per output channel, as in Layer
+    exponents: np.ndarray  # int8, likewise
+    inputs: np.ndarray  # int32 [layers, 3]: unit, low and limit, as in Layer
+    pixel_std: np.ndarray  # int32 [*xs], FRACTION fraction bits; empty where p(x|z_1) has a conditional scale
+
+
+class Layer(NamedTuple):
+    """A convolution of integers.
+
+    The input has `unit` fraction bits and is clamped to -limit..limit. Divided by 2^low it is split into an integer,
+    the high half, and a fraction from -1/2 to 1/2, the low half; low = 0 means a single pass, with no low half.
+    weight: float32 [out, in, k, k], integers. bias: float32 [out], integers in the units of the sums of products.
+    factor: float32 [out], the power of two that takes those sums to the fraction bits of the layer's output.
+    bound: the output is clamped to -bound..bound.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    factor: torch.Tensor
+    unit: int
+    low: int
+    limit: int
+    bound: int
+
+
+class Network(NamedTuple):
+    """The layers of one conditional: input; blocks of pairs, the residual layers; head, which gives mu and std."""
+
+    input: Layer
+    blocks: list
+    head: Layer
+
+
+class ExactModel:
+    """Integer networks with the seam of a Model: infer, generate, to_levels, to_pixels, xs, zs and nz.
+
+    fields: as make() computes them. device: where the networks run.
+    Raises ValueError where the fields do not describe networks, where a convolution is not proved to be exact, and
+    where the convolutions of this machine turn out not to be.
+    """
+
+    def __init__(self, fields, device="cpu"):
+        self.fields, self.device = fields, torch.device(device)
+        model = skeleton(fields.architecture)
+        self.xs, self.zs, self.nz = model.xs, model.zs, model.nz
+        self.to_levels, self.to_pixels = model.to_levels, model.to_pixels
+        self._networks = unpack(fields, model, self.device)
+        self._elu = elu_table().to(self.device)
+        self._thresholds = {kind: table.to(self.device) for kind, table in scale_thresholds().items()}
+        if fields.pixel_std.size:
+            self._pixel_scale = self._scale("pixel", torch.from_numpy(fields.pixel_std.astype(np.int64)))
+
+    def to(self, device):
+        """The same networks on another device."""
+        return ExactModel(self.fields, device)
+
+    def infer(self, i, given):
+        """Parameters of the posterior q(z_{i+1} | z_i), or q(z_1 | x) for i = 0.
+
+        given: z_i, integers [B, *zs] with FRACTION fraction bits; for i = 0 the levels x, integers [B, *xs] in 0..255.
+        Returns (mu, scale): int64 [B, *zs], mu with FRACTION fraction bits and scale by its number, 0..SCALES-1.
+        Values that are out of range are clamped.
+        """
+        with exact_arithmetic(self.device):
+            if i == 0:
+                # The odd integers -255..255 are 255 times what the float network sees; its weights are divided by it.
+                levels = given.to(self.device, torch.float32).clamp(0, 255)
+                out = self._run("infer", 0, F.pixel_unshuffle(2 * levels - 255, 2), 0)
+            else:
+                out = self._run("infer", i, self._latent(given), FRACTION)
+            mu, std = out.chunk(2, 1)
+            return mu.contiguous(), self._scale("posterior", std)
+
+    def generate(self, i, given):
+        """Parameters of the likelihood p(z_i | z_{i+1}), or p(x | z_1) for i = 0.
+
+        given: z_{i+1}, integers [B, *zs] with FRACTION fraction bits.
+        Returns (mu, scale) as infer() does; for i = 0 of shape [B, *xs], on the pixel scale [-1, 1], where the
+        scale has no batch axis unless the model has a conditional scale.
+        """
+        with exact_arithmetic(self.device):
+            out = self._run("generate", i, self._latent(given), FRACTION)
+            if i == 0 and self.fields.pixel_std.size:
+                return F.pixel_shuffle(out, 2), self._pixel_scale
+            mu, std = out.chunk(2, 1)
+            if i == 0:
+                return F.pixel_shuffle(mu, 2), self._scale("pixel", F.pixel_shuffle(std, 2))
+            return mu.contiguous(), self._scale("latent", std)
+
+    def _latent(self, given):
+        # float64, as these have more than 24 bits.
+        return given.to(self.device, torch.int64).clamp(-VALUE_LIMIT, VALUE_LIMIT).double()
+
+    def _scale(self, kind, std):
+        return torch.bucketize(std.to(self.device).contiguous(), self._thresholds[kind], right=True)
+
+    def _run(self, kind, i, values, fraction):
+        """The head's int64 [B, C, H, W] with FRACTION fraction bits, from values [B, C, H, W] with `fraction`."""
+        network = self._networks[kind][i]
+        values = values.permute(0, 2, 3, 1).contiguous()  # channels last from here on
+        stream = self._apply_elu(convolve(network.input, values, fraction))
+        for block in network.blocks:
+            for conv1, conv2 in block:
+                hidden = self._apply_elu(convolve(conv1, self._apply_elu(stream), STREAM))
+                stream = convolve(conv2, hidden, STREAM).add_(stream).clamp_(-STREAM_LIMIT, STREAM_LIMIT)
+            stream = self._apply_elu(stream)
+        return convolve(network.head, stream, STREAM).to(torch.int64).permute(0, 3, 1, 2)
+
+    def _apply_elu(self, x):
+        """ELU of integers with STREAM fraction bits: the larger of x and of exp(x) - 1 for the negative part of x."""
+        index = x.neg().clamp_(0, len(self._elu) - 1).to(torch.int32)
+        return torch.maximum(x, self._elu.index_select(0, index.view(-1)).view(x.shape))
+
+
+def convolve(layer, values, fraction):
+    """Convolve integers [B, H, W, in] that have `fraction` fraction bits: integers, float32 [B, H, W, out]."""
+    halves = (values * math.ldexp(1, layer.unit - fraction)).round_().clamp_(-layer.limit, layer.limit).float()
+    if layer.low:
+        halves.mul_(math.ldexp(1, -layer.low))
+        high = halves.round()
+        halves = torch.cat((high, halves.sub_(high)))
+    sums = F.conv2d(halves.permute(0, 3, 1, 2), layer.weight, padding=layer.weight.shape[-1] // 2)
+    sums = sums.permute(0, 2, 3, 1).contiguous()
+    if layer.low:
+        sums = sums[: len(values)].add_(sums[len(values) :].round_())
+    return sums.add_(layer.bias).mul_(layer.factor).round_().clamp_(-layer.bound, layer.bound)
+
+
+def prove(name, layer):
+    """Raise ValueError unless every sum that convolve() makes is of integers (or fractions) float32 holds exactly.
+
+    The bound is of the largest half times the L1 norm of a filter, which no partial sum can exceed in any order.
+    """
+    norm = layer.weight.to(torch.int64).abs().sum((1, 2, 3))
+    high, low = halves_limits(layer.limit, layer.low)
+    # The low half counts in units of 2^-low; the sum of both and the bias in whole units.
+    products = norm * max(high, low)
+    total = norm * high + ((norm + 1) // 2 + 1 if layer.low else 0) + layer.bias.to(torch.int64).abs()
+    worst = int(torch.maximum(products, total).max())
+    if worst > EXACT:
+        raise ValueError(f"{name} is not proved exact: its sums reach {worst}, and float32 is exact up to {EXACT}")
+
+
+def halves_limits(limit, low):
+    """The largest absolute values of the high half and of the low half (in units of 2^-low) of -limit..limit."""
+    return (limit + (1 << low >> 1)) >> low, 1 << low >> 1
+
+
+def check_convolution(name, layer, device):
+    """Raise ValueError unless a convolution of extreme halves agrees with 64-bit integers on this machine."""
+    out_channels, in_channels, k, _ = layer.weight.shape
+    largest = max(halves_limits(layer.limit, layer.low))
+    inputs = largest * (2 * np.random.default_rng(0).integers(0, 2, (2, 16, 16, in_channels)) - 1)
+    padded = np.pad(inputs, [(0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (k, k), (1, 2)).reshape(2 * 16 * 16, -1)
+    weight = layer.weight.cpu().numpy().astype(np.int64).reshape(out_channels, -1)
+    expected = (windows @ weight.T).reshape(2, 16, 16, out_channels)
+    with exact_arithmetic(device):
+        inputs = torch.from_numpy(inputs).to(device, torch.float32).permute(0, 3, 1, 2)
+        found = F.conv2d(inputs, layer.weight, padding=k // 2).permute(0, 2, 3, 1).cpu().numpy()
+    if not np.array_equal(found, expected):
+        raise ValueError(f"the float32 convolutions of {device} are not exact on this machine (found at {name})")
+
+
+@contextlib.contextmanager
+def exact_arithmetic(device):
+    """Inside this context a float32 convolution multiplies and adds float32, and adds up the products themselves.
+
+    That rules out TF32 and bfloat16, autocast, and the Winograd and FFT algorithms of NNPACK and cuDNN; without cuDNN
+    PyTorch unfolds the input on a GPU and multiplies matrices. The settings are of the whole process, and restored.
+    """
+    parts = [torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul, torch.backends.cuda.matmul]
+    precisions, cudnn = [part.fp32_precision for part in parts], torch.backends.cudnn.enabled
+    try:
+        for part in parts:
+            part.fp32_precision = "ieee"
+        torch.backends.cudnn.enabled = False
+        nnpack, autocast = torch.backends.nnpack.flags(enabled=False), torch.autocast(device.type, enabled=False)
+        with torch.inference_mode(), nnpack, autocast:
+            yield
+    finally:
+        torch.backends.cudnn.enabled = cudnn
+        for part, precision in zip(parts, precisions, strict=True):
+            part.fp32_precision = precision
+
+
+@functools.cache
+def elu_table():
+    """exp(-k / 2^STREAM) - 1 with STREAM fraction bits, for k from 0 until it is -1: float32 integers [K].
+
+    Powers of exp(-2^-STREAM) in integers of 160 bits; their errors, under 2^-140, are far from deciding a rounding.
+    """
+    one = 1 << 160
+    with localcontext() as context:
+        context.prec = 60
+        ratio = int((Decimal(-1) / (1 << STREAM)).exp() * one)
+    table, power = [0], one
+    while table[-1] > -(1 << STREAM):
+        power = power * ratio >> 160
+        table.append(((power - one >> 160 - STREAM - 1) + 1) >> 1)
+    return torch.tensor(table, dtype=torch.float32)
+
+
+@functools.cache
+def scale_thresholds():
+    """For every function from std to scale in the model: int64 [SCALES - 1], where the scale's number rises.
+
+    Entry s - 1 is the least std, in units of 2^-FRACTION, whose scale is closer (in the logarithm) to number s than
+    to number s - 1.
+    """
+    with localcontext() as context:
+        context.prec = 28
+        infinity, tenth = Decimal("Infinity"), Decimal("0.1")
+        half_step = (Decimal(2).ln() / (2 * SCALES_PER_OCTAVE)).exp()
+        midpoints = [half_step * Decimal(2) ** LEAST_SCALE_LOG2]
+        while len(midpoints) < SCALES - 1:
+            midpoints.append(midpoints[-1] * half_step * half_step)
+
+        def sigmoid_inverse(p):
+            return -infinity if p <= 0 else infinity if p >= 1 else (p / (1 - p)).ln()
+
+        def softplus_inverse(v):
+            return -infinity if v <= 0 else v if v > 50 else (v.exp() - 1).ln()
+
+        def table(inverse):
+            beyond = 2 * VALUE_LIMIT  # what std never is
+            std = (max(-beyond, min(beyond, inverse(scale) * (1 << FRACTION))) for scale in midpoints)
+            return torch.tensor([math.ceil(value) for value in std])
+
+        shift = (Decimal(1).exp() - 1).ln()
+        return {
+            "posterior": table(lambda scale: sigmoid_inverse((scale - tenth) / (9 * tenth)) - 2),
+            "latent": table(lambda scale: softplus_inverse((scale - tenth) / (9 * tenth)) - shift),
+            "pixel": table(lambda scale: softplus_inverse(scale - Decimal(1) / 1020)),
+        }
+
+
+def skeleton(arguments):
+    """A Model with plain convolutions and no parameters behind them."""
+    with torch.device("meta"):
+        return fold_weight_norm(Model(**arguments))
+
+
+def walk(model, visit):
+    """Arrange visit(name, convolutions) for every layer of a folded model: {"infer": [Network], "generate": [...]}.
+
+    convolutions: the layer's nn.Conv2d, of which a head may have two, for mu and std.
+    """
+
+    def convolutions(*parts):
+        return [m for part in parts if isinstance(part, nn.Module) for m in part.modules() if isinstance(m, nn.Conv2d)]
+
+    def network(name, first, residual, *head):
+        pairs = [convolutions(part) for part in residual]
+        return Network(
+            visit(f"{name}.in", convolutions(first)),
+            [
+                [
+                    tuple(visit(f"{name}.res{b}.{j + c}", [convs[j + c]]) for c in (0, 1))
+                    for j in range(0, len(convs), 2)
+                ]
+                for b, convs in enumerate(pairs)
+                if convs
+            ],
+            visit(f"{name}.head", convolutions(*head)),
+        )
+
+    def deep(kind, *parts):
+        layers = enumerate(zip(*parts, strict=True), start=1)
+        return [network(f"{kind}{i}", first, [res], mu, std) for i, (first, res, mu, std) in layers]
+
+    m = model
+    infer = network("infer0", m.infer_in, [m.infer_res0, m.infer_res1], m.infer_mu, m.infer_std)
+    infer = [infer, *deep("infer", m.deepinfer_in, m.deepinfer_res, m.deepinfer_mu, m.deepinfer_std)]
+    generate = network("generate0", m.gen_in, [m.gen_res1, m.gen_res0], m.gen_mu, m.gen_std)
+    generate = [generate, *deep("generate", m.deepgen_in, m.deepgen_res, m.deepgen_mu, m.deepgen_std)]
+    return {"infer": infer, "generate": generate}
+
+
+def unpack(fields, model, device):
+    """The Networks that the fields describe, proved and checked. Raises ValueError where they do not fit the model."""
+    taken = dict.fromkeys(("weights", "biases", "exponents", "inputs"), 0)
+    checked = set()
+
+    def take(name, shape):
+        start = taken[name]
+        taken[name] += math.prod(shape)
+        flat = getattr(fields, name).reshape(-1)[start : taken[name]]
+        if len(flat) < math.prod(shape):
+            raise ValueError(f"too few {name}")
+        return flat.reshape(shape).astype(np.int64)
+
+    def visit(name, convolutions):
+        shapes = [tuple(convolution.weight.shape) for convolution in convolutions]
+        shape = (sum(out for out, *_ in shapes), *shapes[0][1:])
+        weight, bias, exponent = take("weights", shape), take("biases", shape[:1]), take("exponents", shape[:1])
+        unit, low, limit = take("inputs", (3,)).tolist()
+        if not (0 <= unit <= 32 and 0 <= low <= 24 and 0 < limit <= EXACT):
+            raise ValueError(f"{name}: no unit, low and limit of activations: {unit}, {low}, {limit}")
+        bound, fraction = (VALUE_LIMIT, FRACTION) if name.endswith("head") else (STREAM_LIMIT, STREAM)
+        layer = Layer(
+            torch.from_numpy(weight).to(device, torch.float32).contiguous(memory_format=torch.channels_last),
+            torch.from_numpy(bias).to(device, torch.float32),
+            torch.from_numpy(np.ldexp(1.0, fraction - exponent)).to(device, torch.float32),
+            unit, low, limit, bound,
+        )  # fmt: skip
+        prove(name, layer)
+        if shape not in checked:
+            check_convolution(name, layer, device)
+            checked.add(shape)
+        return layer
+
+    found = walk(model, visit)
+    for name, count in taken.items():
+        if count != getattr(fields, name).size:
+            raise ValueError(f"too many {name}")
+    if fields.pixel_std.shape != ((0,) if fields.architecture["conditional_scale"] else model.xs):
+        raise ValueError("pixel_std is not of the shape of an image")
+    return found
+
+
+def make(model, pixels, checkpoint=""):
+    """Turn a trained model into integers: an ExactModel.
+
+    pixels: uint8 [B, *xs], images that show how large activations are. checkpoint: the identity to record.
+    Raises ValueError where the model does not fit the ranges of fixed-point numbers here.
+    """
+    folded = fold_weight_norm(model).cpu()
+    seen = {}  # {convolution: (largest absolute value, mean square) of its inputs}
+
+    def see(convolution, inputs):
+        seen[convolution] = inputs[0].abs().max().item(), inputs[0].square().mean().item()
+
+    for module in folded.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(see)
+    with torch.inference_mode(), torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        log_likelihoods(folded, pixels)
+    parts = []
+
+    def visit(name, convolutions):
+        weight, bias = (
+            np.concatenate([getattr(convolution, part).double().numpy() for convolution in convolutions])
+            for part in ("weight", "bias")
+        )
+        parts.append(quantize(name, weight, bias, *seen[convolutions[0]]))
+
+    walk(folded, visit)
+    weights, biases, exponents, inputs = zip(*parts, strict=True)
+    std = np.zeros(0) if isinstance(folded.gen_std, nn.Module) else folded.gen_std.double().numpy()
+    return ExactModel(
+        Fields(
+            architecture(model.state_dict()),
+            checkpoint,
+            np.concatenate([weight.ravel() for weight in weights]).astype(np.int16),
+            np.concatenate(biases).astype(np.int32),
+            np.concatenate(exponents).astype(np.int8),
+            np.array(inputs, np.int32),
+            np.clip(np.rint(std * (1 << FRACTION)), -VALUE_LIMIT, VALUE_LIMIT).astype(np.int32),
+        )
+    )
+
+
+def quantize(name, weight, bias, peak, power):
+    """Choose the fixed-point numbers of a layer so that the expected squared error of its output is least.
+
+    weight: float64 [out, in, k, k]. bias: float64 [out]. peak, power: the largest absolute value and the mean square
+    of its inputs. Returns integers (weight, bias, exponent [out], (unit, low, limit)), as in Layer.
+    """
+    if name == "infer0.in":  # levels, exactly
+        weight, power, choices = weight / 255, power * 255**2, [(0, 255)]
+    else:
+        choices = [(unit, math.ceil(max(1, MARGIN * peak) * 2**unit)) for unit in range(4, 20)]
+    fan_in, norm, largest = weight[0].size, np.abs(weight).sum((1, 2, 3)), np.abs(weight).max((1, 2, 3))
+    best = math.inf
+    for unit, limit in choices:
+        low = min(range(1, 24), key=lambda low: max(halves_limits(limit, low)))
+        half = max(halves_limits(limit, low)) + 1
+        # Rounding to integers adds at most 1/2 to each weight, and so fan_in / 2 to the norm of a filter.
+        room = EXACT - half * fan_in / 2 - 2
+        if room <= 0:
+            continue
+        exponent = np.minimum(
+            np.frexp(room / (half * norm + np.abs(bias) * 2.0 ** (unit - low) + 1e-30))[1],
+            np.frexp(32767 / (largest + 1e-30))[1],
+        )
+        exponent = np.minimum(exponent - 1, 40)
+        error = ((weight**2).sum() * 4.0**-unit + fan_in * power * (4.0**-exponent).sum()) / 12
+        if error < best:
+            best = error
+            scale = 2.0 ** exponent[:, None, None, None]
+            sums = unit - low + exponent
+            found = np.rint(weight * scale), np.rint(bias * 2.0**sums), sums, (unit, low, limit)
+    if best == math.inf:
+        raise ValueError(f"{name}: activations of up to {peak:.3g} are too large for the integers of float32")
+    return found
+
+
+def save(path, exact):
+    """Write an ExactModel as an .npz file, whole or not at all."""
+    header = {"format": FORMAT, "architecture": exact.fields.architecture, "checkpoint": exact.fields.checkpoint}
+    arrays = exact.fields._asdict()
+    npz.save(path, header=json.dumps(header), **{name: arrays[name] for name in Fields._fields[2:]})
+
+
+def load(path, device="cpu"):
+    """Read an ExactModel that save() wrote. Raises UserError where the file is absent, corrupt or something else."""
+    remedy = "model/exact.py makes it from a checkpoint"
+    header, *arrays = npz.load(path, ("header", *Fields._fields[2:]), remedy)
+    try:
+        architecture, checkpoint = read_header(str(header))
+        return ExactModel(Fields(architecture, checkpoint, *check_arrays(arrays, architecture)), device)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: {error}; {remedy}") from None
+
+
+def read_header(text):
+    """(architecture, checkpoint) from the header of a file. Raises ValueError where it is not one."""
+    header = json.loads(text)
+    if not isinstance(header, dict) or set(header) != {"format", "architecture", "checkpoint"}:
+        raise ValueError("not the header of an exact network")
+    if header["format"] != FORMAT:
+        raise ValueError(f"format {header['format']!r}, and this program reads format {FORMAT}")
+    arguments, checkpoint = header["architecture"], header["checkpoint"]
+    least = {"nz": 1, "zchannels": 1, "nprocessing": 0, "kernel_size": 1, "resdepth": 0, "reswidth": 1}
+    flags = {"conditional_scale", "colour_transform"}
+    sound = (
+        isinstance(arguments, dict)
+        and set(arguments) == {"xs", *least, *flags}
+        and all(type(arguments[name]) is int and n <= arguments[name] <= 4096 for name, n in least.items())
+        and all(type(arguments[name]) is bool for name in flags)
+        and isinstance(arguments["xs"], list)
+        and len(arguments["xs"]) == 3
+        and all(type(n) is int and 1 <= n <= 4096 for n in arguments["xs"])
+        and isinstance(checkpoint, str)
+    )
+    if not sound:
+        raise ValueError("not the architecture of a Bit-Swap model")
+    return arguments | {"xs": tuple(arguments["xs"])}, checkpoint
+
+
+def check_arrays(arrays, architecture):
+    """The arrays of a file as they are. Raises ValueError where they are not of the types that make() gives them."""
+    types = (np.int16, np.int32, np.int8, np.int32, np.int32)
+    for name, array, dtype in zip(Fields._fields[2:], arrays, types, strict=True):
+        if array.dtype != dtype:
+            raise ValueError(f"{name} is of type {array.dtype}")
+    # Before anything of that depth is built: an input and a head for every network, four layers for a residual one.
+    if len(arrays[3]) != 4 * sum(architecture[name] for name in ("nz", "nprocessing", "resdepth")):
+        raise ValueError("inputs has not as many rows as the architecture layers")
+    return arrays
+
+
+def in_floats(exact):
+    """A view of an ExactModel that log_likelihoods() takes: latents, mu and scale as float32."""
+
+    def floats(parameters):
+        mu, number = parameters
+        return (mu.double() / 2**FRACTION).float(), torch.exp2(number / SCALES_PER_OCTAVE + LEAST_SCALE_LOG2).float()
+
+    def fixed(given):
+        return (given * 2**FRACTION).round().to(torch.int64)
+
+    return SimpleNamespace(
+        nz=exact.nz,
+        to_levels=exact.to_levels,
+        infer=lambda i, given: floats(exact.infer(i, given if i == 0 else fixed(given))),
+        generate=lambda i, given: floats(exact.generate(i, fixed(given))),
+    )
+
+
+@torch.no_grad()
+def bits_per_dim(model, pixels, seed=0):
+    """The negative evidence lower bound of images uint8 [B, *xs], float64 [B], at one sample of every latent.
+
+    model: a Model, or in_floats() of an ExactModel, which sees the same uniform variates for the same seed.
+    """
+
+    def sample(mu, scale):
+        return (rand.sample(mu, scale) * 2**FRACTION).round() / 2**FRACTION
+
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        logrecon, logdec, logenc = log_likelihoods(model, pixels, sample)
+    return -(logrecon + (logdec - logenc).sum((0, 2))) / pixels[0].numel()
+
+
+def sample_images(dataset, split, data, count, seed=0):
+    """Images drawn from a dataset, as the models take them: uint8 [count, *xs]."""
+    images = datasets.load(dataset, split, data)
+    chosen = np.random.default_rng(seed).choice(len(images), min(count, len(images)), replace=False)
+    return torch.from_numpy(datasets.to_channels_first(images[np.sort(chosen)]))
+
+
+@cli.script
+def main(argv=None):
+    parser = cli.parser(
+        "Make the exact form of a checkpoint: its networks in integers, which give the same on every machine.\n\n"
+        "Reads the checkpoint and, under --data, images of the training set, which show how large activations are,\n"
+        "and of the test set, on which the rate (the negative ELBO) of both forms is compared.\n"
+        "Writes CHECKPOINT.exact.npz beside CHECKPOINT.pt, or the file that --to names."
+    )
+    parser.add_argument("dataset", choices=sorted(datasets.NAMES), help="the dataset the checkpoint was trained on")
+    parser.add_argument("--nz", type=cli.whole_number(1), help="latent layers (default: the most there are trained)")
+    parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
+    parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
+    parser.add_argument("--to", help="write here")
+    parser.add_argument("--compare", type=cli.whole_number(1), default=100, help="test images to compare the rates on")
+    parser.set_defaults(gpu=-1, output=paths.ROOT)
+    args = parser.parse_args(argv)
+    path, model, identity = checkpoints.open_for(args.dataset, args)
+    try:
+        exact = make(model, sample_images(args.dataset, "train", args.data, CALIBRATION), identity)
+    except ValueError as error:
+        raise UserError(f"{path} has no exact form: {error}") from None
+    to = Path(args.to or path.with_suffix(".exact.npz"))
+    save(to, exact)
+    rates = []
+    for pixels in sample_images(args.dataset, "test", args.data, args.compare).split(50):
+        rates.append([bits_per_dim(form, pixels).numpy() for form in (fold_weight_norm(model), in_floats(exact))])
+    float_rate, exact_rate = (np.concatenate(each).mean() for each in zip(*rates, strict=True))
+    print(f"negative ELBO on {args.compare} test images, bits/dim: float {float_rate:.5f}, exact {exact_rate:.5f}")
+    print(f"wrote {to}, {to.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ these are of floating types, which hold them exactly.
 
 import contextlib
 import functools
+import hashlib
 import json
 import math
 import sys
@@ -32,13 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from model.vae import Model, architecture, log_likelihoods
 from utils import checkpoints, cli, datasets, npz, paths
 from utils.cli import UserError
+from utils.discretized import FRACTION, LEAST_SCALE_LOG2, SCALES, SCALES_PER_OCTAVE
 from utils.torch import rand
 from utils.torch.modules import fold_weight_norm
-
-FRACTION = 20  # fraction bits of mu and of latent values
-SCALES_PER_OCTAVE = 256  # scale number s stands for 2^(s / 256 - 12)
-LEAST_SCALE_LOG2 = -12
-SCALES = 6144
 
 FORMAT = 1  # of the files
 EXACT = 1 << 24  # float32 holds every integer up to here
@@ -47,6 +44,10 @@ STREAM_LIMIT = 1 << 23  # so that float32 holds the sum of two
 VALUE_LIMIT = 1 << 30  # of latent values, mu and std
 MARGIN = 1.5  # activations are clamped at so many times the largest one in calibration
 CALIBRATION = 64  # images
+
+
+class NoExactFormError(UserError):
+    """A checkpoint has no exact form, and it cannot be made."""
 
 
 class Fields(NamedTuple):
@@ -110,6 +111,14 @@ class ExactModel:
     def to(self, device):
         """The same networks on another device."""
         return ExactModel(self.fields, device)
+
+    @property
+    def identity(self):
+        """A digest of everything that the outputs follow from: 16 hexadecimal digits."""
+        digest = hashlib.sha256(json.dumps(self.fields.architecture, sort_keys=True).encode())
+        for array in self.fields[2:]:
+            digest.update(f"{array.shape}\n".encode() + array.astype("<i4").tobytes())
+        return digest.hexdigest()[:16]
 
     def infer(self, i, given):
         """Parameters of the posterior q(z_{i+1} | z_i), or q(z_1 | x) for i = 0.
@@ -408,7 +417,7 @@ def make(model, pixels, checkpoint=""):
     std = np.zeros(0) if isinstance(folded.gen_std, nn.Module) else folded.gen_std.double().numpy()
     return ExactModel(
         Fields(
-            architecture(model.state_dict()),
+            architecture(model.state_dict()) | {"xs": model.xs},
             checkpoint,
             np.concatenate([weight.ravel() for weight in weights]).astype(np.int16),
             np.concatenate(biases).astype(np.int32),
@@ -470,6 +479,51 @@ def load(path, device="cpu"):
         return ExactModel(Fields(architecture, checkpoint, *check_arrays(arrays, architecture)), device)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{path}: {error}; {remedy}") from None
+
+
+def find(path, model, identity, dataset, output=paths.ROOT):
+    """The exact form of a checkpoint, beside it or in the cache, on the model's device; None where there is none.
+
+    path, model, identity: as checkpoints.open_for() gives them.
+    """
+    for candidate in (Path(path).with_suffix(".exact.npz"), _cached(dataset, model, identity, output)):
+        if candidate.exists():
+            exact = load(candidate, next(model.parameters()).device)
+            if exact.fields.checkpoint == identity:
+                return exact
+    return None
+
+
+def _cached(dataset, model, identity, output):
+    return paths.bins(output) / f"{dataset}_nz{model.nz}_{identity}.exact.npz"
+
+
+def for_checkpoint(path, model, identity, dataset, data=None, output=paths.ROOT):
+    """find(), or a new one, which is then cached.
+
+    data: folder of the datasets; to make one, images of the training set are needed.
+    Raises NoExactFormError where it cannot be made.
+    """
+    exact = find(path, model, identity, dataset, output)
+    if exact is not None:
+        return exact
+    try:
+        pixels = sample_images(dataset, "train", data, CALIBRATION)
+    except UserError as error:
+        raise NoExactFormError(
+            f"{path} has no exact form yet, and images to make it from are lacking: {error}"
+        ) from None
+    exact = from_checkpoint(path, model, identity, pixels)
+    save(_cached(dataset, model, identity, output), exact)
+    return exact.to(next(model.parameters()).device)
+
+
+def from_checkpoint(path, model, identity, pixels):
+    """make() for a checkpoint; raises NoExactFormError where it cannot be done."""
+    try:
+        return make(model, pixels, identity)
+    except ValueError as error:
+        raise NoExactFormError(f"{path} has no exact form: {error}") from None
 
 
 def read_header(text):
@@ -567,10 +621,8 @@ def main(argv=None):
     parser.set_defaults(gpu=-1, output=paths.ROOT)
     args = parser.parse_args(argv)
     path, model, identity = checkpoints.open_for(args.dataset, args)
-    try:
-        exact = make(model, sample_images(args.dataset, "train", args.data, CALIBRATION), identity)
-    except ValueError as error:
-        raise UserError(f"{path} has no exact form: {error}") from None
+    pixels = sample_images(args.dataset, "train", args.data, CALIBRATION)
+    exact = from_checkpoint(path, model, identity, pixels)
     to = Path(args.to or path.with_suffix(".exact.npz"))
     save(to, exact)
     rates = []

@@ -13,12 +13,10 @@ these are of floating types, which hold them exactly.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import math
 import sys
-from decimal import Decimal, localcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -31,7 +29,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.vae import Model, architecture, log_likelihoods
-from utils import checkpoints, cli, datasets, npz, paths
+from utils import checkpoints, cli, datasets, integer_tables, npz, paths
 from utils.cli import UserError
 from utils.discretized import FRACTION, LEAST_SCALE_LOG2, SCALES, SCALES_PER_OCTAVE
 from utils.torch import rand
@@ -44,6 +42,7 @@ STREAM_LIMIT = 1 << 23  # so that float32 holds the sum of two
 VALUE_LIMIT = 1 << 30  # of latent values, mu and std
 MARGIN = 1.5  # activations are clamped at so many times the largest one in calibration
 CALIBRATION = 64  # images
+TOLERANCE = 0.003  # bits/dim that single passes may cost
 
 
 class NoExactFormError(UserError):
@@ -103,8 +102,9 @@ class ExactModel:
         self.xs, self.zs, self.nz = model.xs, model.zs, model.nz
         self.to_levels, self.to_pixels = model.to_levels, model.to_pixels
         self._networks = unpack(fields, model, self.device)
-        self._elu = elu_table().to(self.device)
-        self._thresholds = {kind: table.to(self.device) for kind, table in scale_thresholds().items()}
+        self._elu = integer_tables.elu(STREAM).to(self.device, torch.float32)
+        scales = integer_tables.scale_thresholds(FRACTION, SCALES_PER_OCTAVE, LEAST_SCALE_LOG2, SCALES)
+        self._thresholds = {kind: table.to(self.device) for kind, table in scales.items()}
         if fields.pixel_std.size:
             self._pixel_scale = self._scale("pixel", torch.from_numpy(fields.pixel_std.astype(np.int64)))
 
@@ -235,70 +235,23 @@ def exact_arithmetic(device):
     That rules out TF32 and bfloat16, autocast, and the Winograd and FFT algorithms of NNPACK and cuDNN; without cuDNN
     PyTorch unfolds the input on a GPU and multiplies matrices. The settings are of the whole process, and restored.
     """
-    parts = [torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul, torch.backends.cuda.matmul]
-    precisions, cudnn = [part.fp32_precision for part in parts], torch.backends.cudnn.enabled
+    backends = torch.backends
+    settings = [(backends.cudnn, "enabled", False)]
+    if hasattr(backends.mkldnn, "conv"):
+        parts = (backends.mkldnn.conv, backends.mkldnn.matmul, backends.cuda.matmul)
+        settings += [(part, "fp32_precision", "ieee") for part in parts]
+    else:  # before PyTorch 2.9
+        settings += [(backends.cuda.matmul, "allow_tf32", False)]
+    before = [getattr(part, name) for part, name, _ in settings]
     try:
-        for part in parts:
-            part.fp32_precision = "ieee"
-        torch.backends.cudnn.enabled = False
-        nnpack, autocast = torch.backends.nnpack.flags(enabled=False), torch.autocast(device.type, enabled=False)
-        with torch.inference_mode(), nnpack, autocast:
+        for part, name, value in settings:
+            setattr(part, name, value)
+        autocast = torch.autocast(device.type, enabled=False)
+        with torch.inference_mode(), backends.nnpack.flags(enabled=False), autocast:
             yield
     finally:
-        torch.backends.cudnn.enabled = cudnn
-        for part, precision in zip(parts, precisions, strict=True):
-            part.fp32_precision = precision
-
-
-@functools.cache
-def elu_table():
-    """exp(-k / 2^STREAM) - 1 with STREAM fraction bits, for k from 0 until it is -1: float32 integers [K].
-
-    Powers of exp(-2^-STREAM) in integers of 160 bits; their errors, under 2^-140, are far from deciding a rounding.
-    """
-    one = 1 << 160
-    with localcontext() as context:
-        context.prec = 60
-        ratio = int((Decimal(-1) / (1 << STREAM)).exp() * one)
-    table, power = [0], one
-    while table[-1] > -(1 << STREAM):
-        power = power * ratio >> 160
-        table.append(((power - one >> 160 - STREAM - 1) + 1) >> 1)
-    return torch.tensor(table, dtype=torch.float32)
-
-
-@functools.cache
-def scale_thresholds():
-    """For every function from std to scale in the model: int64 [SCALES - 1], where the scale's number rises.
-
-    Entry s - 1 is the least std, in units of 2^-FRACTION, whose scale is closer (in the logarithm) to number s than
-    to number s - 1.
-    """
-    with localcontext() as context:
-        context.prec = 28
-        infinity, tenth = Decimal("Infinity"), Decimal("0.1")
-        half_step = (Decimal(2).ln() / (2 * SCALES_PER_OCTAVE)).exp()
-        midpoints = [half_step * Decimal(2) ** LEAST_SCALE_LOG2]
-        while len(midpoints) < SCALES - 1:
-            midpoints.append(midpoints[-1] * half_step * half_step)
-
-        def sigmoid_inverse(p):
-            return -infinity if p <= 0 else infinity if p >= 1 else (p / (1 - p)).ln()
-
-        def softplus_inverse(v):
-            return -infinity if v <= 0 else v if v > 50 else (v.exp() - 1).ln()
-
-        def table(inverse):
-            beyond = 2 * VALUE_LIMIT  # what std never is
-            std = (max(-beyond, min(beyond, inverse(scale) * (1 << FRACTION))) for scale in midpoints)
-            return torch.tensor([math.ceil(value) for value in std])
-
-        shift = (Decimal(1).exp() - 1).ln()
-        return {
-            "posterior": table(lambda scale: sigmoid_inverse((scale - tenth) / (9 * tenth)) - 2),
-            "latent": table(lambda scale: softplus_inverse((scale - tenth) / (9 * tenth)) - shift),
-            "pixel": table(lambda scale: softplus_inverse(scale - Decimal(1) / 1020)),
-        }
+        for (part, name, _), value in zip(settings, before, strict=True):
+            setattr(part, name, value)
 
 
 def skeleton(arguments):
@@ -363,6 +316,8 @@ def unpack(fields, model, device):
         unit, low, limit = take("inputs", (3,)).tolist()
         if not (0 <= unit <= 32 and 0 <= low <= 24 and 0 < limit <= EXACT):
             raise ValueError(f"{name}: no unit, low and limit of activations: {unit}, {low}, {limit}")
+        if np.abs(exponent).max() > 64:
+            raise ValueError(f"{name}: exponents of up to {np.abs(exponent).max()}")
         bound, fraction = (VALUE_LIMIT, FRACTION) if name.endswith("head") else (STREAM_LIMIT, STREAM)
         layer = Layer(
             torch.from_numpy(weight).to(device, torch.float32).contiguous(memory_format=torch.channels_last),
@@ -385,24 +340,33 @@ def unpack(fields, model, device):
     return found
 
 
-def make(model, pixels, checkpoint=""):
+def make(model, pixels, checkpoint="", two_passes=None):
     """Turn a trained model into integers: an ExactModel.
 
     pixels: uint8 [B, *xs], images that show how large activations are. checkpoint: the identity to record.
-    Raises ValueError where the model does not fit the ranges of fixed-point numbers here.
+    two_passes: which layers get two passes, "heads" or "all"; by default the heads alone, unless that costs more than
+    TOLERANCE bits/dim on these images.
+    Raises ValueError where the activations of the model are too large for the fixed-point numbers here.
     """
     folded = fold_weight_norm(model).cpu()
+    arguments = architecture(model.state_dict()) | {"xs": model.xs}
     seen = {}  # {convolution: (largest absolute value, mean square) of its inputs}
 
     def see(convolution, inputs):
         seen[convolution] = inputs[0].abs().max().item(), inputs[0].square().mean().item()
 
-    for module in folded.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(see)
-    with torch.inference_mode(), torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        log_likelihoods(folded, pixels)
+    hooks = [m.register_forward_pre_hook(see) for m in folded.modules() if isinstance(m, nn.Conv2d)]
+    rate = bits_per_dim(folded, pixels).mean()
+    for hook in hooks:
+        hook.remove()
+    for which in [two_passes] if two_passes else ["heads", "all"]:
+        exact = ExactModel(quantize_all(folded, seen, which, arguments, checkpoint))
+        if which == "all" or two_passes or bits_per_dim(in_floats(exact), pixels).mean() - rate <= TOLERANCE:
+            return exact
+
+
+def quantize_all(folded, seen, two_passes, arguments, checkpoint):
+    """The Fields of a folded model. seen: {convolution: (peak, power)} as quantize() takes them."""
     parts = []
 
     def visit(name, convolutions):
@@ -410,57 +374,55 @@ def make(model, pixels, checkpoint=""):
             np.concatenate([getattr(convolution, part).double().numpy() for convolution in convolutions])
             for part in ("weight", "bias")
         )
-        parts.append(quantize(name, weight, bias, *seen[convolutions[0]]))
+        two = two_passes == "all" or name.endswith("head")
+        parts.append(quantize(name, weight, bias, *seen[convolutions[0]], two))
 
     walk(folded, visit)
     weights, biases, exponents, inputs = zip(*parts, strict=True)
     std = np.zeros(0) if isinstance(folded.gen_std, nn.Module) else folded.gen_std.double().numpy()
-    return ExactModel(
-        Fields(
-            architecture(model.state_dict()) | {"xs": model.xs},
-            checkpoint,
-            np.concatenate([weight.ravel() for weight in weights]).astype(np.int16),
-            np.concatenate(biases).astype(np.int32),
-            np.concatenate(exponents).astype(np.int8),
-            np.array(inputs, np.int32),
-            np.clip(np.rint(std * (1 << FRACTION)), -VALUE_LIMIT, VALUE_LIMIT).astype(np.int32),
-        )
+    return Fields(
+        arguments,
+        checkpoint,
+        np.concatenate([weight.ravel() for weight in weights]).astype(np.int16),
+        np.concatenate(biases).astype(np.int32),
+        np.concatenate(exponents).astype(np.int8),
+        np.array(inputs, np.int32),
+        np.clip(np.rint(std * (1 << FRACTION)), -VALUE_LIMIT, VALUE_LIMIT).astype(np.int32),
     )
 
 
-def quantize(name, weight, bias, peak, power):
-    """Choose the fixed-point numbers of a layer so that the expected squared error of its output is least.
+def quantize(name, weight, bias, peak, power, two_passes):
+    """Choose the fixed-point numbers of a layer that prove() accepts and whose expected squared error is least.
 
-    weight: float64 [out, in, k, k]. bias: float64 [out]. peak, power: the largest absolute value and the mean square
-    of its inputs. Returns integers (weight, bias, exponent [out], (unit, low, limit)), as in Layer.
+    The more bits the activations have, the fewer are left to the weights. weight: float64 [out, in, k, k].
+    bias: float64 [out]. peak, power: the largest absolute value and the mean square of the layer's inputs.
+    Returns (weight, bias, exponent, (unit, low, limit)), integers as in Layer; exponent [out]: the fraction bits of
+    the sums. Raises ValueError where there are none.
     """
-    if name == "infer0.in":  # levels, exactly
+    if name == "infer0.in":  # levels, which are integers as they are
         weight, power, choices = weight / 255, power * 255**2, [(0, 255)]
     else:
-        choices = [(unit, math.ceil(max(1, MARGIN * peak) * 2**unit)) for unit in range(4, 20)]
+        choices = [(unit, math.ceil(max(1, MARGIN * peak) * 2**unit)) for unit in range(20)]
     fan_in, norm, largest = weight[0].size, np.abs(weight).sum((1, 2, 3)), np.abs(weight).max((1, 2, 3))
-    best = math.inf
+    best = None
     for unit, limit in choices:
-        low = min(range(1, 24), key=lambda low: max(halves_limits(limit, low)))
+        low = min(range(1, 24), key=lambda low: max(halves_limits(limit, low))) if two_passes else 0
         half = max(halves_limits(limit, low)) + 1
         # Rounding to integers adds at most 1/2 to each weight, and so fan_in / 2 to the norm of a filter.
         room = EXACT - half * fan_in / 2 - 2
         if room <= 0:
             continue
-        exponent = np.minimum(
-            np.frexp(room / (half * norm + np.abs(bias) * 2.0 ** (unit - low) + 1e-30))[1],
-            np.frexp(32767 / (largest + 1e-30))[1],
-        )
-        exponent = np.minimum(exponent - 1, 40)
-        error = ((weight**2).sum() * 4.0**-unit + fan_in * power * (4.0**-exponent).sum()) / 12
-        if error < best:
-            best = error
-            scale = 2.0 ** exponent[:, None, None, None]
-            sums = unit - low + exponent
-            found = np.rint(weight * scale), np.rint(bias * 2.0**sums), sums, (unit, low, limit)
-    if best == math.inf:
+        # The largest powers of two that leave the sums in float32's range, and the weights in int16's.
+        sums, tiny = half * norm + np.abs(bias) * 2.0 ** (unit - low), 1e-12
+        exponent = np.frexp(np.minimum(room / (sums + tiny), 32767 / (largest + tiny)))[1] - 1
+        error = (weight**2).sum() * 4.0**-unit + fan_in * power * (4.0**-exponent).sum()
+        if best is None or error < best[0]:
+            best = error, unit, low, limit, exponent
+    if best is None:
         raise ValueError(f"{name}: activations of up to {peak:.3g} are too large for the integers of float32")
-    return found
+    _, unit, low, limit, exponent = best
+    scaled = np.rint(weight * 2.0 ** exponent[:, None, None, None])
+    return scaled, np.rint(bias * 2.0 ** (unit - low + exponent)), unit - low + exponent, (unit, low, limit)
 
 
 def save(path, exact):
@@ -518,10 +480,10 @@ def for_checkpoint(path, model, identity, dataset, data=None, output=paths.ROOT)
     return exact.to(next(model.parameters()).device)
 
 
-def from_checkpoint(path, model, identity, pixels):
+def from_checkpoint(path, model, identity, pixels, two_passes=None):
     """make() for a checkpoint; raises NoExactFormError where it cannot be done."""
     try:
-        return make(model, pixels, identity)
+        return make(model, pixels, identity, two_passes)
     except ValueError as error:
         raise NoExactFormError(f"{path} has no exact form: {error}") from None
 
@@ -617,12 +579,14 @@ def main(argv=None):
     parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--to", help="write here")
+    passes = f"the layers that get two passes (default: the heads alone if that costs under {TOLERANCE} bits/dim)"
+    parser.add_argument("--two-passes", choices=("heads", "all"), help=passes)
     parser.add_argument("--compare", type=cli.whole_number(1), default=100, help="test images to compare the rates on")
     parser.set_defaults(gpu=-1, output=paths.ROOT)
     args = parser.parse_args(argv)
     path, model, identity = checkpoints.open_for(args.dataset, args)
     pixels = sample_images(args.dataset, "train", args.data, CALIBRATION)
-    exact = from_checkpoint(path, model, identity, pixels)
+    exact = from_checkpoint(path, model, identity, pixels, args.two_passes)
     to = Path(args.to or path.with_suffix(".exact.npz"))
     save(to, exact)
     rates = []
@@ -630,6 +594,8 @@ def main(argv=None):
         rates.append([bits_per_dim(form, pixels).numpy() for form in (fold_weight_norm(model), in_floats(exact))])
     float_rate, exact_rate = (np.concatenate(each).mean() for each in zip(*rates, strict=True))
     print(f"negative ELBO on {args.compare} test images, bits/dim: float {float_rate:.5f}, exact {exact_rate:.5f}")
+    low = exact.fields.inputs[:, 1]
+    print(f"two passes in {np.count_nonzero(low)} of {len(low)} layers")
     print(f"wrote {to}, {to.stat().st_size:,} bytes")
 
 

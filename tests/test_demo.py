@@ -19,7 +19,7 @@ from utils.cli import UserError
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """The path of a small checkpoint for 32x32 blocks of RGB that makes little of mid-grey; bins and exact form beside."""
+    """The path of a small checkpoint, its bins and exact form beside it, for RGB; it makes little of mid-grey."""
     model = small_model(2, xs=(3, 32, 32), conditional_scale=True, colour_transform=True)
     with torch.no_grad():
         model.gen_mu[0].gain -= 3

@@ -16,10 +16,11 @@ from conftest import ROOT, assert_one_line_error, run_main, small_model
 
 from model import exact
 from model.exact import FRACTION, STREAM, ExactModel, bits_per_dim, in_floats
+from utils import integer_tables
 from utils.cli import UserError
 from utils.torch.modules import fold_weight_norm
 
-GREY = {"nz": 2}
+GREY = {"nz": 2, "two_passes": "all"}
 COLOUR = {"nz": 3, "xs": (3, 32, 32), "zchannels": 2, "conditional_scale": True, "colour_transform": True}
 
 
@@ -33,10 +34,10 @@ def blobs(count, channels, seed=0):
 
 
 @functools.cache
-def networks(**options):
+def networks(two_passes="heads", **options):
     """(float model, exact model)."""
     model = small_model(**options)
-    return model, exact.make(model, blobs(16, model.xs[0]), "0123456789abcdef")
+    return model, exact.make(model, blobs(16, model.xs[0]), "0123456789abcdef", two_passes)
 
 
 @pytest.fixture(params=[GREY, COLOUR], ids=["grey", "colour"])
@@ -266,7 +267,8 @@ def test_as_good_as_the_float_network(options):
     model, integers = networks(**options)
     pixels = blobs(8, model.xs[0], seed=1)
     float_rate, exact_rate = bits_per_dim(fold_weight_norm(model), pixels), bits_per_dim(in_floats(integers), pixels)
-    assert (exact_rate - float_rate).abs().max() < 0.003
+    assert (exact_rate - float_rate).abs().max() < 0.03
+    assert (exact_rate - float_rate).mean().abs() < 0.003
     assert not torch.equal(exact_rate, float_rate)
 
 
@@ -279,7 +281,7 @@ def test_levels_and_shapes_are_the_models():
 
 
 def test_elu_table_is_correctly_rounded():
-    table = exact.elu_table()
+    table = integer_tables.elu(STREAM)
     assert (table[-1], table[-2]) == (-(2**STREAM), 1 - 2**STREAM)
     some = [*range(50), *np.random.default_rng(0).integers(0, len(table), 2000).tolist(), len(table) - 2]
     assert [int(table[k]) for k in some] == [elu(-k) for k in some]
@@ -287,7 +289,9 @@ def test_elu_table_is_correctly_rounded():
 
 @pytest.mark.parametrize("kind", ["posterior", "latent", "pixel"])
 def test_scale_thresholds_are_where_the_nearest_scale_changes(kind):
-    table = exact.scale_thresholds()[kind]
+    table = integer_tables.scale_thresholds(FRACTION, exact.SCALES_PER_OCTAVE, exact.LEAST_SCALE_LOG2, exact.SCALES)[
+        kind
+    ]
     assert len(table) == exact.SCALES - 1
     assert bool((table.diff() >= 0).all())
     reached = [s for s in range(1, exact.SCALES) if abs(int(table[s - 1])) < exact.VALUE_LIMIT]
@@ -347,6 +351,7 @@ DAMAGES = {
     "fewer weights": lambda f: {"weights": f.weights[:-1]},
     "more biases": lambda f: {"biases": np.append(f.biases, np.int32(0))},
     "float weights": lambda f: {"weights": f.weights.astype(np.float32)},
+    "huge exponents": lambda f: {"exponents": np.full_like(f.exponents, -128)},
     "strange exponents": lambda f: {"exponents": f.exponents.astype(np.int64)},
     "negative shift": lambda f: {"inputs": -f.inputs},
     "no layers": lambda f: damage_header(f, architecture=f.architecture | {"nz": 0}),

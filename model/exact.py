@@ -1,19 +1,13 @@
 """The networks of a trained Model in integers, which give the same outputs on every machine.
 
-A float32 holds every integer up to 2^24, so a float32 convolution of integers all of whose partial sums stay within
-that is exact, whatever the order of summation: on every processor, for every batch size and number of threads. One
-such pass is too coarse for a trained network; so each activation is split into a high and a low half, both go through
-the same convolution, and the results are added. All else between the input and the output is exact as well: products
-with powers of two, sums of integers within 2^24, rounding to integers (halves to even), clamping, and look-ups in
-integer tables made with decimal arithmetic. (Integer networks for this purpose: Ballé, Johnston, Minnen, "Integer
-networks for data compression with latent-variable models", 2019.)
-
-Numbers are fixed-point, an integer and a number of fraction bits, and tensors hold the integers. Inside the networks
-these are of floating types, which hold them exactly.
+Weights and activations are fixed-point numbers, and the convolutions those of utils.torch.integers, which are exact.
+ELU and the scales go through the integer tables of utils.integer_tables. So nothing depends on how a machine rounds.
+(Integer networks for this purpose: Ballé, Johnston, Minnen, "Integer networks for data compression with
+latent-variable models", 2019.)
 """
 
-import contextlib
 import hashlib
+import itertools
 import json
 import math
 import sys
@@ -33,10 +27,10 @@ from utils import checkpoints, cli, datasets, integer_tables, npz, paths
 from utils.cli import UserError
 from utils.discretized import FRACTION, LEAST_SCALE_LOG2, SCALES, SCALES_PER_OCTAVE
 from utils.torch import rand
+from utils.torch.integers import EXACT, Layer, check, convolve, exact_arithmetic, largest_sums, prove
 from utils.torch.modules import fold_weight_norm
 
 FORMAT = 1  # of the files
-EXACT = 1 << 24  # float32 holds every integer up to here
 STREAM = 14  # fraction bits of the residual stream, and of all that enters an ELU
 STREAM_LIMIT = 1 << 23  # so that float32 holds the sum of two
 VALUE_LIMIT = 1 << 30  # of latent values, mu and std
@@ -57,27 +51,8 @@ class Fields(NamedTuple):
     weights: np.ndarray  # int16
     biases: np.ndarray  # int32, one per output channel, as in Layer
     exponents: np.ndarray  # int8, likewise
-    inputs: np.ndarray  # int32 [layers, 3]: unit, low and limit, as in Layer
+    inputs: np.ndarray  # int32 [layers, 3]: unit, low and most, as in Layer; for least see input_least()
     pixel_std: np.ndarray  # int32 [*xs], FRACTION fraction bits; empty where p(x|z_1) has a conditional scale
-
-
-class Layer(NamedTuple):
-    """A convolution of integers.
-
-    The input has `unit` fraction bits and is clamped to -limit..limit. Divided by 2^low it is split into an integer,
-    the high half, and a fraction from -1/2 to 1/2, the low half; low = 0 means a single pass, with no low half.
-    weight: float32 [out, in, k, k], integers. bias: float32 [out], integers in the units of the sums of products.
-    factor: float32 [out], the power of two that takes those sums to the fraction bits of the layer's output.
-    bound: the output is clamped to -bound..bound.
-    """
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-    factor: torch.Tensor
-    unit: int
-    low: int
-    limit: int
-    bound: int
 
 
 class Network(NamedTuple):
@@ -178,82 +153,6 @@ class ExactModel:
         return torch.maximum(x, self._elu.index_select(0, index.view(-1)).view(x.shape))
 
 
-def convolve(layer, values, fraction):
-    """Convolve integers [B, H, W, in] that have `fraction` fraction bits: integers, float32 [B, H, W, out]."""
-    halves = (values * math.ldexp(1, layer.unit - fraction)).round_().clamp_(-layer.limit, layer.limit).float()
-    if layer.low:
-        halves.mul_(math.ldexp(1, -layer.low))
-        high = halves.round()
-        halves = torch.cat((high, halves.sub_(high)))
-    sums = F.conv2d(halves.permute(0, 3, 1, 2), layer.weight, padding=layer.weight.shape[-1] // 2)
-    sums = sums.permute(0, 2, 3, 1).contiguous()
-    if layer.low:
-        sums = sums[: len(values)].add_(sums[len(values) :].round_())
-    return sums.add_(layer.bias).mul_(layer.factor).round_().clamp_(-layer.bound, layer.bound)
-
-
-def prove(name, layer):
-    """Raise ValueError unless every sum that convolve() makes is of integers (or fractions) float32 holds exactly.
-
-    The bound is of the largest half times the L1 norm of a filter, which no partial sum can exceed in any order.
-    """
-    norm = layer.weight.to(torch.int64).abs().sum((1, 2, 3))
-    high, low = halves_limits(layer.limit, layer.low)
-    # The low half counts in units of 2^-low; the sum of both and the bias in whole units.
-    products = norm * max(high, low)
-    total = norm * high + ((norm + 1) // 2 + 1 if layer.low else 0) + layer.bias.to(torch.int64).abs()
-    worst = int(torch.maximum(products, total).max())
-    if worst > EXACT:
-        raise ValueError(f"{name} is not proved exact: its sums reach {worst}, and float32 is exact up to {EXACT}")
-
-
-def halves_limits(limit, low):
-    """The largest absolute values of the high half and of the low half (in units of 2^-low) of -limit..limit."""
-    return (limit + (1 << low >> 1)) >> low, 1 << low >> 1
-
-
-def check_convolution(name, layer, device):
-    """Raise ValueError unless a convolution of extreme halves agrees with 64-bit integers on this machine."""
-    out_channels, in_channels, k, _ = layer.weight.shape
-    largest = max(halves_limits(layer.limit, layer.low))
-    inputs = largest * (2 * np.random.default_rng(0).integers(0, 2, (2, 16, 16, in_channels)) - 1)
-    padded = np.pad(inputs, [(0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (k, k), (1, 2)).reshape(2 * 16 * 16, -1)
-    weight = layer.weight.cpu().numpy().astype(np.int64).reshape(out_channels, -1)
-    expected = (windows @ weight.T).reshape(2, 16, 16, out_channels)
-    with exact_arithmetic(device):
-        inputs = torch.from_numpy(inputs).to(device, torch.float32).permute(0, 3, 1, 2)
-        found = F.conv2d(inputs, layer.weight, padding=k // 2).permute(0, 2, 3, 1).cpu().numpy()
-    if not np.array_equal(found, expected):
-        raise ValueError(f"the float32 convolutions of {device} are not exact on this machine (found at {name})")
-
-
-@contextlib.contextmanager
-def exact_arithmetic(device):
-    """Inside this context a float32 convolution multiplies and adds float32, and adds up the products themselves.
-
-    That rules out TF32 and bfloat16, autocast, and the Winograd and FFT algorithms of NNPACK and cuDNN; without cuDNN
-    PyTorch unfolds the input on a GPU and multiplies matrices. The settings are of the whole process, and restored.
-    """
-    backends = torch.backends
-    settings = [(backends.cudnn, "enabled", False)]
-    if hasattr(backends.mkldnn, "conv"):
-        parts = (backends.mkldnn.conv, backends.mkldnn.matmul, backends.cuda.matmul)
-        settings += [(part, "fp32_precision", "ieee") for part in parts]
-    else:  # before PyTorch 2.9
-        settings += [(backends.cuda.matmul, "allow_tf32", False)]
-    before = [getattr(part, name) for part, name, _ in settings]
-    try:
-        for part, name, value in settings:
-            setattr(part, name, value)
-        autocast = torch.autocast(device.type, enabled=False)
-        with torch.inference_mode(), backends.nnpack.flags(enabled=False), autocast:
-            yield
-    finally:
-        for (part, name, _), value in zip(settings, before, strict=True):
-            setattr(part, name, value)
-
-
 def skeleton(arguments):
     """A Model with plain convolutions and no parameters behind them."""
     with torch.device("meta"):
@@ -296,6 +195,11 @@ def walk(model, visit):
     return {"infer": infer, "generate": generate}
 
 
+def input_least(name, unit, most):
+    """Where a layer's input is clamped below: at -1, which ELU does not go beyond, or in a first layer at -most."""
+    return -most if name.endswith("in") else -(1 << unit)
+
+
 def unpack(fields, model, device):
     """The Networks that the fields describe, proved and checked. Raises ValueError where they do not fit the model."""
     taken = dict.fromkeys(("weights", "biases", "exponents", "inputs"), 0)
@@ -313,9 +217,9 @@ def unpack(fields, model, device):
         shapes = [tuple(convolution.weight.shape) for convolution in convolutions]
         shape = (sum(out for out, *_ in shapes), *shapes[0][1:])
         weight, bias, exponent = take("weights", shape), take("biases", shape[:1]), take("exponents", shape[:1])
-        unit, low, limit = take("inputs", (3,)).tolist()
-        if not (0 <= unit <= 32 and 0 <= low <= 24 and 0 < limit <= EXACT):
-            raise ValueError(f"{name}: no unit, low and limit of activations: {unit}, {low}, {limit}")
+        unit, low, most = take("inputs", (3,)).tolist()
+        if not (0 <= unit <= 24 and 0 <= low <= 24 and 0 < most <= EXACT):
+            raise ValueError(f"{name}: activations cannot have unit, low and most = {unit}, {low}, {most}")
         if np.abs(exponent).max() > 64:
             raise ValueError(f"{name}: exponents of up to {np.abs(exponent).max()}")
         bound, fraction = (VALUE_LIMIT, FRACTION) if name.endswith("head") else (STREAM_LIMIT, STREAM)
@@ -323,11 +227,11 @@ def unpack(fields, model, device):
             torch.from_numpy(weight).to(device, torch.float32).contiguous(memory_format=torch.channels_last),
             torch.from_numpy(bias).to(device, torch.float32),
             torch.from_numpy(np.ldexp(1.0, fraction - exponent)).to(device, torch.float32),
-            unit, low, limit, bound,
+            unit, low, input_least(name, unit, most), most, bound,
         )  # fmt: skip
         prove(name, layer)
         if shape not in checked:
-            check_convolution(name, layer, device)
+            check(name, layer, device)
             checked.add(shape)
         return layer
 
@@ -396,33 +300,31 @@ def quantize(name, weight, bias, peak, power, two_passes):
 
     The more bits the activations have, the fewer are left to the weights. weight: float64 [out, in, k, k].
     bias: float64 [out]. peak, power: the largest absolute value and the mean square of the layer's inputs.
-    Returns (weight, bias, exponent, (unit, low, limit)), integers as in Layer; exponent [out]: the fraction bits of
-    the sums. Raises ValueError where there are none.
+    Returns (weight, bias, exponent, (unit, low, most)), integers as in Layer; exponent [out]: the fraction bits of the
+    sums. Raises ValueError where there are none.
     """
     if name == "infer0.in":  # levels, which are integers as they are
         weight, power, choices = weight / 255, power * 255**2, [(0, 255)]
     else:
         choices = [(unit, math.ceil(max(1, MARGIN * peak) * 2**unit)) for unit in range(20)]
-    fan_in, norm, largest = weight[0].size, np.abs(weight).sum((1, 2, 3)), np.abs(weight).max((1, 2, 3))
+    largest = np.abs(weight).max((1, 2, 3))
     best = None
-    for unit, limit in choices:
-        low = min(range(1, 24), key=lambda low: max(halves_limits(limit, low))) if two_passes else 0
-        half = max(halves_limits(limit, low)) + 1
-        # Rounding to integers adds at most 1/2 to each weight, and so fan_in / 2 to the norm of a filter.
-        room = EXACT - half * fan_in / 2 - 2
+    for (unit, most), low in itertools.product(choices, range(1, 24) if two_passes else [0]):
+        limits = low, input_least(name, unit, most), most
+        sums = largest_sums(weight, bias * 2.0 ** (unit - low), *limits)
+        room = EXACT - 1 - largest_sums(np.full_like(weight[:1], 0.5), 0.5, *limits)  # the rest is for rounding
         if room <= 0:
             continue
         # The largest powers of two that leave the sums in float32's range, and the weights in int16's.
-        sums, tiny = half * norm + np.abs(bias) * 2.0 ** (unit - low), 1e-12
-        exponent = np.frexp(np.minimum(room / (sums + tiny), 32767 / (largest + tiny)))[1] - 1
-        error = (weight**2).sum() * 4.0**-unit + fan_in * power * (4.0**-exponent).sum()
+        exponent = np.frexp(np.minimum(room / (sums + 1e-12), 32767 / (largest + 1e-12)))[1] - 1
+        error = (weight**2).sum() * 4.0**-unit + weight[0].size * power * (4.0**-exponent).sum()
         if best is None or error < best[0]:
-            best = error, unit, low, limit, exponent
+            best = error, unit, low, most, exponent
     if best is None:
         raise ValueError(f"{name}: activations of up to {peak:.3g} are too large for the integers of float32")
-    _, unit, low, limit, exponent = best
-    scaled = np.rint(weight * 2.0 ** exponent[:, None, None, None])
-    return scaled, np.rint(bias * 2.0 ** (unit - low + exponent)), unit - low + exponent, (unit, low, limit)
+    _, unit, low, most, exponent = best
+    weight, bias = weight * 2.0 ** exponent[:, None, None, None], bias * 2.0 ** (unit - low + exponent)
+    return np.rint(weight), np.rint(bias), unit - low + exponent, (unit, low, most)
 
 
 def save(path, exact):

@@ -6,6 +6,7 @@ ELU and the scales go through the integer tables of utils.integer_tables. So not
 latent-variable models", 2019.)
 """
 
+import hashlib
 import itertools
 import json
 import math
@@ -65,7 +66,8 @@ class Network(NamedTuple):
 class ExactModel:
     """Integer networks with the seam of a Model: infer, generate, to_levels, to_pixels, xs, zs and nz.
 
-    fields: as make() computes them. device: where the networks run.
+    fields: as make() computes them. device: where the networks run. identity: a digest of the fields, 16 hexadecimal
+    digits; two exact forms of one checkpoint give different outputs, and so have different identities.
     Raises ValueError where the fields do not describe networks, where a convolution is not proved to be exact, and
     where the convolutions of this machine turn out not to be.
     """
@@ -81,6 +83,14 @@ class ExactModel:
         self._thresholds = {kind: table.to(self.device) for kind, table in scales.items()}
         if fields.pixel_std.size:
             self._pixel_scale = self._scale("pixel", torch.from_numpy(fields.pixel_std.astype(np.int64)))
+
+    @property
+    def identity(self):
+        digest = hashlib.sha256(header(self.fields).encode())
+        for name in Fields._fields[2:]:
+            array = getattr(self.fields, name)
+            digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+        return digest.hexdigest()[:16]
 
     def to(self, device):
         """The same networks on another device."""
@@ -188,7 +198,7 @@ def walk(model, visit):
 
 def input_least(name, unit, most):
     """Where a layer's input is clamped below: at -1, which ELU does not go beyond, or in a first layer at -most."""
-    return -most if name.endswith("in") else -(1 << unit)
+    return -most if name.endswith(".in") else -(1 << unit)
 
 
 def unpack(fields, model, device):
@@ -319,17 +329,22 @@ def quantize(name, weight, bias, peak, power, two_passes):
 
 def save(path, exact):
     """Write an ExactModel as an .npz file, whole or not at all."""
-    header = {"format": FORMAT, "architecture": exact.fields.architecture, "checkpoint": exact.fields.checkpoint}
     arrays = exact.fields._asdict()
-    npz.save(path, header=json.dumps(header), **{name: arrays[name] for name in Fields._fields[2:]})
+    npz.save(path, header=header(exact.fields), **{name: arrays[name] for name in Fields._fields[2:]})
+
+
+def header(fields):
+    """What is not an array, as a line of JSON."""
+    parts = {"format": FORMAT, "architecture": fields.architecture, "checkpoint": fields.checkpoint}
+    return json.dumps(parts, sort_keys=True)
 
 
 def load(path, device="cpu"):
     """Read an ExactModel that save() wrote. Raises UserError where the file is absent, corrupt or something else."""
     remedy = "model/exact.py makes it from a checkpoint"
-    header, *arrays = npz.load(path, ("header", *Fields._fields[2:]), remedy)
+    text, *arrays = npz.load(path, ("header", *Fields._fields[2:]), remedy)
     try:
-        architecture, checkpoint = read_header(str(header))
+        architecture, checkpoint = read_header(str(text))
         return ExactModel(Fields(architecture, checkpoint, *check_arrays(arrays, architecture)), device)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{path}: {error}; {remedy}") from None
@@ -337,12 +352,12 @@ def load(path, device="cpu"):
 
 def read_header(text):
     """(architecture, checkpoint) from the header of a file. Raises ValueError where it is not one."""
-    header = json.loads(text)
-    if not isinstance(header, dict) or set(header) != {"format", "architecture", "checkpoint"}:
+    parts = json.loads(text)
+    if not isinstance(parts, dict) or set(parts) != {"format", "architecture", "checkpoint"}:
         raise ValueError("not the header of an exact network")
-    if header["format"] != FORMAT:
-        raise ValueError(f"format {header['format']!r}, and this program reads format {FORMAT}")
-    arguments, checkpoint = header["architecture"], header["checkpoint"]
+    if parts["format"] != FORMAT:
+        raise ValueError(f"format {parts['format']!r}, and this program reads format {FORMAT}")
+    arguments, checkpoint = parts["architecture"], parts["checkpoint"]
     least = {"nz": 1, "zchannels": 1, "nprocessing": 0, "kernel_size": 1, "resdepth": 0, "reswidth": 1}
     flags = {"conditional_scale", "colour_transform"}
     sound = (
@@ -353,6 +368,8 @@ def read_header(text):
         and isinstance(arguments["xs"], list)
         and len(arguments["xs"]) == 3
         and all(type(n) is int and 1 <= n <= 4096 for n in arguments["xs"])
+        and arguments["xs"][1] % 2 == arguments["xs"][2] % 2 == 0
+        and arguments["kernel_size"] % 2 == 1
         and isinstance(checkpoint, str)
     )
     if not sound:
@@ -364,7 +381,7 @@ def check_arrays(arrays, architecture):
     """The arrays of a file as they are. Raises ValueError where they are not of the types that make() gives them."""
     types = (np.int16, np.int32, np.int8, np.int32, np.int32)
     for name, array, dtype in zip(Fields._fields[2:], arrays, types, strict=True):
-        if array.dtype != dtype:
+        if array.dtype.newbyteorder("=") != dtype:
             raise ValueError(f"{name} is of type {array.dtype}")
     # Before anything of that depth is built: an input and a head for every network, four layers for a residual one.
     if len(arrays[3]) != 4 * sum(architecture[name] for name in ("nz", "nprocessing", "resdepth")):
@@ -392,7 +409,7 @@ def in_floats(exact):
 
 @torch.no_grad()
 def bits_per_dim(model, pixels, seed=0):
-    """The negative evidence lower bound of images uint8 [B, *xs], float64 [B], at one sample of every latent.
+    """The negative evidence lower bound of images uint8 [B, *xs], float32 [B], at one sample of every latent.
 
     model: a Model, or in_floats() of an ExactModel, which sees the same uniform variates for the same seed.
     """

@@ -278,6 +278,25 @@ def test_as_good_as_the_float_network(options):
     assert not torch.equal(exact_rate, float_rate)
 
 
+def test_single_passes_are_given_up_where_they_cost_too_much(monkeypatch):
+    model, pixels = small_model(), blobs(8, 1)
+    monkeypatch.setattr(exact, "TOLERANCE", math.inf)
+    cheap = exact.make(model, pixels)
+    assert (cheap.fields.inputs[:, 1] > 0).sum() == 2 * model.nz
+    monkeypatch.setattr(exact, "TOLERANCE", -math.inf)
+    thorough = exact.make(model, pixels)
+    assert (thorough.fields.inputs[:, 1] > 0).all()
+    assert cheap.identity != thorough.identity
+
+
+def test_activations_beyond_the_fixed_point_range_are_refused():
+    model = small_model()
+    with torch.no_grad():
+        model.infer_res0[0].res6layer1.conv2.b += 1e7
+    with pytest.raises(ValueError, match="too large for the integers of float32"):
+        exact.make(model, blobs(2, 1))
+
+
 def test_levels_and_shapes_are_the_models():
     model, ours = networks(**COLOUR)
     assert (ours.xs, ours.zs, ours.nz) == (model.xs, model.zs, model.nz)
@@ -346,14 +365,14 @@ def test_file_round_trip(pair, tmp_path):
     exact.save(path, pair[1])
     copy = exact.load(path)
     assert copy.fields.checkpoint == "0123456789abcdef"
+    assert copy.identity == pair[1].identity
     assert copy.fields.architecture == pair[1].fields.architecture
     inputs = random_inputs(copy, 3)
     assert_same(outputs(copy, *inputs), outputs(pair[1], *inputs))
 
 
 def damage_header(fields, **changes):
-    header = {"format": exact.FORMAT, "architecture": fields.architecture, "checkpoint": fields.checkpoint} | changes
-    return {"header": json.dumps(header)}
+    return {"header": json.dumps(json.loads(exact.header(fields)) | changes)}
 
 
 DAMAGES = {

@@ -344,14 +344,28 @@ def rounded(x):
     return x.bfloat16().float()
 
 
+def by_fourier_transform(_, x, weight, padding):
+    """The convolution as a transform-domain kernel computes it, in float32."""
+    size = [x.shape[-1] + 2 * padding] * 2
+    spectrum = torch.einsum("bihw,oihw->bohw", torch.fft.rfft2(x, size), torch.fft.rfft2(weight.flip(2, 3), size))
+    return torch.fft.irfft2(spectrum, size)[..., padding : size[0] - padding, padding : size[1] - padding].round()
+
+
+def test_the_fourier_transform_convolves():
+    x, weight = torch.randint(-9, 10, (1, 2, 16, 16)).float(), torch.randint(-9, 10, (3, 2, 5, 5)).float()
+    expected = torch.nn.functional.conv2d(x, weight, padding=2)
+    assert torch.equal(by_fourier_transform(None, x, weight, 2), expected)
+
+
 @pytest.mark.parametrize(
     "reduced",
     [
         lambda convolve, x, w, **options: convolve(x, rounded(w), **options),
         lambda convolve, x, w, **options: convolve(rounded(x), w, **options),
         lambda convolve, x, w, **options: convolve(x, w, **options) * (1 + 2**-23),
+        by_fourier_transform,
     ],
-    ids=["weights", "inputs", "sums"],
+    ids=["weights", "inputs", "sums", "transform"],
 )
 def test_inexact_convolutions_are_refused(reduced, monkeypatch):
     fields = networks(**COLOUR)[1].fields

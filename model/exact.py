@@ -155,8 +155,8 @@ class ExactModel:
 
 
 def skeleton(arguments):
-    """A Model with plain convolutions and no parameters behind them."""
-    with torch.device("meta"):
+    """A folded Model of an architecture; its parameters are of no account."""
+    with torch.random.fork_rng([]):
         return fold_weight_norm(Model(**arguments))
 
 
@@ -240,8 +240,6 @@ def unpack(fields, model, device):
     for name, count in taken.items():
         if count != getattr(fields, name).size:
             raise ValueError(f"too many {name}")
-    if fields.pixel_std.shape != ((0,) if fields.architecture["conditional_scale"] else model.xs):
-        raise ValueError("pixel_std is not of the shape of an image")
     return found
 
 
@@ -378,14 +376,26 @@ def read_header(text):
 
 
 def check_arrays(arrays, architecture):
-    """The arrays of a file as they are. Raises ValueError where they are not of the types that make() gives them."""
+    """The arrays of a file as they are. Raises ValueError where their types or sizes do not fit an architecture.
+
+    That is before any network is built: a damaged header must not have one of an absurd size built.
+    """
     types = (np.int16, np.int32, np.int8, np.int32, np.int32)
     for name, array, dtype in zip(Fields._fields[2:], arrays, types, strict=True):
         if array.dtype.newbyteorder("=") != dtype:
             raise ValueError(f"{name} is of type {array.dtype}")
-    # Before anything of that depth is built: an input and a head for every network, four layers for a residual one.
-    if len(arrays[3]) != 4 * sum(architecture[name] for name in ("nz", "nprocessing", "resdepth")):
-        raise ValueError("inputs has not as many rows as the architecture layers")
+    a = SimpleNamespace(**architecture)
+    area, channels = a.kernel_size**2, 4 * a.xs[0]
+    inputs = 25 * channels + (2 * a.nz - 1) * area * a.zchannels
+    residual = 4 * a.reswidth * (25 * a.nprocessing + area * a.resdepth)
+    heads = area * ((4 * a.nz - 2) * a.zchannels + (1 + a.conditional_scale) * channels)
+    if arrays[0].shape != (a.reswidth * (inputs + residual + heads),):
+        raise ValueError("weights are not as many as the architecture has")
+    if arrays[4].shape != ((0,) if a.conditional_scale else a.xs):
+        raise ValueError("pixel_std is not of the shape of an image")
+    # An input and a head for every network, four layers for a residual one of each direction.
+    if arrays[3].shape != (4 * (a.nz + a.nprocessing + a.resdepth), 3):
+        raise ValueError("inputs are not as many as the architecture has layers")
     return arrays
 
 

@@ -395,6 +395,7 @@ DAMAGES = {
     "odd sides": lambda f: damage_header(f, architecture=f.architecture | {"xs": [1, 31, 31]}),
     "wider": lambda f: damage_header(f, architecture=f.architecture | {"reswidth": 4096}),
     "deeper": lambda f: damage_header(f, architecture=f.architecture | {"nz": 4096, "resdepth": 4096}),
+    "larger": lambda f: damage_header(f, architecture=f.architecture | {"xs": [1, 4096, 4096]}),
     "even kernel": lambda f: damage_header(f, architecture=f.architecture | {"kernel_size": 2}),
     "not JSON": lambda f: {"header": "{"},
     "a number": lambda f: {"header": "3"},
@@ -422,6 +423,22 @@ def test_damaged_files_are_refused(damage, tmp_path):
     with pytest.raises(UserError, match=r"damaged.exact.npz: .*model/exact.py makes it") as caught:
         exact.load(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [GREY, COLOUR, COLOUR | {"nz": 1, "zchannels": 3}], ids=str)
+def test_counts_of_check_arrays_are_those_of_the_networks(options):
+    fields = networks(**options)[1].fields
+    exact.check_arrays(fields[2:], fields.architecture)
+    with pytest.raises(ValueError, match="weights are not as many"):
+        exact.check_arrays((fields.weights[1:], *fields[3:]), fields.architecture)
+
+
+def test_loading_leaves_the_random_state_alone(tmp_path):
+    path = tmp_path / "some.exact.npz"
+    exact.save(path, networks(**GREY)[1])
+    before = torch.random.get_rng_state()
+    exact.load(path)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_truncated_and_absent_files_are_refused(tmp_path):

@@ -68,8 +68,8 @@ class ExactModel:
 
     fields: as make() computes them. device: where the networks run. identity: a digest of the fields, 16 hexadecimal
     digits; two exact forms of one checkpoint give different outputs, and so have different identities.
-    Raises ValueError where the fields do not describe networks, where a convolution is not proved to be exact, and
-    where the convolutions of this machine turn out not to be.
+    Raises ValueError where the fields do not describe networks or a convolution is not proved to be exact, and
+    ArithmeticError where those of this machine turn out not to be.
     """
 
     def __init__(self, fields, device="cpu"):
@@ -338,14 +338,19 @@ def header(fields):
 
 
 def load(path, device="cpu"):
-    """Read an ExactModel that save() wrote. Raises UserError where the file is absent, corrupt or something else."""
+    """Read an ExactModel that save() wrote.
+
+    Raises UserError where the file is absent, corrupt or something else, and where convolutions are not exact here.
+    """
     remedy = "model/exact.py makes it from a checkpoint"
     text, *arrays = npz.load(path, ("header", *Fields._fields[2:]), remedy)
     try:
         architecture, checkpoint = read_header(str(text))
         return ExactModel(Fields(architecture, checkpoint, *check_arrays(arrays, architecture)), device)
-    except (ValueError, RuntimeError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: {error}; {remedy}") from None
+    except ArithmeticError as error:
+        raise UserError(f"{error}; use another device or another build of PyTorch") from None
 
 
 def read_header(text):
@@ -462,8 +467,8 @@ def main(argv=None):
     try:
         pixels = sample_images(args.dataset, "train", args.data, CALIBRATION)
         exact = make(model, pixels, identity, args.two_passes)
-    except ValueError as error:
-        raise UserError(f"{path} has no exact form: {error}") from None
+    except (ValueError, ArithmeticError) as error:
+        raise UserError(f"{path} has no exact form here: {error}") from None
     to = Path(args.to or path.with_suffix(".exact.npz"))
     save(to, exact)
     rates = []

@@ -344,34 +344,41 @@ def rounded(x):
     return x.bfloat16().float()
 
 
-def by_fourier_transform(_, x, weight, padding):
-    """The convolution as a transform-domain kernel computes it, in float32."""
-    size = [x.shape[-1] + 2 * padding] * 2
-    spectrum = torch.einsum("bihw,oihw->bohw", torch.fft.rfft2(x, size), torch.fft.rfft2(weight.flip(2, 3), size))
-    return torch.fft.irfft2(spectrum, size)[..., padding : size[0] - padding, padding : size[1] - padding].round()
+def winograd(convolve, x, weight, padding):
+    """3x3 convolutions by the least of Winograd's algorithms, F(2x2, 3x3), in float32."""
+    if weight.shape[-1] != 3:
+        return convolve(x, weight, padding=padding)
+    inputs = torch.tensor([[1.0, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
+    filters = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    outputs = torch.tensor([[1.0, 1, 1, 0], [0, 1, -1, -1]])
+    tiles = torch.nn.functional.pad(x, [1, 1, 1, 1]).unfold(2, 4, 2).unfold(3, 4, 2)
+    products = torch.einsum("oirs,bihwrs->bohwrs", filters @ weight @ filters.T, inputs @ tiles @ inputs.T)
+    found = (outputs @ products @ outputs.T).transpose(3, 4)
+    return found.reshape(*found.shape[:2], *x.shape[2:])
 
 
-def test_the_fourier_transform_convolves():
-    x, weight = torch.randint(-9, 10, (1, 2, 16, 16)).float(), torch.randint(-9, 10, (3, 2, 5, 5)).float()
-    expected = torch.nn.functional.conv2d(x, weight, padding=2)
-    assert torch.equal(by_fourier_transform(None, x, weight, 2), expected)
+def test_winograd_convolves():
+    x, weight = torch.randint(-9, 10, (1, 2, 16, 16)).float(), torch.randint(-9, 10, (3, 2, 3, 3)).float()
+    expected = torch.nn.functional.conv2d(x, weight, padding=1)
+    assert torch.equal(winograd(None, x, weight, 1), expected)
 
 
 @pytest.mark.parametrize(
-    "reduced",
+    "inexact",
     [
-        lambda convolve, x, w, **options: convolve(x, rounded(w), **options),
-        lambda convolve, x, w, **options: convolve(rounded(x), w, **options),
-        lambda convolve, x, w, **options: convolve(x, w, **options) * (1 + 2**-23),
-        by_fourier_transform,
+        lambda convolve, x, w, padding: convolve(x, rounded(w), padding=padding),
+        lambda convolve, x, w, padding: convolve(rounded(x), w, padding=padding),
+        lambda convolve, x, w, padding: convolve(x, w, padding=padding) * (1 + 2**-23),
+        winograd,
     ],
-    ids=["weights", "inputs", "sums", "transform"],
+    ids=["weights", "inputs", "sums", "Winograd"],
 )
-def test_inexact_convolutions_are_refused(reduced, monkeypatch):
-    fields = networks(**COLOUR)[1].fields
-    monkeypatch.setattr(integers.F, "conv2d", functools.partial(reduced, integers.F.conv2d))
-    with pytest.raises(ValueError, match="not exact"):
-        ExactModel(fields)
+def test_inexact_convolutions_are_refused(inexact, tmp_path, monkeypatch):
+    path = tmp_path / "some.exact.npz"
+    exact.save(path, networks(**COLOUR)[1])
+    monkeypatch.setattr(integers.F, "conv2d", functools.partial(inexact, integers.F.conv2d))
+    with pytest.raises(UserError, match="not exact on this machine"):
+        exact.load(path)
 
 
 def test_file_round_trip(pair, tmp_path):

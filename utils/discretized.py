@@ -152,8 +152,11 @@ class Logistic:
     """
 
     def __init__(self, mu, scale, bins):
-        mu, scale = (np.ascontiguousarray(part, np.int64) for part in np.broadcast_arrays(mu, scale))
-        if mu.size and np.abs(mu).max() > _MU_LIMIT:
+        mu = np.ascontiguousarray(mu, np.int64)
+        if np.shape(scale) != mu.shape:
+            scale = np.broadcast_to(scale, mu.shape).copy()
+        scale = np.ascontiguousarray(scale, np.int64)
+        if mu.size and max(mu.max(), -mu.min()) > _MU_LIMIT:
             raise ValueError("mu is out of range")
         if scale.size and (scale.min() < 0 or scale.max() >= SCALES):
             raise ValueError("scale is not an index of the table of scales")

@@ -135,7 +135,7 @@ def main():
     parser = common.parser(DESCRIPTION, "coder")
     common.add_clock(parser)
     parser.add_argument("--lanes", type=cli.whole_number(1), nargs="+", default=[1, 10, 100, 1000], help="rows of ours")
-    parser.add_argument("--symbols", type=cli.whole_number(1), default=200_000, help="how many in all lanes together")
+    parser.add_argument("--symbols", type=cli.whole_number(1), default=100_000, help="how many in all lanes together")
     parser.add_argument("--repeats", type=cli.whole_number(1), default=50, help="how often to time everything")
     args = parser.parse_args()
     if args.quick:

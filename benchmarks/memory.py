@@ -4,13 +4,12 @@ import concurrent.futures
 import multiprocessing
 import resource
 import sys
-import time
 
 import common
 
 from utils import cli
 
-COLUMNS = ["what", "model", "samples", "lanes", "images", "seconds", "PyTorch MiB", "peak MiB", "above MiB"]
+COLUMNS = ["what", "model", "samples", "lanes", "images", "clock", "seconds", "PyTorch MiB", "peak MiB", "above MiB"]
 
 DESCRIPTION = """Measure the time and the peak memory of making bins and of an experiment, each in a process of its own.
 
@@ -28,16 +27,16 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-def bins(name, quantbits):
+def bins(clock, name, quantbits):
     """Sample the ranges of a model's latents as discretization.py does."""
     import discretization
 
     network = common.model(name)
     images = random_images((1000, *network.xs[1:], network.xs[0]))
-    return timed(discretization.sample_ranges, network, images, quantbits, "")
+    return timed(clock, discretization.sample_ranges, network, images, quantbits, "")
 
 
-def experiment(name, lanes, images):
+def experiment(clock, name, lanes, images):
     """Code `lanes` chains of `images` images, encoder and decoder."""
     from utils import bitsback
     from utils import experiment as experiments
@@ -53,7 +52,7 @@ def experiment(name, lanes, images):
         decoded, _ = experiments.decompress(schedule, conditional, words, [images] * lanes)
         assert all((a == b).all() for a, b in zip(decoded, chains, strict=True))
 
-    return timed(code)
+    return timed(clock, code)
 
 
 def random_images(shape):
@@ -62,10 +61,10 @@ def random_images(shape):
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def timed(function, *args):
-    began = time.perf_counter()
+def timed(clock, function, *args):
+    began = common.CLOCKS[clock]()
     function(*args)
-    return time.perf_counter() - began
+    return common.CLOCKS[clock]() - began
 
 
 def in_a_process(task, *args):
@@ -85,19 +84,20 @@ def _in_this_process(task, *args):
     return task(*args), before, peak()
 
 
-def measure(bin_settings, experiment_settings):
+def measure(bin_settings, experiment_settings, clock):
     """The rows of the table."""
     for name, quantbits in bin_settings:
-        seconds, before, after = in_a_process(bins, name, quantbits)
-        yield ["bins", name, 30 << quantbits, "", "", seconds, before, after, after - before]
+        seconds, before, after = in_a_process(bins, clock, name, quantbits)
+        yield ["bins", name, 30 << quantbits, "", "", clock, seconds, before, after, after - before]
     for name, lanes, images in experiment_settings:
-        seconds, before, after = in_a_process(experiment, name, lanes, images)
-        yield ["experiment", name, "", lanes, images, seconds, before, after, after - before]
+        seconds, before, after = in_a_process(experiment, clock, name, lanes, images)
+        yield ["experiment", name, "", lanes, images, clock, seconds, before, after, after - before]
 
 
 @cli.script
 def main():
     parser = common.parser(DESCRIPTION, "memory")
+    common.add_clock(parser)
     parser.add_argument("--experiment", nargs=3, metavar=("MODEL", "LANES", "IMAGES"), help="this experiment alone")
     args = parser.parse_args()
     settings = BINS, EXPERIMENTS
@@ -108,7 +108,7 @@ def main():
         settings = [], [(name, int(lanes), int(images))]
     if args.quick:
         settings = [("mnist2", 0)], [("mnist1", 1, 1)]
-    common.report("memory", args.output, COLUMNS, measure(*settings), sum(map(len, settings)))
+    common.report("memory", args.output, COLUMNS, measure(*settings, args.clock), sum(map(len, settings)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 
 from utils import bitsback, cli, experiment
 from utils.discretized import Logistic, Uniform
-from utils.rans import Rans, compiled, pop_symbol
+from utils.rans import Rans, compiled, pop_symbol, push_symbol
 
 PARTS = ("network", "cdf", "rANS", "rest")
 COLUMNS = ["model", "scheme", "lanes", "threads", "clock", "forward ms"]
@@ -35,8 +35,17 @@ def forward(network, x, z):
 
 
 @compiled
-def unstack(heads, words, counts, start, freq):
-    """Pop symbols whose intervals are known: what rANS has to do with it when symbols are popped."""
+def push_known(heads, words, counts, start, freq):
+    """Push symbols whose intervals are known: rANS's share of Logistic.push()."""
+    lanes, dims = start.shape
+    for lane in range(lanes):
+        for d in range(dims - 1, -1, -1):
+            push_symbol(heads, words, counts, lane, start[lane, d], freq[lane, d])
+
+
+@compiled
+def pop_known(heads, words, counts, start, freq):
+    """Pop symbols whose intervals are known: rANS's share of Logistic.pop()."""
     lanes, dims = start.shape
     for lane in range(lanes):
         for d in range(dims):
@@ -64,36 +73,38 @@ class Stopwatch:
 
         return call
 
-    def pop(self, distribution, coder, lanes, dims):
-        """Logistic.pop(), which does two parts in one loop; rANS's is timed by doing it again."""
-        began = self.clock()
-        again = Rans(coder.heads.copy(), coder.words.copy(), coder.counts.copy())
-        self.spent["aside"] += self.clock() - began
-        began = self.clock()
-        symbols = self.plain_pop(distribution, coder, lanes, dims)
-        both = self.clock() - began
-        began = self.clock()
-        start, freq = self.plain_interval(distribution, symbols)
-        middle = self.clock()
-        unstack(again.heads, again.words, again.counts, start, freq)
-        rans = self.clock() - middle
-        assert (again.heads == coder.heads).all()
-        self.spent += Counter({"rANS": rans, "cdf": both - rans})
-        self.spent["aside"] += self.clock() - began
-        return symbols
+    def coded(self, function, known):
+        """Logistic's push() or pop(), which do two parts in one loop; rANS's is timed by doing it again."""
+
+        def call(distribution, coder, *args):
+            began = self.clock()
+            again = Rans(coder.heads.copy(), coder.words.copy(), coder.counts.copy())
+            middle = self.clock()
+            popped = function(distribution, coder, *args)
+            end = self.clock()
+            intervals = distribution.interval(args[0] if popped is None else popped)
+            again.reserve(intervals[0].shape[1])
+            replay = self.clock()
+            known(again.heads, again.words, again.counts, *intervals)
+            rans = self.clock() - replay
+            assert (again.heads == coder.heads).all()
+            self.spent += Counter({"rANS": rans, "cdf": end - middle - rans})
+            self.spent["aside"] += self.clock() - end + middle - began
+            return popped
+
+        return call
 
     @contextlib.contextmanager
     def splitting(self, network):
         """Inside this context, the parts of coding with a model are timed."""
-        self.plain_pop, self.plain_interval = Logistic.pop, Logistic.interval
         timed = {
             (network, "infer"): self.timed("network", network.infer),
             (network, "generate"): self.timed("network", network.generate),
             (bitsback, "quantize"): self.timed("cdf", bitsback.quantize),
-            (Logistic, "interval"): self.timed("cdf", Logistic.interval),
-            (Rans, "push_block"): self.timed("rANS", Rans.push_block),
+            (Logistic, "push"): self.coded(Logistic.push, push_known),
+            (Logistic, "pop"): self.coded(Logistic.pop, pop_known),
+            (Uniform, "push"): self.timed("rANS", Uniform.push),
             (Uniform, "pop"): self.timed("rANS", Uniform.pop),
-            (Logistic, "pop"): lambda *args: self.pop(*args),
         }
         with contextlib.ExitStack() as patches:
             for (owner, name), function in timed.items():

@@ -17,6 +17,7 @@ import os
 import time
 from pathlib import Path
 
+from model.exact import NoExactFormError
 from utils import benchmarks, checkpoints, cli, container, figures, paths
 from utils.cli import UserError
 
@@ -39,7 +40,9 @@ def arguments(argv=None):
     lanes = f"blocks to code side by side, up to {container.MAX_LANES} (default: by the size of the image)"
     parser.add_argument("--lanes", type=cli.whole_number(1), help=lanes)
     parser.add_argument("--checkpoint", help="a checkpoint, which decoding will need (default: the one at hand)")
-    gpu = "index of the GPU, -1 for the CPU; a file can be decoded only on the kind of device that wrote it"
+    floats = "compute in floats: faster, but the file decodes only where they round alike: see --help of the decoder"
+    parser.add_argument("--floats", action="store_true", help=floats)
+    gpu = "index of the GPU, -1 for the CPU (default: -1)"
     parser.add_argument("--gpu", type=cli.whole_number(-1), default=-1, help=gpu)
     args = parser.parse_args(argv)
     if args.output and len(args.images) != 1:
@@ -166,7 +169,11 @@ def main(argv=None):
 
     @functools.cache
     def open_codec():
-        return container.open_codec(checkpoints.find("imagenetcrop", checkpoint=args.checkpoint), device)
+        path = checkpoints.find(container.DATASET, checkpoint=args.checkpoint)
+        try:
+            return container.open_codec(path, device, exact=not args.floats)
+        except NoExactFormError as error:
+            raise UserError(f"{error}; or go without with --floats") from None
 
     if args.images:
         jobs = [(path, args.output or Path(path).with_suffix(".bitswap")) for path in args.images]

@@ -1,15 +1,16 @@
 """Decompress what demo_compress.py wrote: python demo_decompress.py photo.bitswap
 
 Writes a PNG file with exactly the pixels that were compressed, or, where it cannot, nothing at all. It takes the
-checkpoint that the file was written with and, as floating-point numbers round differently elsewhere, much the same
-settings: the kind of device, processor and PyTorch; the number of threads is set to what it was.
+checkpoint that the file was written with, and any machine. Only a file that was written with --floats takes, as
+floating-point numbers round differently elsewhere, much the same settings: the kind of device, processor and PyTorch;
+the number of threads is set to what it was.
 """
 
 import contextlib
 import functools
 from pathlib import Path
 
-from utils import checkpoints, cli, container, figures, paths
+from utils import cli, container, figures, paths
 from utils.cli import UserError
 
 
@@ -21,27 +22,28 @@ def arguments(argv=None):
     parser.add_argument("--force", action="store_true", help="overwrite a file that is there")
     checkpoint = "the checkpoint of the file (default: searched for among those trained here and shipped)"
     parser.add_argument("--checkpoint", help=checkpoint)
-    gpu = "index of the GPU, -1 for the CPU (default: the kind of device that wrote the file)"
+    gpu = "index of the GPU, -1 for the CPU (default: the CPU, or a GPU for a file written there with --floats)"
     parser.add_argument("--gpu", type=cli.whole_number(-1), help=gpu)
     return parser.parse_args(argv)
 
 
 def open_codec(args, header):
     """The container.Codec that a file calls for."""
-    on_cpu = args.gpu is None and header.arithmetic == container.FLOAT_CPU
-    device = cli.device(-1 if on_cpu else args.gpu)
+    device = cli.device(args.gpu if args.gpu is not None or header.arithmetic == container.FLOAT_GPU else -1)
     if args.checkpoint:
         candidates = [Path(args.checkpoint)]
     else:
         # One trained here hides the one shipped of as many layers, but the file may be of the latter.
-        candidates = [*paths.checkpoints("imagenetcrop").values(), *paths.PRETRAINED.glob("imagenetcrop_nz*.pt")]
+        shipped = paths.PRETRAINED.glob(f"{container.DATASET}_nz*.pt")
+        candidates = dict.fromkeys((*paths.checkpoints(container.DATASET).values(), *shipped))
     for path in candidates:
         with contextlib.nullcontext() if args.checkpoint else contextlib.suppress(UserError):
-            if checkpoints.load(path)[1] == header.checkpoint:
-                return container.open_codec(path, device)
-    searched = ", ".join(map(str, dict.fromkeys(candidates))) or paths.PRETRAINED
+            codec = container.open_codec(path, device, header.arithmetic == container.INTEGERS, header.quantbits, False)
+            if codec.networks == header.networks:
+                return codec
+    searched = ", ".join(map(str, candidates)) or paths.PRETRAINED
     raise UserError(
-        f"it was written with another checkpoint, {header.checkpoint}, than {searched}; name it with --checkpoint"
+        f"it was written with another checkpoint, {header.networks}, than {searched}; name it with --checkpoint"
     )
 
 

@@ -48,11 +48,14 @@ def main(argv=None):
     header = {"photographs": len(chains), "blocks": blocks, "pixels": photographs.digest(chosen)}
     bits = {}  # {row of the table: int64 [photographs]}
 
-    def keep(scheme, result):
+    def keep(scheme, result, floats):
         ours = scheme_bits(experiment.NAMES[scheme], result, chains)
+        if floats is not None:
+            row = f"{experiment.NAMES[scheme]}, net"
+            ours[f"{row}, in floats"] = scheme_bits(experiment.NAMES[scheme], floats, chains)[row]
         bits.update(ours)
         for name, column in ours.items():
-            print(f"{name:15} {(column / dims).mean():.4f} bits/dim")
+            print(f"{name:24} {(column / dims).mean():.4f} bits/dim")
         print(f"encoded in {1e3 * result.seconds / blocks:.2f} ms per block")
 
     experiment.run_schemes(codec, args, chains, what, header, keep, unit="block")

@@ -1,23 +1,16 @@
 """The networks of a trained Model in integers, which give the same outputs on every machine.
 
-A float32 holds every integer up to 2^24, so a float32 convolution of integers all of whose partial sums stay within
-that is exact, whatever the order of summation: on every processor, for every batch size and number of threads. One
-such pass is too coarse for a trained network; so each activation is split into a high and a low half, both go through
-the same convolution, and the results are added. All else between the input and the output is exact as well: products
-with powers of two, sums of integers within 2^24, rounding to integers (halves to even), clamping, and look-ups in
-integer tables made with decimal arithmetic. (Integer networks for this purpose: Ballé, Johnston, Minnen, "Integer
-networks for data compression with latent-variable models", 2019.)
-
-Numbers are fixed-point, an integer and a number of fraction bits, and tensors hold the integers. Inside the networks
-these are of floating types, which hold them exactly.
+Weights and activations are fixed-point numbers, and the convolutions those of utils.torch.integers, which are exact.
+ELU and the scales go through the integer tables of utils.integer_tables. So nothing depends on how a machine rounds.
+(Integer networks for this purpose: Ballé, Johnston, Minnen, "Integer networks for data compression with
+latent-variable models", 2019.)
 """
 
-import contextlib
-import functools
+import hashlib
+import itertools
 import json
 import math
 import sys
-from decimal import Decimal, localcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -30,23 +23,24 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.vae import Model, architecture, log_likelihoods
-from utils import checkpoints, cli, datasets, npz, paths
+from utils import checkpoints, cli, datasets, integer_tables, npz, paths
 from utils.cli import UserError
+from utils.discretized import FRACTION, LEAST_SCALE_LOG2, SCALES, SCALES_PER_OCTAVE
 from utils.torch import rand
+from utils.torch.integers import EXACT, Layer, check, convolve, exact_arithmetic, largest_sums, prove
 from utils.torch.modules import fold_weight_norm
 
-FRACTION = 20  # fraction bits of mu and of latent values
-SCALES_PER_OCTAVE = 256  # scale number s stands for 2^(s / 256 - 12)
-LEAST_SCALE_LOG2 = -12
-SCALES = 6144
-
 FORMAT = 1  # of the files
-EXACT = 1 << 24  # float32 holds every integer up to here
 STREAM = 14  # fraction bits of the residual stream, and of all that enters an ELU
 STREAM_LIMIT = 1 << 23  # so that float32 holds the sum of two
 VALUE_LIMIT = 1 << 30  # of latent values, mu and std
 MARGIN = 1.5  # activations are clamped at so many times the largest one in calibration
 CALIBRATION = 64  # images
+TOLERANCE = 0.003  # bits/dim that single passes may cost
+
+
+class NoExactFormError(UserError):
+    """A checkpoint has no exact form, and it cannot be made."""
 
 
 class Fields(NamedTuple):
@@ -57,27 +51,8 @@ class Fields(NamedTuple):
     weights: np.ndarray  # int16
     biases: np.ndarray  # int32, one per output channel, as in Layer
     exponents: np.ndarray  # int8, likewise
-    inputs: np.ndarray  # int32 [layers, 3]: unit, low and limit, as in Layer
+    inputs: np.ndarray  # int32 [layers, 3]: unit, low and most, as in Layer; for least see input_least()
     pixel_std: np.ndarray  # int32 [*xs], FRACTION fraction bits; empty where p(x|z_1) has a conditional scale
-
-
-class Layer(NamedTuple):
-    """A convolution of integers.
-
-    The input has `unit` fraction bits and is clamped to -limit..limit. Divided by 2^low it is split into an integer,
-    the high half, and a fraction from -1/2 to 1/2, the low half; low = 0 means a single pass, with no low half.
-    weight: float32 [out, in, k, k], integers. bias: float32 [out], integers in the units of the sums of products.
-    factor: float32 [out], the power of two that takes those sums to the fraction bits of the layer's output.
-    bound: the output is clamped to -bound..bound.
-    """
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-    factor: torch.Tensor
-    unit: int
-    low: int
-    limit: int
-    bound: int
 
 
 class Network(NamedTuple):
@@ -102,14 +77,23 @@ class ExactModel:
         self.xs, self.zs, self.nz = model.xs, model.zs, model.nz
         self.to_levels, self.to_pixels = model.to_levels, model.to_pixels
         self._networks = unpack(fields, model, self.device)
-        self._elu = elu_table().to(self.device)
-        self._thresholds = {kind: table.to(self.device) for kind, table in scale_thresholds().items()}
+        self._elu = integer_tables.elu(STREAM).to(self.device, torch.float32)
+        scales = integer_tables.scale_thresholds(FRACTION, SCALES_PER_OCTAVE, LEAST_SCALE_LOG2, SCALES)
+        self._thresholds = {kind: table.to(self.device) for kind, table in scales.items()}
         if fields.pixel_std.size:
             self._pixel_scale = self._scale("pixel", torch.from_numpy(fields.pixel_std.astype(np.int64)))
 
     def to(self, device):
         """The same networks on another device."""
         return ExactModel(self.fields, device)
+
+    @property
+    def identity(self):
+        """A digest of everything that the outputs follow from: 16 hexadecimal digits."""
+        digest = hashlib.sha256(json.dumps(self.fields.architecture, sort_keys=True).encode())
+        for array in self.fields[2:]:
+            digest.update(f"{array.shape}\n".encode() + array.astype("<i4").tobytes())
+        return digest.hexdigest()[:16]
 
     def infer(self, i, given):
         """Parameters of the posterior q(z_{i+1} | z_i), or q(z_1 | x) for i = 0.
@@ -169,129 +153,6 @@ class ExactModel:
         return torch.maximum(x, self._elu.index_select(0, index.view(-1)).view(x.shape))
 
 
-def convolve(layer, values, fraction):
-    """Convolve integers [B, H, W, in] that have `fraction` fraction bits: integers, float32 [B, H, W, out]."""
-    halves = (values * math.ldexp(1, layer.unit - fraction)).round_().clamp_(-layer.limit, layer.limit).float()
-    if layer.low:
-        halves.mul_(math.ldexp(1, -layer.low))
-        high = halves.round()
-        halves = torch.cat((high, halves.sub_(high)))
-    sums = F.conv2d(halves.permute(0, 3, 1, 2), layer.weight, padding=layer.weight.shape[-1] // 2)
-    sums = sums.permute(0, 2, 3, 1).contiguous()
-    if layer.low:
-        sums = sums[: len(values)].add_(sums[len(values) :].round_())
-    return sums.add_(layer.bias).mul_(layer.factor).round_().clamp_(-layer.bound, layer.bound)
-
-
-def prove(name, layer):
-    """Raise ValueError unless every sum that convolve() makes is of integers (or fractions) float32 holds exactly.
-
-    The bound is of the largest half times the L1 norm of a filter, which no partial sum can exceed in any order.
-    """
-    norm = layer.weight.to(torch.int64).abs().sum((1, 2, 3))
-    high, low = halves_limits(layer.limit, layer.low)
-    # The low half counts in units of 2^-low; the sum of both and the bias in whole units.
-    products = norm * max(high, low)
-    total = norm * high + ((norm + 1) // 2 + 1 if layer.low else 0) + layer.bias.to(torch.int64).abs()
-    worst = int(torch.maximum(products, total).max())
-    if worst > EXACT:
-        raise ValueError(f"{name} is not proved exact: its sums reach {worst}, and float32 is exact up to {EXACT}")
-
-
-def halves_limits(limit, low):
-    """The largest absolute values of the high half and of the low half (in units of 2^-low) of -limit..limit."""
-    return (limit + (1 << low >> 1)) >> low, 1 << low >> 1
-
-
-def check_convolution(name, layer, device):
-    """Raise ValueError unless a convolution of extreme halves agrees with 64-bit integers on this machine."""
-    out_channels, in_channels, k, _ = layer.weight.shape
-    largest = max(halves_limits(layer.limit, layer.low))
-    inputs = largest * (2 * np.random.default_rng(0).integers(0, 2, (2, 16, 16, in_channels)) - 1)
-    padded = np.pad(inputs, [(0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (k, k), (1, 2)).reshape(2 * 16 * 16, -1)
-    weight = layer.weight.cpu().numpy().astype(np.int64).reshape(out_channels, -1)
-    expected = (windows @ weight.T).reshape(2, 16, 16, out_channels)
-    with exact_arithmetic(device):
-        inputs = torch.from_numpy(inputs).to(device, torch.float32).permute(0, 3, 1, 2)
-        found = F.conv2d(inputs, layer.weight, padding=k // 2).permute(0, 2, 3, 1).cpu().numpy()
-    if not np.array_equal(found, expected):
-        raise ValueError(f"the float32 convolutions of {device} are not exact on this machine (found at {name})")
-
-
-@contextlib.contextmanager
-def exact_arithmetic(device):
-    """Inside this context a float32 convolution multiplies and adds float32, and adds up the products themselves.
-
-    That rules out TF32 and bfloat16, autocast, and the Winograd and FFT algorithms of NNPACK and cuDNN; without cuDNN
-    PyTorch unfolds the input on a GPU and multiplies matrices. The settings are of the whole process, and restored.
-    """
-    parts = [torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul, torch.backends.cuda.matmul]
-    precisions, cudnn = [part.fp32_precision for part in parts], torch.backends.cudnn.enabled
-    try:
-        for part in parts:
-            part.fp32_precision = "ieee"
-        torch.backends.cudnn.enabled = False
-        nnpack, autocast = torch.backends.nnpack.flags(enabled=False), torch.autocast(device.type, enabled=False)
-        with torch.inference_mode(), nnpack, autocast:
-            yield
-    finally:
-        torch.backends.cudnn.enabled = cudnn
-        for part, precision in zip(parts, precisions, strict=True):
-            part.fp32_precision = precision
-
-
-@functools.cache
-def elu_table():
-    """exp(-k / 2^STREAM) - 1 with STREAM fraction bits, for k from 0 until it is -1: float32 integers [K].
-
-    Powers of exp(-2^-STREAM) in integers of 160 bits; their errors, under 2^-140, are far from deciding a rounding.
-    """
-    one = 1 << 160
-    with localcontext() as context:
-        context.prec = 60
-        ratio = int((Decimal(-1) / (1 << STREAM)).exp() * one)
-    table, power = [0], one
-    while table[-1] > -(1 << STREAM):
-        power = power * ratio >> 160
-        table.append(((power - one >> 160 - STREAM - 1) + 1) >> 1)
-    return torch.tensor(table, dtype=torch.float32)
-
-
-@functools.cache
-def scale_thresholds():
-    """For every function from std to scale in the model: int64 [SCALES - 1], where the scale's number rises.
-
-    Entry s - 1 is the least std, in units of 2^-FRACTION, whose scale is closer (in the logarithm) to number s than
-    to number s - 1.
-    """
-    with localcontext() as context:
-        context.prec = 28
-        infinity, tenth = Decimal("Infinity"), Decimal("0.1")
-        half_step = (Decimal(2).ln() / (2 * SCALES_PER_OCTAVE)).exp()
-        midpoints = [half_step * Decimal(2) ** LEAST_SCALE_LOG2]
-        while len(midpoints) < SCALES - 1:
-            midpoints.append(midpoints[-1] * half_step * half_step)
-
-        def sigmoid_inverse(p):
-            return -infinity if p <= 0 else infinity if p >= 1 else (p / (1 - p)).ln()
-
-        def softplus_inverse(v):
-            return -infinity if v <= 0 else v if v > 50 else (v.exp() - 1).ln()
-
-        def table(inverse):
-            beyond = 2 * VALUE_LIMIT  # what std never is
-            std = (max(-beyond, min(beyond, inverse(scale) * (1 << FRACTION))) for scale in midpoints)
-            return torch.tensor([math.ceil(value) for value in std])
-
-        shift = (Decimal(1).exp() - 1).ln()
-        return {
-            "posterior": table(lambda scale: sigmoid_inverse((scale - tenth) / (9 * tenth)) - 2),
-            "latent": table(lambda scale: softplus_inverse((scale - tenth) / (9 * tenth)) - shift),
-            "pixel": table(lambda scale: softplus_inverse(scale - Decimal(1) / 1020)),
-        }
-
-
 def skeleton(arguments):
     """A Model with plain convolutions and no parameters behind them."""
     with torch.device("meta"):
@@ -334,6 +195,11 @@ def walk(model, visit):
     return {"infer": infer, "generate": generate}
 
 
+def input_least(name, unit, most):
+    """Where a layer's input is clamped below: at -1, which ELU does not go beyond, or in a first layer at -most."""
+    return -most if name.endswith("in") else -(1 << unit)
+
+
 def unpack(fields, model, device):
     """The Networks that the fields describe, proved and checked. Raises ValueError where they do not fit the model."""
     taken = dict.fromkeys(("weights", "biases", "exponents", "inputs"), 0)
@@ -351,19 +217,21 @@ def unpack(fields, model, device):
         shapes = [tuple(convolution.weight.shape) for convolution in convolutions]
         shape = (sum(out for out, *_ in shapes), *shapes[0][1:])
         weight, bias, exponent = take("weights", shape), take("biases", shape[:1]), take("exponents", shape[:1])
-        unit, low, limit = take("inputs", (3,)).tolist()
-        if not (0 <= unit <= 32 and 0 <= low <= 24 and 0 < limit <= EXACT):
-            raise ValueError(f"{name}: no unit, low and limit of activations: {unit}, {low}, {limit}")
+        unit, low, most = take("inputs", (3,)).tolist()
+        if not (0 <= unit <= 24 and 0 <= low <= 24 and 0 < most <= EXACT):
+            raise ValueError(f"{name}: activations cannot have unit, low and most = {unit}, {low}, {most}")
+        if np.abs(exponent).max() > 64:
+            raise ValueError(f"{name}: exponents of up to {np.abs(exponent).max()}")
         bound, fraction = (VALUE_LIMIT, FRACTION) if name.endswith("head") else (STREAM_LIMIT, STREAM)
         layer = Layer(
             torch.from_numpy(weight).to(device, torch.float32).contiguous(memory_format=torch.channels_last),
             torch.from_numpy(bias).to(device, torch.float32),
             torch.from_numpy(np.ldexp(1.0, fraction - exponent)).to(device, torch.float32),
-            unit, low, limit, bound,
+            unit, low, input_least(name, unit, most), most, bound,
         )  # fmt: skip
         prove(name, layer)
         if shape not in checked:
-            check_convolution(name, layer, device)
+            check(name, layer, device)
             checked.add(shape)
         return layer
 
@@ -376,24 +244,33 @@ def unpack(fields, model, device):
     return found
 
 
-def make(model, pixels, checkpoint=""):
+def make(model, pixels, checkpoint="", two_passes=None):
     """Turn a trained model into integers: an ExactModel.
 
     pixels: uint8 [B, *xs], images that show how large activations are. checkpoint: the identity to record.
-    Raises ValueError where the model does not fit the ranges of fixed-point numbers here.
+    two_passes: which layers get two passes, "heads" or "all"; by default the heads alone, unless that costs more than
+    TOLERANCE bits/dim on these images.
+    Raises ValueError where the activations of the model are too large for the fixed-point numbers here.
     """
     folded = fold_weight_norm(model).cpu()
+    arguments = architecture(model.state_dict()) | {"xs": model.xs}
     seen = {}  # {convolution: (largest absolute value, mean square) of its inputs}
 
     def see(convolution, inputs):
         seen[convolution] = inputs[0].abs().max().item(), inputs[0].square().mean().item()
 
-    for module in folded.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(see)
-    with torch.inference_mode(), torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        log_likelihoods(folded, pixels)
+    hooks = [m.register_forward_pre_hook(see) for m in folded.modules() if isinstance(m, nn.Conv2d)]
+    rate = bits_per_dim(folded, pixels).mean()
+    for hook in hooks:
+        hook.remove()
+    for which in [two_passes] if two_passes else ["heads", "all"]:
+        exact = ExactModel(quantize_all(folded, seen, which, arguments, checkpoint))
+        if which == "all" or two_passes or bits_per_dim(in_floats(exact), pixels).mean() - rate <= TOLERANCE:
+            return exact
+
+
+def quantize_all(folded, seen, two_passes, arguments, checkpoint):
+    """The Fields of a folded model. seen: {convolution: (peak, power)} as quantize() takes them."""
     parts = []
 
     def visit(name, convolutions):
@@ -401,57 +278,53 @@ def make(model, pixels, checkpoint=""):
             np.concatenate([getattr(convolution, part).double().numpy() for convolution in convolutions])
             for part in ("weight", "bias")
         )
-        parts.append(quantize(name, weight, bias, *seen[convolutions[0]]))
+        two = two_passes == "all" or name.endswith("head")
+        parts.append(quantize(name, weight, bias, *seen[convolutions[0]], two))
 
     walk(folded, visit)
     weights, biases, exponents, inputs = zip(*parts, strict=True)
     std = np.zeros(0) if isinstance(folded.gen_std, nn.Module) else folded.gen_std.double().numpy()
-    return ExactModel(
-        Fields(
-            architecture(model.state_dict()),
-            checkpoint,
-            np.concatenate([weight.ravel() for weight in weights]).astype(np.int16),
-            np.concatenate(biases).astype(np.int32),
-            np.concatenate(exponents).astype(np.int8),
-            np.array(inputs, np.int32),
-            np.clip(np.rint(std * (1 << FRACTION)), -VALUE_LIMIT, VALUE_LIMIT).astype(np.int32),
-        )
+    return Fields(
+        arguments,
+        checkpoint,
+        np.concatenate([weight.ravel() for weight in weights]).astype(np.int16),
+        np.concatenate(biases).astype(np.int32),
+        np.concatenate(exponents).astype(np.int8),
+        np.array(inputs, np.int32),
+        np.clip(np.rint(std * (1 << FRACTION)), -VALUE_LIMIT, VALUE_LIMIT).astype(np.int32),
     )
 
 
-def quantize(name, weight, bias, peak, power):
-    """Choose the fixed-point numbers of a layer so that the expected squared error of its output is least.
+def quantize(name, weight, bias, peak, power, two_passes):
+    """Choose the fixed-point numbers of a layer that prove() accepts and whose expected squared error is least.
 
-    weight: float64 [out, in, k, k]. bias: float64 [out]. peak, power: the largest absolute value and the mean square
-    of its inputs. Returns integers (weight, bias, exponent [out], (unit, low, limit)), as in Layer.
+    The more bits the activations have, the fewer are left to the weights. weight: float64 [out, in, k, k].
+    bias: float64 [out]. peak, power: the largest absolute value and the mean square of the layer's inputs.
+    Returns (weight, bias, exponent, (unit, low, most)), integers as in Layer; exponent [out]: the fraction bits of the
+    sums. Raises ValueError where there are none.
     """
-    if name == "infer0.in":  # levels, exactly
+    if name == "infer0.in":  # levels, which are integers as they are
         weight, power, choices = weight / 255, power * 255**2, [(0, 255)]
     else:
-        choices = [(unit, math.ceil(max(1, MARGIN * peak) * 2**unit)) for unit in range(4, 20)]
-    fan_in, norm, largest = weight[0].size, np.abs(weight).sum((1, 2, 3)), np.abs(weight).max((1, 2, 3))
-    best = math.inf
-    for unit, limit in choices:
-        low = min(range(1, 24), key=lambda low: max(halves_limits(limit, low)))
-        half = max(halves_limits(limit, low)) + 1
-        # Rounding to integers adds at most 1/2 to each weight, and so fan_in / 2 to the norm of a filter.
-        room = EXACT - half * fan_in / 2 - 2
+        choices = [(unit, math.ceil(max(1, MARGIN * peak) * 2**unit)) for unit in range(20)]
+    largest = np.abs(weight).max((1, 2, 3))
+    best = None
+    for (unit, most), low in itertools.product(choices, range(1, 24) if two_passes else [0]):
+        limits = low, input_least(name, unit, most), most
+        sums = largest_sums(weight, bias * 2.0 ** (unit - low), *limits)
+        room = EXACT - 1 - largest_sums(np.full_like(weight[:1], 0.5), 0.5, *limits)  # the rest is for rounding
         if room <= 0:
             continue
-        exponent = np.minimum(
-            np.frexp(room / (half * norm + np.abs(bias) * 2.0 ** (unit - low) + 1e-30))[1],
-            np.frexp(32767 / (largest + 1e-30))[1],
-        )
-        exponent = np.minimum(exponent - 1, 40)
-        error = ((weight**2).sum() * 4.0**-unit + fan_in * power * (4.0**-exponent).sum()) / 12
-        if error < best:
-            best = error
-            scale = 2.0 ** exponent[:, None, None, None]
-            sums = unit - low + exponent
-            found = np.rint(weight * scale), np.rint(bias * 2.0**sums), sums, (unit, low, limit)
-    if best == math.inf:
+        # The largest powers of two that leave the sums in float32's range, and the weights in int16's.
+        exponent = np.frexp(np.minimum(room / (sums + 1e-12), 32767 / (largest + 1e-12)))[1] - 1
+        error = (weight**2).sum() * 4.0**-unit + weight[0].size * power * (4.0**-exponent).sum()
+        if best is None or error < best[0]:
+            best = error, unit, low, most, exponent
+    if best is None:
         raise ValueError(f"{name}: activations of up to {peak:.3g} are too large for the integers of float32")
-    return found
+    _, unit, low, most, exponent = best
+    weight, bias = weight * 2.0 ** exponent[:, None, None, None], bias * 2.0 ** (unit - low + exponent)
+    return np.rint(weight), np.rint(bias), unit - low + exponent, (unit, low, most)
 
 
 def save(path, exact):
@@ -470,6 +343,51 @@ def load(path, device="cpu"):
         return ExactModel(Fields(architecture, checkpoint, *check_arrays(arrays, architecture)), device)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{path}: {error}; {remedy}") from None
+
+
+def find(path, model, identity, dataset, output=paths.ROOT):
+    """The exact form of a checkpoint, beside it or in the cache, on the model's device; None where there is none.
+
+    path, model, identity: as checkpoints.open_for() gives them.
+    """
+    for candidate in (Path(path).with_suffix(".exact.npz"), _cached(dataset, model, identity, output)):
+        if candidate.exists():
+            exact = load(candidate, next(model.parameters()).device)
+            if exact.fields.checkpoint == identity:
+                return exact
+    return None
+
+
+def _cached(dataset, model, identity, output):
+    return paths.bins(output) / f"{dataset}_nz{model.nz}_{identity}.exact.npz"
+
+
+def for_checkpoint(path, model, identity, dataset, data=None, output=paths.ROOT):
+    """find(), or a new one, which is then cached.
+
+    data: folder of the datasets; to make one, images of the training set are needed.
+    Raises NoExactFormError where it cannot be made.
+    """
+    exact = find(path, model, identity, dataset, output)
+    if exact is not None:
+        return exact
+    try:
+        pixels = sample_images(dataset, "train", data, CALIBRATION)
+    except UserError as error:
+        raise NoExactFormError(
+            f"{path} has no exact form yet, and images to make it from are lacking: {error}"
+        ) from None
+    exact = from_checkpoint(path, model, identity, pixels)
+    save(_cached(dataset, model, identity, output), exact)
+    return exact.to(next(model.parameters()).device)
+
+
+def from_checkpoint(path, model, identity, pixels, two_passes=None):
+    """make() for a checkpoint; raises NoExactFormError where it cannot be done."""
+    try:
+        return make(model, pixels, identity, two_passes)
+    except ValueError as error:
+        raise NoExactFormError(f"{path} has no exact form: {error}") from None
 
 
 def read_header(text):
@@ -563,14 +481,14 @@ def main(argv=None):
     parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--to", help="write here")
+    passes = f"the layers that get two passes (default: the heads alone if that costs under {TOLERANCE} bits/dim)"
+    parser.add_argument("--two-passes", choices=("heads", "all"), help=passes)
     parser.add_argument("--compare", type=cli.whole_number(1), default=100, help="test images to compare the rates on")
     parser.set_defaults(gpu=-1, output=paths.ROOT)
     args = parser.parse_args(argv)
     path, model, identity = checkpoints.open_for(args.dataset, args)
-    try:
-        exact = make(model, sample_images(args.dataset, "train", args.data, CALIBRATION), identity)
-    except ValueError as error:
-        raise UserError(f"{path} has no exact form: {error}") from None
+    pixels = sample_images(args.dataset, "train", args.data, CALIBRATION)
+    exact = from_checkpoint(path, model, identity, pixels, args.two_passes)
     to = Path(args.to or path.with_suffix(".exact.npz"))
     save(to, exact)
     rates = []
@@ -578,6 +496,8 @@ def main(argv=None):
         rates.append([bits_per_dim(form, pixels).numpy() for form in (fold_weight_norm(model), in_floats(exact))])
     float_rate, exact_rate = (np.concatenate(each).mean() for each in zip(*rates, strict=True))
     print(f"negative ELBO on {args.compare} test images, bits/dim: float {float_rate:.5f}, exact {exact_rate:.5f}")
+    low = exact.fields.inputs[:, 1]
+    print(f"two passes in {np.count_nonzero(low)} of {len(low)} layers")
     print(f"wrote {to}, {to.stat().st_size:,} bytes")
 
 

@@ -19,6 +19,21 @@ ROOT = Path(__file__).resolve().parents[1]
 
 torch.set_num_threads(1)
 
+# Environments in which the libraries take other instructions than they would here.
+SETTINGS = {
+    "least": {
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "ATEN_CPU_CAPABILITY": "default",
+        "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3",
+        "OMP_NUM_THREADS": "2",
+    },
+    "oneDNN AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "oneDNN AVX-512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
+    "oneDNN bfloat16": {"ONEDNN_DEFAULT_FPMATH_MODE": "BF16"},
+    "PyTorch AVX2": {"ATEN_CPU_CAPABILITY": "avx2"},
+    "PyTorch default": {"ATEN_CPU_CAPABILITY": "default"},
+}
+
 
 def small_model(nz=2, xs=(1, 32, 32), zchannels=1, seed=0, **options):
     """A small model, initialised from noise images and then shaken, so that no layer is an identity."""
@@ -62,13 +77,14 @@ def checkpoint(tmp_path_factory):
     return path
 
 
-def run_script(script, *args, cwd=None, check=None):
+def run_script(script, *args, cwd=None, check=None, environment=None, python=sys.executable):
     """Run a script of the repository as a user does, but on one thread; returns the CompletedProcess.
 
-    check: the exit status it must have, if any.
+    check: the exit status it must have, if any. environment: variables to set beside those there are.
     """
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / script), *map(str, args)]
+    ours = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment = ours | {"OMP_NUM_THREADS": "1"} | (environment or {})
+    command = [str(python), str(ROOT / script), *map(str, args)]
     done = subprocess.run(command, cwd=cwd or ROOT, env=environment, capture_output=True, text=True, timeout=300)
     if check is not None:
         assert done.returncode == check, done.stdout + done.stderr

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import discretization
+from model.exact import make
 from utils import benchmarks, bitsback, checkpoints, container, experiment
 from utils.cli import UserError
 from utils.container import ContainerError, Header, Picture
@@ -29,8 +30,8 @@ MODES = container.MODES
 
 
 @functools.cache
-def codec(channels=3, nz=2):
-    """A Codec of a small model, untrained, but made to expect the images of mild()."""
+def codec(channels=3, nz=2, exact=False):
+    """A Codec of a small model, untrained, but made to expect the images of mild(); or of its exact form."""
     colour = {"colour_transform": True} if channels == 3 else {}
     model = small_model(nz, xs=(channels, SIDE, SIDE), conditional_scale=True, **colour)
     with torch.no_grad():
@@ -38,7 +39,9 @@ def codec(channels=3, nz=2):
         model.gen_mu[0].b.zero_()
         model.gen_std[0].b -= 3
     identity = checkpoints.identity(model.state_dict())
-    return container.codec(model, discretization.sample_ranges(model, None, 6, identity), identity)
+    images = np.stack([mild(SIDE, SIDE, "RGB" if channels == 3 else "L", seed=k).pixels for k in range(16)])
+    networks = make(model, torch.from_numpy(images).permute(0, 3, 1, 2), identity) if exact else None
+    return container.codec(model, discretization.sample_ranges(model, None, 6, identity), identity, networks)
 
 
 def mild(height, width, mode="RGB", seed=0, amplitude=6):
@@ -376,10 +379,10 @@ def test_absurd_headers_take_no_memory():
         header._replace(words=(header.words[0] + 1, header.words[1] - 1, *header.words[2:])),
         header._replace(words=(sum(header.words) - 2 * 24, *(2,) * 24), blocks=25),
         *(header._replace(quantbits=q) for q in (0, 5, 16, 17, 255)),
-        *(header._replace(arithmetic=code) for code in (2, 255)),
+        *(header._replace(arithmetic=code) for code in (2, 3, 255)),
         *(header._replace(threads=count) for count in (0, 257, 2**33)),
         *(header._replace(settings=text) for text in ("a\nb", "\x1b[2J", "\0")),
-        header._replace(checkpoint="00" * 8),
+        header._replace(networks="00" * 8),
         header._replace(bins="00" * 8),
         header._replace(mode="L"),
         header._replace(crc=0),
@@ -432,13 +435,13 @@ def test_messages():
     assert "checksum of its header" in decoding_error(data[:20] + bytes([data[20] ^ 1]) + data[21:])
     assert "checksum of its contents" in decoding_error(data[:-1] + bytes([data[-1] ^ 1]))
     for changed, word in (
-        (codec()._replace(checkpoint="0123456789abcdef"), "checkpoint"),
+        (codec()._replace(networks="0123456789abcdef"), "checkpoint"),
         (codec()._replace(bins="0123456789abcdef"), "set of bins"),
         (codec()._replace(quantbits=9), "2^6"),
     ):
         assert word in decoding_error(data, changed)
     header = container.unpack(data)[0]
-    assert "do not fit" in decoding_error(reseal(data, header._replace(checkpoint=codec(1).checkpoint,
+    assert "do not fit" in decoding_error(reseal(data, header._replace(networks=codec(1).networks,
                                                                       bins=codec(1).bins)), codec(1))  # fmt: skip
 
 
@@ -472,11 +475,51 @@ def refuse_or_reproduce_with(data, picture, given_codec):
     return None
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_integers_decode_under_other_settings(channels):
+    """Encoded on one thread in blocks of one lane count, decoded on two, with another batch and memory layout."""
+    picture = mild(45, 40, "RGB" if channels == 3 else "L")
+    data = container.encode(picture, codec(channels, exact=True), "bitswap", lanes=5)
+    header, _ = container.unpack(data)
+    assert (header.arithmetic, header.threads, header.settings) == (container.INTEGERS, 1, "")
+    assert header.side == SIDE and len(header.words) > 1
+    conditional = codec(channels, exact=True).conditional
+
+    class OneByOne:
+        """Every lane in a network call of its own."""
+
+        dims, xs, to_symbols, to_pixels = conditional.dims, conditional.xs, None, conditional.to_pixels
+
+        def __call__(self, variable, given, symbols):
+            if given is None:
+                return conditional(variable, given, symbols)
+            parts = [conditional(variable, given, symbols[k : k + 1]) for k in range(len(symbols))]
+            mu, scale = (np.concatenate([part.parameters[i] for part in parts]) for i in (0, 1))
+            return type(parts[0])(mu, scale, conditional._bins[variable])
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        other = codec(channels, exact=True)._replace(conditional=OneByOne())
+        assert container.same(container.decode(data, lambda header: other), picture)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_arithmetics_are_told_apart():
+    floats = samples()["blocks"][0]
+    networks = codec().networks
+    error = decoding_error(floats, codec(exact=True)._replace(networks=networks))
+    assert "written with networks in float32 on the CPU" in error
+    integers = reseal(floats, container.unpack(floats)[0]._replace(arithmetic=container.INTEGERS))
+    assert "written with networks in integers" in decoding_error(integers, codec())
+
+
 def test_the_header_says_what_is_in_the_file():
     data, picture = samples()["blocks"]
     header, payload = container.unpack(data)
     assert (header.mode, header.width, header.height, header.side) == ("RGB", 45, 40, SIDE)
-    assert (header.quantbits, header.checkpoint, header.bins) == (6, codec().checkpoint, codec().bins)
+    assert (header.quantbits, header.networks, header.bins) == (6, codec().networks, codec().bins)
     assert header.arithmetic == container.FLOAT_CPU and header.crc == container._crc(picture)
     assert len(payload) == 4 * sum(header.words)
     assert Header(*header) == container._parse(io.BytesIO(data[7 : int.from_bytes(data[5:7], "little") - 4]))

@@ -12,13 +12,14 @@ from PIL import Image
 import demo_compress
 import demo_decompress
 import discretization
+from model import exact
 from utils import checkpoints, container, paths
 from utils.cli import UserError
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """The path of a small checkpoint for 32x32 blocks of RGB, its bins beside it; it makes little of mid-grey."""
+    """The path of a small checkpoint, its bins and exact form beside it, for RGB; it makes little of mid-grey."""
     model = small_model(2, xs=(3, 32, 32), conditional_scale=True, colour_transform=True)
     with torch.no_grad():
         model.gen_mu[0].gain -= 3
@@ -26,8 +27,13 @@ def small(tmp_path_factory):
         model.gen_std[0].b -= 3
     path = tmp_path_factory.mktemp("checkpoint") / "small.pt"
     torch.save(model.state_dict(), path)
-    ranges = discretization.sample_ranges(model, None, 10, checkpoints.identity(model.state_dict()))
+    identity = checkpoints.identity(model.state_dict())
+    ranges = discretization.sample_ranges(model, None, 10, identity)
     discretization.save(ranges._replace(with_images=True), path.with_suffix(".bins.npz"))
+    images = np.stack([np.asarray(image(32, 32, seed=k)) for k in range(16)])
+    exact.save(
+        path.with_suffix(".exact.npz"), exact.make(model, torch.from_numpy(images).permute(0, 3, 1, 2), identity)
+    )
     return path
 
 
@@ -105,10 +111,24 @@ def test_examples(tmp_path, monkeypatch, small):
     assert {path.name for path in (tmp_path / "demo").iterdir()} == expected
 
 
+def test_floats(tmp_path, small):
+    """Without an exact form, which it takes the training set to make, there are floats."""
+    for name in ("pt", "bins.npz"):
+        shutil.copy(small.with_suffix(f".{name}"), tmp_path / f"small.{name}")
+    image().save(tmp_path / "photo.png")
+    flags = tmp_path / "photo.png", "--coder", "bitswap", "--checkpoint", tmp_path / "small.pt"
+    assert_one_line_error(run_main(demo_compress.main, *flags), "exact form", "--floats")
+    done = run_main(demo_compress.main, *flags, "--floats")
+    assert done.returncode == 0 and "by Bit-Swap" in done.stdout, done.stderr
+    out = "-o", tmp_path / "out.png", "--checkpoint", small
+    assert run_main(demo_decompress.main, tmp_path / "photo.bitswap", *out).returncode == 0
+    assert_same(tmp_path / "photo.png", tmp_path / "out.png")
+
+
 def test_the_checkpoint_is_found(tmp_path, monkeypatch, small):
     """By the decoder even where another one has taken its place."""
     monkeypatch.setattr(paths, "PRETRAINED", tmp_path)
-    for name in ("pt", "bins.npz"):
+    for name in ("pt", "bins.npz", "exact.npz"):
         shutil.copy(small.with_suffix(f".{name}"), tmp_path / f"imagenetcrop_nz2.{name}")
     image().save(tmp_path / "photo.png")
     done = run_main(demo_compress.main, tmp_path / "photo.png", "--coder", "bitswap")

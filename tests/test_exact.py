@@ -12,14 +12,16 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, assert_one_line_error, run_main, small_model
+from conftest import ROOT, SETTINGS, assert_one_line_error, run_main, small_model
 
 from model import exact
 from model.exact import FRACTION, STREAM, ExactModel, bits_per_dim, in_floats
+from utils import integer_tables
 from utils.cli import UserError
+from utils.torch import integers
 from utils.torch.modules import fold_weight_norm
 
-GREY = {"nz": 2}
+GREY = {"nz": 2, "two_passes": "all"}
 COLOUR = {"nz": 3, "xs": (3, 32, 32), "zchannels": 2, "conditional_scale": True, "colour_transform": True}
 
 
@@ -33,10 +35,10 @@ def blobs(count, channels, seed=0):
 
 
 @functools.cache
-def networks(**options):
+def networks(two_passes="heads", **options):
     """(float model, exact model)."""
     model = small_model(**options)
-    return model, exact.make(model, blobs(16, model.xs[0]), "0123456789abcdef")
+    return model, exact.make(model, blobs(16, model.xs[0]), "0123456789abcdef", two_passes)
 
 
 @pytest.fixture(params=[GREY, COLOUR], ids=["grey", "colour"])
@@ -92,18 +94,23 @@ class Reference:
         self.generate += [self.network(width, z, k, [(k, n)], 2 * z) for n in depths[1:]]
 
     def network(self, width, inputs, kernel_size, blocks, head):
-        first = self.layer(width, inputs, kernel_size)
+        first = self.layer(width, inputs, kernel_size, first=True)
         blocks = [[(self.layer(width, width, k), self.layer(width, width, k)) for _ in range(n)] for k, n in blocks]
         return first, [block for block in blocks if block], self.layer(head, width, self.options["kernel_size"])
 
-    def layer(self, out_channels, in_channels, k):
+    def layer(self, out_channels, in_channels, k, first=False):
         def take(name, *shape):
             start = self.taken[name]
             self.taken[name] += math.prod(shape)
             return getattr(self.fields, name).ravel()[start : self.taken[name]].reshape(shape).astype(np.int64)
 
         weight = take("weights", out_channels, in_channels, k, k)
-        return weight, take("biases", out_channels), take("exponents", out_channels), take("inputs", 3).tolist()
+        bias, exponent, inputs = (
+            take("biases", out_channels),
+            take("exponents", out_channels),
+            take("inputs", 3).tolist(),
+        )
+        return weight, bias, exponent, inputs, -inputs[2] if first else -(1 << inputs[0])
 
     def run(self, network, values, fraction):
         first, blocks, head = network
@@ -117,9 +124,9 @@ class Reference:
 
     @staticmethod
     def convolve(layer, values, fraction, out_fraction):
-        weight, bias, exponent, (unit, low, limit) = layer
+        weight, bias, exponent, (unit, low, most), least = layer
         k = weight.shape[-1]
-        values = np.clip(divide(values, fraction - unit), -limit, limit)
+        values = np.clip(divide(values, fraction - unit), least, most)
         high = divide(values, low)
         padding = [(0, 0), (0, 0), (k // 2, k // 2), (k // 2, k // 2)]
         sums = []
@@ -249,7 +256,7 @@ def test_settings_of_the_process_are_strict_inside_and_restored():
     before = conv.fp32_precision, matmul.fp32_precision
     try:
         conv.fp32_precision, matmul.fp32_precision = "bf16", "tf32"
-        with pytest.raises(ZeroDivisionError), exact.exact_arithmetic(torch.device("cpu")):
+        with pytest.raises(ZeroDivisionError), integers.exact_arithmetic(torch.device("cpu")):
             assert conv.fp32_precision == matmul.fp32_precision == "ieee"
             assert not torch.backends.cudnn.enabled
             assert not torch._C._get_nnpack_enabled()
@@ -263,23 +270,24 @@ def test_settings_of_the_process_are_strict_inside_and_restored():
 
 @pytest.mark.parametrize("options", [GREY, COLOUR], ids=["grey", "colour"])
 def test_as_good_as_the_float_network(options):
-    model, integers = networks(**options)
+    model, ours = networks(**options)
     pixels = blobs(8, model.xs[0], seed=1)
-    float_rate, exact_rate = bits_per_dim(fold_weight_norm(model), pixels), bits_per_dim(in_floats(integers), pixels)
-    assert (exact_rate - float_rate).abs().max() < 0.003
+    float_rate, exact_rate = bits_per_dim(fold_weight_norm(model), pixels), bits_per_dim(in_floats(ours), pixels)
+    assert (exact_rate - float_rate).abs().max() < 0.03
+    assert (exact_rate - float_rate).mean().abs() < 0.003
     assert not torch.equal(exact_rate, float_rate)
 
 
 def test_levels_and_shapes_are_the_models():
-    model, integers = networks(**COLOUR)
-    assert (integers.xs, integers.zs, integers.nz) == (model.xs, model.zs, model.nz)
+    model, ours = networks(**COLOUR)
+    assert (ours.xs, ours.zs, ours.nz) == (model.xs, model.zs, model.nz)
     pixels = blobs(2, 3).numpy()
-    assert np.array_equal(integers.to_levels(pixels), model.to_levels(pixels))
-    assert np.array_equal(integers.to_pixels(integers.to_levels(pixels)), pixels)
+    assert np.array_equal(ours.to_levels(pixels), model.to_levels(pixels))
+    assert np.array_equal(ours.to_pixels(ours.to_levels(pixels)), pixels)
 
 
 def test_elu_table_is_correctly_rounded():
-    table = exact.elu_table()
+    table = integer_tables.elu(STREAM)
     assert (table[-1], table[-2]) == (-(2**STREAM), 1 - 2**STREAM)
     some = [*range(50), *np.random.default_rng(0).integers(0, len(table), 2000).tolist(), len(table) - 2]
     assert [int(table[k]) for k in some] == [elu(-k) for k in some]
@@ -287,7 +295,9 @@ def test_elu_table_is_correctly_rounded():
 
 @pytest.mark.parametrize("kind", ["posterior", "latent", "pixel"])
 def test_scale_thresholds_are_where_the_nearest_scale_changes(kind):
-    table = exact.scale_thresholds()[kind]
+    table = integer_tables.scale_thresholds(FRACTION, exact.SCALES_PER_OCTAVE, exact.LEAST_SCALE_LOG2, exact.SCALES)[
+        kind
+    ]
     assert len(table) == exact.SCALES - 1
     assert bool((table.diff() >= 0).all())
     reached = [s for s in range(1, exact.SCALES) if abs(int(table[s - 1])) < exact.VALUE_LIMIT]
@@ -306,18 +316,29 @@ def test_unprovable_networks_are_refused(kind):
         inputs[3, 2] *= 4
         fields = fields._replace(inputs=inputs)
     else:
-        fields = fields._replace(biases=fields.biases + np.int32(exact.EXACT))
+        fields = fields._replace(biases=fields.biases + np.int32(integers.EXACT))
     with pytest.raises(ValueError, match="not proved exact"):
         ExactModel(fields)
 
 
-def test_inexact_convolutions_are_refused(monkeypatch):
-    convolve = torch.nn.functional.conv2d
-    monkeypatch.setattr(exact.F, "conv2d", lambda x, w, **options: convolve(x.bfloat16().float(), w, **options) * 1.0)
-    ExactModel(networks(**GREY)[1].fields)  # halves are short enough for bfloat16, which rounds nothing here
-    monkeypatch.setattr(exact.F, "conv2d", lambda x, w, **options: convolve(x, w.bfloat16().float(), **options))
-    with pytest.raises(ValueError, match="not exact on this machine"):
-        ExactModel(networks(**GREY)[1].fields)
+def rounded(x):
+    return x.bfloat16().float()
+
+
+@pytest.mark.parametrize(
+    "reduced",
+    [
+        lambda convolve, x, w, **options: convolve(x, rounded(w), **options),
+        lambda convolve, x, w, **options: convolve(rounded(x), w, **options),
+        lambda convolve, x, w, **options: convolve(x, w, **options) * (1 + 2**-23),
+    ],
+    ids=["weights", "inputs", "sums"],
+)
+def test_inexact_convolutions_are_refused(reduced, monkeypatch):
+    fields = networks(**COLOUR)[1].fields
+    monkeypatch.setattr(integers.F, "conv2d", functools.partial(reduced, integers.F.conv2d))
+    with pytest.raises(ValueError, match="not exact"):
+        ExactModel(fields)
 
 
 def test_file_round_trip(pair, tmp_path):
@@ -347,6 +368,7 @@ DAMAGES = {
     "fewer weights": lambda f: {"weights": f.weights[:-1]},
     "more biases": lambda f: {"biases": np.append(f.biases, np.int32(0))},
     "float weights": lambda f: {"weights": f.weights.astype(np.float32)},
+    "huge exponents": lambda f: {"exponents": np.full_like(f.exponents, -128)},
     "strange exponents": lambda f: {"exponents": f.exponents.astype(np.int64)},
     "negative shift": lambda f: {"inputs": -f.inputs},
     "no layers": lambda f: damage_header(f, architecture=f.architecture | {"nz": 0}),
@@ -419,21 +441,6 @@ def run_elsewhere(path, environment=None, python=sys.executable, compiled=False)
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
-
-
-SETTINGS = {
-    "least": {
-        "ONEDNN_MAX_CPU_ISA": "SSE41",
-        "ATEN_CPU_CAPABILITY": "default",
-        "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3",
-        "OMP_NUM_THREADS": "2",
-    },
-    "oneDNN AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
-    "oneDNN AVX-512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
-    "oneDNN bfloat16": {"ONEDNN_DEFAULT_FPMATH_MODE": "BF16"},
-    "PyTorch AVX2": {"ATEN_CPU_CAPABILITY": "avx2"},
-    "PyTorch default": {"ATEN_CPU_CAPABILITY": "default"},
-}
 
 
 @pytest.mark.parametrize("setting", [s if s == "least" else pytest.param(s, marks=pytest.mark.slow) for s in SETTINGS])

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from model.exact import ExactModel
 from utils.discretized import FRACTION, Logistic, Uniform, quantize
 
 
@@ -76,7 +77,7 @@ def run(schedule, coder, conditional, symbols, lanes, position=0):
 class Conditionals:
     """The distributions that a model and its bins define.
 
-    model: a Model, best folded (utils.torch.modules.fold_weight_norm), on any device.
+    model: a Model, best folded (utils.torch.modules.fold_weight_norm), or an ExactModel, on any device.
     bins: for each variable its bins, pixels first.
     dims: for each variable its number of dimensions; xs: the shape of an image.
     """
@@ -84,7 +85,8 @@ class Conditionals:
     def __init__(self, model, bins):
         self._model = model
         self._bins = bins
-        self._device = next(model.parameters()).device
+        self._exact = isinstance(model, ExactModel)
+        self.device = model.device if self._exact else next(model.parameters()).device
         self._shapes = [tuple(model.xs)] + [tuple(model.zs)] * model.nz
         self.dims = [int(np.prod(shape)) for shape in self._shapes]
         self.xs = self._shapes[0]
@@ -103,11 +105,14 @@ class Conditionals:
         if given is None:
             return Uniform(self._bins[variable].n)
         # x enters the network as grey levels, a latent as the centre of its bin.
-        values = symbols if given == 0 else self._bins[given].centres(symbols) / (1 << FRACTION)
-        values = torch.from_numpy(values.astype(np.float32)).to(self._device)
-        values = values.view(-1, *self._shapes[given])
+        values = symbols if given == 0 else self._bins[given].centres(symbols)
+        if not self._exact:
+            values = (values if given == 0 else values / (1 << FRACTION)).astype(np.float32)
+        values = torch.from_numpy(values).to(self.device).view(-1, *self._shapes[given])
         network = self._model.infer if variable > given else self._model.generate
-        mu, scale = quantize(*(part.cpu().numpy() for part in network(min(variable, given), values)))
+        mu, scale = (part.cpu().numpy() for part in network(min(variable, given), values))
+        if not self._exact:
+            mu, scale = quantize(mu, scale)
         dims = self.dims[variable]
         lane_axis = [-1] if scale.ndim == mu.ndim else []  # a pixel scale that the model learned has none
         return Logistic(mu.reshape(-1, dims), scale.reshape(*lane_axis, dims), self._bins[variable])

@@ -19,9 +19,10 @@ A file, integers little-endian, "number" a base-128 integer with its least signi
     1         side of a block, 0 where there are none, which ends the header but for its CRC
     numbers   blocks, lanes and, for each lane, its 32-bit words
     1         quantbits
-    8 + 8     identities of the checkpoint and of its bins
+    8 + 8     identities of the networks, which are a checkpoint or its exact form (model.exact), and of the bins
     1         arithmetic: an index into ARITHMETICS
-    number    threads, then 1 byte for the length of a text, ASCII: the other settings that decide how floats round
+    number    threads, then 1 byte for the length of a text, ASCII: the other settings that decide how floats round;
+              1 and no text where the arithmetic is that of integers
     4         CRC-32 of the header up to here
     the rest  payload: the words of one lane after the other; without blocks, the bytes of one part after the other
 
@@ -46,6 +47,7 @@ import torch
 from PIL import Image
 
 import discretization
+from model import exact as model_exact
 from utils import benchmarks, bitsback, checkpoints
 from utils.cli import UserError
 from utils.colour import add_green, subtract_green
@@ -56,8 +58,9 @@ MAGIC = b"\x89BSW"
 VERSION = 2
 MODES = ("L", "RGB", "P")
 CHANNELS = {"L": 1, "RGB": 3, "P": 1}
-FLOAT_CPU, FLOAT_GPU = 0, 1
-ARITHMETICS = ("float32 on the CPU", "float32 on a GPU")  # what the networks compute in
+FLOAT_CPU, FLOAT_GPU, INTEGERS = 0, 1, 2
+ARITHMETICS = ("float32 on the CPU", "float32 on a GPU", "integers")  # what the networks compute in
+DATASET = "imagenetcrop"  # whose checkpoints code blocks
 MAX_PIXELS = 1 << 27  # bounds the memory that a file, or an image, can ask for
 MAX_LANES, MAX_THREADS = 1024, 256
 OVERHEAD = 64  # no file is more bytes than this larger than the raw pixels
@@ -91,9 +94,9 @@ class Codec(NamedTuple):
     conditional: bitsback.Conditionals
     nz: int
     quantbits: int
-    checkpoint: str  # identities: 16 hexadecimal digits
+    networks: str  # identities: 16 hexadecimal digits
     bins: str
-    device: torch.device
+    arithmetic: int
 
 
 class Header(NamedTuple):
@@ -110,10 +113,10 @@ class Header(NamedTuple):
     blocks: int = 0
     words: tuple = ()  # of each lane
     quantbits: int = 0
-    checkpoint: str = ""
+    networks: str = ""
     bins: str = ""
     arithmetic: int = 0
-    threads: int = 0
+    threads: int = 1
     settings: str = ""
 
 
@@ -375,7 +378,7 @@ def _pack(header, payload):
     parts += [bytes([header.side])]
     if header.side:
         parts += [_number(value) for value in (header.blocks, len(header.words), *header.words)]
-        parts += [bytes([header.quantbits]), bytes.fromhex(header.checkpoint), bytes.fromhex(header.bins)]
+        parts += [bytes([header.quantbits]), bytes.fromhex(header.networks), bytes.fromhex(header.bins)]
         parts += [bytes([header.arithmetic]), _number(header.threads)]
         parts += [bytes([len(header.settings)]), header.settings.encode("ascii")]
     body = b"".join(parts)
@@ -453,7 +456,7 @@ def _parse(stream):
             blocks=blocks,
             words=tuple(number("length of a lane", 2, 1 << 31) for _ in range(lanes)),
             quantbits=within("quantbits", unpack_one("<B"), 1, 16),
-            checkpoint=unpack_one("8s").hex(),
+            networks=unpack_one("8s").hex(),
             bins=unpack_one("8s").hex(),
             arithmetic=within("arithmetic", unpack_one("<B"), 0, len(ARITHMETICS) - 1),
             threads=number("number of threads", 1, MAX_THREADS),
@@ -471,23 +474,40 @@ def _parse(stream):
 # Bit-Swap blocks
 
 
-def open_codec(path, device="cpu", quantbits=10):
+def open_codec(path, device="cpu", exact=True, quantbits=10, make=True):
     """A Codec of the checkpoint at path, with the bins beside it or, where there are none, cached or made.
 
-    Raises UserError where it is not a checkpoint that can code blocks.
+    exact: whether to compute with its exact form (model.exact), in integers, or in floats. make: whether to make the
+    exact form where there is none; it takes the training set.
+    Raises UserError where it is not a checkpoint that can code blocks, or has no exact form.
     """
     model, identity = checkpoints.load(path, device)
     if model.xs[1] != model.xs[2] or model.xs[0] not in CHANNELS.values():
         raise UserError(f"{path} is for images of shape {model.xs}, not for square blocks of grey or RGB pixels")
-    ranges = discretization.for_checkpoint(path, model, identity, "imagenetcrop", quantbits)
-    return codec(model, ranges, identity)
+    networks = None
+    if exact:
+        choose = model_exact.for_checkpoint if make else model_exact.find
+        networks = choose(path, model, identity, DATASET)
+        if networks is None:
+            raise model_exact.NoExactFormError(
+                f"{path} has no exact form; make it with model/exact.py {DATASET} --checkpoint {path}"
+            )
+    ranges = discretization.for_checkpoint(path, model, identity, DATASET, quantbits)
+    return codec(model, ranges, identity, networks)
 
 
-def codec(model, ranges, identity):
-    """A Codec of a model, its latents' ranges (discretization.Ranges) and the identity of its parameters."""
-    conditional = bitsback.Conditionals(fold_weight_norm(model), discretization.bins(model, ranges))
-    device = next(model.parameters()).device
-    return Codec(conditional, model.nz, ranges.quantbits, identity, ranges.identity, device)
+def codec(model, ranges, identity, networks=None):
+    """A Codec of a model, its latents' ranges (discretization.Ranges) and the identity of its parameters.
+
+    networks: the model's ExactModel, to compute in integers.
+    """
+    bins = discretization.bins(model, ranges)
+    if networks is not None:
+        conditional = bitsback.Conditionals(networks, bins)
+        return Codec(conditional, model.nz, ranges.quantbits, networks.identity, ranges.identity, INTEGERS)
+    conditional = bitsback.Conditionals(fold_weight_norm(model), bins)
+    arithmetic = FLOAT_CPU if conditional.device.type == "cpu" else FLOAT_GPU
+    return Codec(conditional, model.nz, ranges.quantbits, identity, ranges.identity, arithmetic)
 
 
 def codes_blocks(picture, channels=3, side=32):
@@ -504,9 +524,9 @@ def settings(device):
 
 @contextlib.contextmanager
 def _threads(count):
-    """Let PyTorch compute with so many threads."""
+    """Let PyTorch compute with so many threads; None leaves it as it is."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:
@@ -568,7 +588,10 @@ def _encode_blocks(picture, codec, lanes, most, progress):
     side = codec.conditional.xs[-1]
     whole = whole_blocks(picture, side)
 
-    threads = min(torch.get_num_threads(), MAX_THREADS)
+    floats = {}
+    if codec.arithmetic != INTEGERS:
+        threads = min(torch.get_num_threads(), MAX_THREADS)
+        floats = {"threads": threads, "settings": settings(codec.conditional.device)}
 
     def block(k):
         return np.moveaxis(_block_of(picture.pixels, side, k), 2, 0)
@@ -588,7 +611,7 @@ def _encode_blocks(picture, codec, lanes, most, progress):
         chains = [np.stack([block(k) for k in range(lane, blocks, used)]) for lane in range(used)]
         coder = Rans.from_words(_lane_starts(b"".join(data for _, data in parts), used))
         try:
-            with _threads(threads):
+            with _threads(floats.get("threads")):
                 bitsback.encode_chains(_schedule(codec), coder, codec.conditional, chains, progress)
         except EmptyLaneError:  # a block dug deeper than those of the trial
             need = need * 5 // 4 + 16
@@ -596,8 +619,7 @@ def _encode_blocks(picture, codec, lanes, most, progress):
         found = coder.to_words()
         header = _header(picture, parts)._replace(
             side=side, blocks=blocks, words=tuple(map(len, found)), quantbits=codec.quantbits,
-            checkpoint=codec.checkpoint, bins=codec.bins, threads=threads, settings=settings(codec.device),
-            arithmetic=FLOAT_CPU if codec.device.type == "cpu" else FLOAT_GPU,
+            networks=codec.networks, bins=codec.bins, arithmetic=codec.arithmetic, **floats,
         )  # fmt: skip
         return _pack(header, np.concatenate(found).astype("<u4").tobytes())
     return None
@@ -653,17 +675,20 @@ def decode(data, open_codec, progress=iter):
     header, payload = unpack(data)
     chains, verdict = None, "damaged"
     codec = open_codec(header) if header.side else None
+    threads = None
     if codec is not None:
         _check_codec(header, codec)
+    if codec is not None and codec.arithmetic != INTEGERS:
+        threads = min(header.threads, os.cpu_count() or 1)
         # The checksums say that the file is as it was written; where it does not decode, the networks are to blame.
         verdict = (
             f"intact, but cannot be reproduced here. Its networks were computed in {_describe(header)}; here it is "
-            f"{settings(codec.device)}. Where floating-point numbers round differently, decoding derails: decode it "
-            "under the former settings"
+            f"{settings(codec.conditional.device)}. Where floating-point numbers round differently, decoding derails: "
+            "decode it under the former settings"
         )
     try:
         if codec is not None:
-            with _threads(min(header.threads, os.cpu_count() or 1)):
+            with _threads(threads):
                 chains, payload = _decode_blocks(header, payload, codec, progress)
         picture = _assemble(header, chains, payload)
         if _crc(picture) != header.crc:
@@ -703,13 +728,15 @@ def _describe(header):
 def _check_codec(header, codec):
     """Raise ContainerError where a codec is not that which a header calls for."""
     for what, wanted, found in (
-        ("checkpoint", header.checkpoint, codec.checkpoint),
+        ("checkpoint", header.networks, codec.networks),
         ("number of bins", f"2^{header.quantbits}", f"2^{codec.quantbits}"),
         ("set of bins", header.bins, codec.bins),
     ):
         if wanted != found:
             raise ContainerError(f"it was written with another {what}, {wanted} where this is {found}; "
                                  "name the right one with --checkpoint, its bins beside it")  # fmt: skip
+    if (header.arithmetic == INTEGERS) != (codec.arithmetic == INTEGERS):
+        raise ContainerError(f"it was written with networks in {ARITHMETICS[header.arithmetic]}")
     if (codec.conditional.xs[0], codec.conditional.xs[-1]) != (CHANNELS[header.mode], header.side):
         raise ContainerError(f"its blocks do not fit the checkpoint's, of shape {codec.conditional.xs}")
 

@@ -160,15 +160,15 @@ class Logistic:
             raise ValueError("mu is out of range")
         if scale.size and (scale.min() < 0 or scale.max() >= SCALES):
             raise ValueError("scale is not an index of the table of scales")
-        self._parameters = (mu, scale, bins.n, bins.lo, bins.width, bins.edges, *_tables())
+        self.parameters = (mu, scale, bins.n, bins.lo, bins.width, bins.edges, *_tables())
 
     def interval(self, symbols):
         """Intervals (start, freq), int64 [lanes, dims], of symbols [lanes, dims]."""
-        return _interval(np.ascontiguousarray(symbols, np.int64), *self._parameters)
+        return _interval(np.ascontiguousarray(symbols, np.int64), *self.parameters)
 
     def locate(self, cf):
         """The (symbols, start, freq), int64 [lanes, dims], of the intervals that hold cf [lanes, dims]."""
-        return _locate(np.ascontiguousarray(cf, np.int64), *self._parameters)
+        return _locate(np.ascontiguousarray(cf, np.int64), *self.parameters)
 
     def push(self, coder, symbols):
         """Push symbols, int64 [lanes, dims], the last dimension first. Raises ValueError where one is not of a bin."""
@@ -182,10 +182,10 @@ class Logistic:
 
     def pop(self, coder, lanes, dims):
         """Pop symbols, int64 [lanes, dims]. Raises EmptyLaneError where a lane runs out; it is of no use then."""
-        mu = self._parameters[0]
+        mu = self.parameters[0]
         assert mu.shape == (lanes, dims)
         symbols = np.empty((lanes, dims), np.int64)
-        raise_if_empty(_pop(coder.heads, coder.words, coder.counts, symbols, *self._parameters))
+        raise_if_empty(_pop(coder.heads, coder.words, coder.counts, symbols, *self.parameters))
         return symbols
 
 

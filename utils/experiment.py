@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 import discretization
+from model import exact
 from model.vae import log_likelihoods
 from utils import benchmarks, bitsback, checkpoints, cli, datasets, npz, paths
 from utils.cli import UserError
@@ -27,8 +28,9 @@ MEASURES = ("nets", "elbos", "cmas", "total")
 class Codec(NamedTuple):
     """What the flags of a compression script choose: see open_codec()."""
 
-    model: torch.nn.Module  # folded
-    conditional: bitsback.Conditionals
+    model: torch.nn.Module  # folded; what the ELBO is of
+    conditional: bitsback.Conditionals  # of that model, or of its exact form
+    floats: bitsback.Conditionals | None  # of the model, to compare the rates where `conditional` is exact
     header: dict  # of the bitstream files, as far as the codec determines it
 
 
@@ -173,9 +175,13 @@ def verify(path, header, schedule, conditional, chains, initial, unit="image"):
 def open_codec(dataset, args, path, model, identity):
     """The Codec of a checkpoint, as checkpoints.open_for() gives it, with bins that are made where there are none."""
     ranges = discretization.for_checkpoint(path, model, identity, dataset, args.quantbits, args.data, args.output)
-    model = fold_weight_norm(model)
     header = {"dataset": dataset, "quantbits": args.quantbits, "checkpoint": identity, "bins": ranges.identity}
-    return Codec(model, bitsback.Conditionals(model, discretization.bins(model, ranges)), header)
+    bins, folded = discretization.bins(model, ranges), fold_weight_norm(model)
+    floats = bitsback.Conditionals(folded, bins)
+    if not args.exact:
+        return Codec(folded, floats, None, header | {"exact": None})
+    networks = exact.for_checkpoint(path, model, identity, dataset, args.data, args.output)
+    return Codec(folded, bitsback.Conditionals(networks, bins), floats, header | {"exact": networks.identity})
 
 
 def schemes(args):
@@ -187,10 +193,10 @@ def run_schemes(codec, args, chains, what, header, keep, unit="image"):
     """Code chains with each scheme that the flags choose, write them, decode them from disk and compare.
 
     chains: as compress() takes them. what: they in words. header: what the bitstreams' header says of them.
-    keep(scheme, result): called for each scheme with its Result, once the bitstreams are written; not called with
-    --verify-only.
+    keep(scheme, result, floats): called for each scheme with its Result, once the bitstreams are written, and with
+    that of the networks in floats, if they are exact, or None; not called with --verify-only.
     """
-    model, conditional, _ = codec
+    model, conditional, *_ = codec
     dataset = codec.header["dataset"]
     initial = initial_words(len(chains), conditional, args.seed)
     torch.manual_seed(args.seed)
@@ -204,7 +210,10 @@ def run_schemes(codec, args, chains, what, header, keep, unit="image"):
         if not args.verify_only:
             result = compress(schedule, model, conditional, chains, initial, unit=unit)
             save_bitstreams(file, whole, result.words)
-            keep(scheme, result)
+            floats = None
+            if codec.floats is not None:
+                floats = compress(schedule, model, codec.floats, chains, initial, desc="in floats", unit=unit)
+            keep(scheme, result, floats)
         if not args.no_verify:
             verify(file, whole, schedule, conditional, chains, initial, unit)
 
@@ -224,12 +233,14 @@ def _main(dataset, argv):
     padding = np.prod(model.xs) / np.prod(test.shape[1:])  # padded dimensions to real ones
     rates = {}
 
-    def keep(scheme, result):
+    def keep(scheme, result, floats):
         for measure in MEASURES:
             name = f"{scheme}_{args.quantbits}bits_{measure}.npy"
             with paths.whole(paths.results(dataset, model.nz, args.output) / name) as array:
                 np.save(array, getattr(result, measure))
         print(summary(result, padding))
+        if floats is not None:
+            print(f"net, in floats  {floats.nets.mean() * padding:.4f} bits/dim")
         rates[f"{NAMES[scheme]}, net"] = result.nets.mean() * padding
         rates[f"{NAMES[scheme]}, sent"] = result.cmas[:, -1].mean() * padding
         rates["ELBO"] = result.elbos.mean() * padding
@@ -278,6 +289,8 @@ def parse(dataset, argv):
 
 def add_and_parse(parser, argv):
     """Add the arguments that all compression scripts end with, and parse."""
+    exact = "compute with the networks' exact form, in integers: decodes on any machine (default: in floats)"
+    parser.add_argument("--exact", action="store_true", help=exact)
     whiten = "whiten the bits that latents are popped with, which brings the rate to the ELBO; beyond the paper"
     parser.add_argument("--whiten", action="store_true", help=whiten)
     parser.add_argument("--no-verify", action="store_true", help="do not decode again")

@@ -1,0 +1,82 @@
+"""A .bitswap file decodes on any machine: one that is kept, for ever, and any under other settings of the libraries."""
+
+import os
+
+import numpy as np
+import pytest
+from conftest import ROOT, SETTINGS, assert_one_line_error, run_main, run_script
+from PIL import Image
+
+import demo_compress
+import demo_decompress
+from utils import container
+
+# Written by demo_compress.py --coder bitswap with the checkpoint that ships. It is never to be written anew: a change
+# with which it does not decode breaks every file there is.
+KEPT = ROOT / "tests" / "golden" / "picture.bitswap"
+
+
+def picture():
+    """The image in KEPT, uint8 [150, 200, 3]: slopes, edges, noise and a flat part, by integer arithmetic alone."""
+    y, x, c = np.ogrid[:150, :200, :3]
+    hashed = (x * 73856093 ^ y * 19349663 ^ c * 83492791) * 2654435761 >> 7
+    noise = hashed % 9 + (hashed >> 9) % 9 - 8
+    disc = (x - 120) ** 2 + (y - 60) ** 2 < 45**2
+    pixels = 60 + x // 2 + y // 3 + 10 * c + noise + np.where(disc, 60 - 20 * c, 0)
+    return np.where((x > 160) & (y > 110), 200, pixels).clip(0, 255).astype(np.uint8)
+
+
+def assert_is_picture(path):
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(np.asarray(image), picture())
+
+
+def test_the_kept_file_decodes(tmp_path):
+    header, _ = container.unpack(KEPT.read_bytes())
+    assert header.arithmetic == container.INTEGERS and header.blocks > 12
+    done = run_main(demo_decompress.main, KEPT, "-o", tmp_path / "out.png")
+    assert done.returncode == 0, done.stderr
+    assert_is_picture(tmp_path / "out.png")
+
+
+def test_a_single_wrong_bit_in_the_kept_file_is_noticed(tmp_path):
+    data = bytearray(KEPT.read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "wrong.bitswap").write_bytes(data)
+    assert_one_line_error(run_main(demo_decompress.main, tmp_path / "wrong.bitswap"), "damaged")
+
+
+def there_and_back(tmp_path, **elsewhere):
+    """Decode KEPT in another process, encode the image there, decode it here."""
+    out, there = tmp_path / "out.png", tmp_path / "there.bitswap"
+    run_script("demo_decompress.py", KEPT, "-o", out, check=0, **elsewhere)
+    assert_is_picture(out)
+    run_script("demo_compress.py", out, "-o", there, "--coder", "bitswap", check=0, **elsewhere)
+    header, _ = container.unpack(there.read_bytes())
+    assert header.arithmetic == container.INTEGERS and header.blocks > 12
+    assert run_main(demo_decompress.main, there, "-o", tmp_path / "back.png").returncode == 0
+    assert_is_picture(tmp_path / "back.png")
+
+
+@pytest.mark.parametrize("setting", [s if s == "least" else pytest.param(s, marks=pytest.mark.slow) for s in SETTINGS])
+def test_other_settings(setting, tmp_path):
+    there_and_back(tmp_path, environment=SETTINGS[setting])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("OTHER_PYTHON" not in os.environ, reason="OTHER_PYTHON names no Python with another PyTorch")
+def test_another_pytorch(tmp_path):
+    there_and_back(tmp_path, python=os.environ["OTHER_PYTHON"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lanes", [1, 7, 12])
+def test_any_number_of_lanes(lanes, tmp_path):
+    """The kept file has a batch of its own size; here are others, on one thread and on two."""
+    Image.fromarray(picture()).save(tmp_path / "in.png")
+    flags = tmp_path / "in.png", "-o", tmp_path / "out.bitswap", "--coder", "bitswap", "--lanes", lanes
+    done = run_main(demo_compress.main, *flags)
+    assert done.returncode == 0, done.stderr
+    two = {"OMP_NUM_THREADS": "2"}
+    run_script("demo_decompress.py", tmp_path / "out.bitswap", "-o", tmp_path / "out.png", check=0, environment=two)
+    assert_is_picture(tmp_path / "out.png")

@@ -173,12 +173,12 @@ class Logistic:
     def push(self, coder, symbols):
         """Push symbols, int64 [lanes, dims], the last dimension first. Raises ValueError where one is not of a bin."""
         symbols = np.ascontiguousarray(symbols, np.int64)
-        mu, _, n = self._parameters[:3]
+        mu, _, n = self.parameters[:3]
         assert symbols.shape == mu.shape
         if symbols.size and (symbols.min() < 0 or symbols.max() >= n):
             raise ValueError(f"a symbol is not one of {n} bins")
         coder.reserve(symbols.shape[1])
-        _push(coder.heads, coder.words, coder.counts, symbols, *self._parameters)
+        _push(coder.heads, coder.words, coder.counts, symbols, *self.parameters)
 
     def pop(self, coder, lanes, dims):
         """Pop symbols, int64 [lanes, dims]. Raises EmptyLaneError where a lane runs out; it is of no use then."""

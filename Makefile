@@ -1,7 +1,7 @@
 # make demo        compress and decompress two photographs
 # make demo-mnist  compress and verify MNIST test images, in a table beside other compressors
 # make test        the tests (a few minutes); make test-slow adds those that take longer
-# make bench       time the coder beside the network alone
+# make bench       time and memory: coding beside the network alone, the coder alone, an experiment (10 minutes)
 # Each creates the environment in .venv first, once; VENV=DIR uses another folder.
 
 PYTHON ?= python3
@@ -27,7 +27,11 @@ lint: $(VENV)/ready-dev
 	$(RUN) -m ruff format --check .
 
 bench: $(VENV)/ready
+	-$(RUN) -m pip install --quiet constriction
+	$(RUN) benchmarks/coder.py
+	$(RUN) benchmarks/memory.py
 	$(RUN) benchmarks/compression.py
+	$(RUN) benchmarks/chart.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

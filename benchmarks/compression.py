@@ -1,105 +1,173 @@
-"""Time coding beside the network alone: full-size models with random weights, random images, in one run.
+"""Time coding beside the network alone."""
 
-For each model: the bare forward passes that an image needs (every infer and generate once, on one batch of all
-lanes), encoding and decoding, interleaved, the least of --repeats each; and peak memory. Prints a table and writes
-OUTPUT/benchmarks/compression.csv.
-"""
-
-import csv
-import resource
-import sys
+import contextlib
 import time
-from pathlib import Path
+from collections import Counter
+from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import common
 import numpy as np
 import torch
 
-import discretization
-from model.vae import Model, log_likelihoods
-from utils import bitsback, cli, experiment, paths
-from utils.rans import Rans
-from utils.torch.modules import fold_weight_norm, init_mode
+from utils import bitsback, cli, experiment
+from utils.discretized import Logistic, Uniform
+from utils.rans import Rans, compiled, pop_symbol, push_symbol
 
-FULL_SIZE = {  # the paper's models: xs, zchannels, width by nz
-    "mnist": ((1, 32, 32), 1, {1: 64, 2: 63, 4: 62, 8: 61}),
-    "cifar": ((3, 32, 32), 8, {1: 256, 2: 255, 4: 254, 8: 252}),
-}
-COLUMNS = ["dataset", "nz", "scheme", "lanes"]
-COLUMNS += ["forward ms", "encode ms", "decode ms", "encode x", "decode x", "peak MB"]
+PARTS = ("network", "cdf", "rANS", "rest")
+COLUMNS = ["model", "scheme", "lanes", "threads", "clock", "forward ms"]
+COLUMNS += [f"{what} {column}" for what in ("encode", "decode") for column in ("x", "ms", *PARTS)]
 
+DESCRIPTION = """Time coding beside the network alone: full-size models with random weights, random images, in one run.
 
-def build(dataset, nz):
-    """A full-size model with random weights, initialised from random images, and its conditionals."""
-    xs, zchannels, widths = FULL_SIZE[dataset]
-    torch.manual_seed(0)
-    model = Model(xs, nz, zchannels, nprocessing=4, kernel_size=3, resdepth=8, reswidth=widths[nz]).eval()
-    with torch.no_grad(), init_mode():
-        log_likelihoods(model, torch.randint(0, 256, (4, *xs), dtype=torch.uint8))
-    model = fold_weight_norm(model)
-    dims = int(np.prod(model.zs))
-    ranges = discretization.Ranges(np.full((nz - 1, dims), -12.0), np.full((nz - 1, dims), 12.0), 10, "", False)
-    return model, bitsback.Conditionals(model, discretization.bins(model, ranges))
+In turn, until --seconds have passed, but twice at least: the bare forward passes that an image needs (every
+infer and generate once, on one batch of all lanes), encoding, decoding. The least of each counts. Times are in
+ms per image, "x" is a time over that of the bare forward passes. A time is split into the network, the cdf
+(parameters to integers, integers to intervals, the search for an interval), rANS, and the rest (conversions,
+copies, Python)."""
 
 
 @torch.inference_mode()
-def forward(model, x, z):
+def forward(network, x, z):
     """Every conditional of the model once: what coding an image cannot do without."""
-    for i in range(model.nz):
-        model.infer(i, z if i else x)
-        model.generate(i, z)
+    for i in range(network.nz):
+        network.infer(i, z if i else x)
+        network.generate(i, z)
 
 
-def seconds(function, *args):
-    """(seconds it took, what it returned)."""
-    began = time.perf_counter()
-    result = function(*args)
-    return time.perf_counter() - began, result
+@compiled
+def push_known(heads, words, counts, start, freq):
+    """Push symbols whose intervals are known: rANS's share of Logistic.push()."""
+    lanes, dims = start.shape
+    for lane in range(lanes):
+        for d in range(dims - 1, -1, -1):
+            push_symbol(heads, words, counts, lane, start[lane, d], freq[lane, d])
 
 
-def measure(dataset, nz, lanes, scheme, repeats, images):
-    """One row of the table; times are per image."""
-    model, conditional = build(dataset, nz)
+@compiled
+def pop_known(heads, words, counts, start, freq):
+    """Pop symbols whose intervals are known: rANS's share of Logistic.pop()."""
+    lanes, dims = start.shape
+    for lane in range(lanes):
+        for d in range(dims):
+            pop_symbol(heads, words, counts, lane, start[lane, d], freq[lane, d])
+
+
+class Stopwatch:
+    """Times a call and the parts of it that are patched in: see splitting().
+
+    spent: seconds by part, of the call so far; "aside" is what only the measurement takes.
+    """
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.spent = Counter()
+
+    def timed(self, part, function):
+        """`function`, counting its time as that of a part."""
+
+        def call(*args):
+            began = self.clock()
+            result = function(*args)
+            self.spent[part] += self.clock() - began
+            return result
+
+        return call
+
+    def coded(self, function, known):
+        """Logistic's push() or pop(), which do two parts in one loop; rANS's is timed by doing it again."""
+
+        def call(distribution, coder, *args):
+            began = self.clock()
+            again = Rans(coder.heads.copy(), coder.words.copy(), coder.counts.copy())
+            middle = self.clock()
+            popped = function(distribution, coder, *args)
+            end = self.clock()
+            intervals = distribution.interval(args[0] if popped is None else popped)
+            again.reserve(intervals[0].shape[1])
+            replay = self.clock()
+            known(again.heads, again.words, again.counts, *intervals)
+            rans = self.clock() - replay
+            assert (again.heads == coder.heads).all()
+            self.spent += Counter({"rANS": rans, "cdf": end - middle - rans})
+            self.spent["aside"] += self.clock() - end + middle - began
+            return popped
+
+        return call
+
+    @contextlib.contextmanager
+    def splitting(self, network):
+        """Inside this context, the parts of coding with a model are timed."""
+        timed = {
+            (network, "infer"): self.timed("network", network.infer),
+            (network, "generate"): self.timed("network", network.generate),
+            (bitsback, "quantize"): self.timed("cdf", bitsback.quantize),
+            (Logistic, "push"): self.coded(Logistic.push, push_known),
+            (Logistic, "pop"): self.coded(Logistic.pop, pop_known),
+            (Uniform, "push"): self.timed("rANS", Uniform.push),
+            (Uniform, "pop"): self.timed("rANS", Uniform.pop),
+        }
+        with contextlib.ExitStack() as patches:
+            for (owner, name), function in timed.items():
+                patches.enter_context(mock.patch.object(owner, name, function))
+            yield
+
+    def split(self, function, *args):
+        """(seconds by part, what the function returned)."""
+        self.spent = Counter()
+        began = self.clock()
+        result = function(*args)
+        total = self.clock() - began - self.spent.pop("aside", 0)
+        return dict(self.spent) | {"rest": total - self.spent.total()}, result
+
+
+def measure(name, scheme, lanes, images, seconds, clock):
+    """One row of the table."""
+    network = common.model(name)
+    conditional = common.conditionals(network)
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (images, lanes, *model.xs), np.uint8)
-    x, z = torch.from_numpy(pixels[0]).float(), torch.randn(lanes, *model.zs)
+    pixels = rng.integers(0, 256, (images, lanes, *network.xs), np.uint8)
+    x, z = torch.from_numpy(pixels[0]).float(), torch.randn(lanes, *network.zs)
     coder = Rans.from_words(experiment.initial_words(lanes, conditional, 0))
-    schedule = bitsback.SCHEDULES[scheme](nz)
-    forward(model, x, z)
-    times = {"forward": [], "encode": [], "decode": []}
-    for _ in range(repeats):
+    schedule = bitsback.SCHEDULES[scheme](network.nz)
+    watch = Stopwatch(common.CLOCKS[clock])
+    bare, splits, began = [], {"encode": [], "decode": []}, time.perf_counter()
+    while len(bare) < 2 * images or time.perf_counter() - began < seconds:
         for t in range(images):
-            times["forward"].append(seconds(forward, model, x, z)[0])
-            times["encode"].append(seconds(bitsback.encode, schedule, coder, conditional, pixels[t])[0])
+            bare.append(sum(watch.split(forward, network, x, z)[0].values()))
+            with watch.splitting(network):
+                splits["encode"].append(watch.split(bitsback.encode, schedule, coder, conditional, pixels[t])[0])
         for t in reversed(range(images)):
-            took, decoded = seconds(bitsback.decode, schedule, coder, conditional, lanes)
-            times["decode"].append(took)
+            with watch.splitting(network):
+                split, decoded = watch.split(bitsback.decode, schedule, coder, conditional, lanes)
+            splits["decode"].append(split)
             assert (decoded == pixels[t]).all()
-    bare, encode, decode = (1e3 * min(times[what]) / lanes for what in ("forward", "encode", "decode"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return dataset, nz, scheme, lanes, bare, encode, decode, encode / bare, decode / bare, peak
+    row = [name, scheme, lanes, torch.get_num_threads(), clock, 1e3 * min(bare) / lanes]
+    for split in splits.values():
+        least = min(split, key=lambda parts: sum(parts.values()))
+        total = sum(least.values())
+        row += [total / min(bare), *(1e3 * part / lanes for part in (total, *(least[part] for part in PARTS)))]
+    return row
 
 
 @cli.script
 def main():
-    parser = cli.parser(__doc__)
-    parser.add_argument("--dataset", choices=tuple(FULL_SIZE), default="mnist", help="whose full-size model")
-    parser.add_argument("--nz", type=int, choices=(1, 2, 4, 8), default=2, help="latent layers")
-    parser.add_argument("--lanes", type=cli.whole_number(1), nargs="+", default=[100], help="lanes, one row for each")
+    parser = common.parser(DESCRIPTION, "compression")
+    common.add_clock(parser)
+    parser.add_argument(
+        "--models", choices=tuple(common.MODELS), nargs="+", default=["mnist2", "mnist8", "cifar8"], metavar="MODEL",
+        help="full-size models, by dataset and number of latent layers",
+    )  # fmt: skip
+    parser.add_argument("--lanes", type=cli.whole_number(1), nargs="+", default=[1, 10, 100], help="rows of each model")
     parser.add_argument("--scheme", choices=tuple(bitsback.SCHEDULES), default="bitswap", help="how to code")
-    parser.add_argument("--repeats", type=cli.whole_number(1), default=3, help="how often to time everything")
     parser.add_argument("--images", type=cli.whole_number(1), default=1, help="images in each lane")
-    parser.add_argument("--output", type=Path, default=paths.ROOT, help="folder under which benchmarks/ is written")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long to go on measuring each row")
     args = parser.parse_args()
-    print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; times in ms per image")
-    print("".join(f"{column:>12}" for column in COLUMNS))
-    rows = []
-    for lanes in args.lanes:
-        rows.append(measure(args.dataset, args.nz, lanes, args.scheme, args.repeats, args.images))
-        print("".join(f"{cell:12.3f}" if isinstance(cell, float) else f"{cell:>12}" for cell in rows[-1]))
-    with paths.whole(args.output / "benchmarks" / "compression.csv", "w") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    if args.quick:
+        args.models, args.lanes, args.seconds = ["mnist1"], [1, 2], 0.0
+    rows = [(name, args.scheme, lanes, args.images, args.seconds, args.clock)
+            for name in args.models for lanes in args.lanes]  # fmt: skip
+    measure("mnist1", args.scheme, 1, 1, 0.0, args.clock)  # compiles what Numba has not compiled yet
+    common.report("compression", args.output, COLUMNS, (measure(*row) for row in rows), len(rows))
 
 
 if __name__ == "__main__":

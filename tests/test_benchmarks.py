@@ -1,19 +1,60 @@
-"""The benchmark scripts run and write what they say."""
+"""The benchmark scripts run and write what they say. What they measure is not tested."""
 
 import csv
 
-from conftest import run_script
+import pytest
+from conftest import assert_one_line_error, run_script
 
 
-def test_compression(tmp_path):
-    flags = ("--nz=1", "--lanes", "1", "2", "--repeats=1", "--scheme=bbans", "--output", tmp_path)
-    done = run_script("benchmarks/compression.py", *flags, check=0)
-    with open(tmp_path / "benchmarks" / "compression.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["dataset"], row["nz"], row["scheme"], row["lanes"]) for row in rows] == [
-        ("mnist", "1", "bbans", "1"),
-        ("mnist", "1", "bbans", "2"),
-    ]
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """(the folder that the benchmarks have written to, the rows of each of their tables)."""
+    output = tmp_path_factory.mktemp("output")
+    rows = {}
+    for name in ("compression", "coder", "memory"):
+        run_script(f"benchmarks/{name}.py", "--quick", "--output", output, check=0)
+        with open(output / "benchmarks" / f"{name}.csv", newline="") as file:
+            rows[name] = list(csv.DictReader(file))
+    return output, rows
+
+
+def test_compression(tables):
+    rows = tables[1]["compression"]
+    assert [(row["model"], row["lanes"]) for row in rows] == [("mnist1", "1"), ("mnist1", "2")]
     for row in rows:
-        assert float(row["encode x"]) * float(row["forward ms"]) - float(row["encode ms"]) < 1e-6
-        assert row["scheme"] in done.stdout
+        for what in ("encode", "decode"):
+            total = float(row[f"{what} ms"])
+            assert float(row[f"{what} x"]) == pytest.approx(total / float(row["forward ms"]))
+            parts = [float(row[f"{what} {part}"]) for part in ("network", "cdf", "rANS", "rest")]
+            assert sum(parts) == pytest.approx(total)
+            assert min(parts) > 0
+
+
+def test_coder(tables):
+    rows = tables[1]["coder"]
+    assert [row["lanes"] for row in rows if row["coder"] == "ours"] == ["1", "10"]
+    for row in rows:
+        if row["coder"] == "ours":
+            assert float(row["bits/symbol"]) == pytest.approx(float(row["exact bits/symbol"]), abs=2e-3)
+
+
+def test_memory(tables):
+    rows = tables[1]["memory"]
+    assert [row["what"] for row in rows] == ["bins", "experiment"]
+    for row in rows:
+        assert 0 < float(row["PyTorch MiB"]) < float(row["peak MiB"])
+
+
+def test_chart(tables):
+    output = tables[0]
+    run_script("benchmarks/chart.py", "--output", output, check=0)
+    assert (output / "benchmarks" / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_missing_table_is_named(tmp_path):
+    assert_one_line_error(run_script("benchmarks/chart.py", "--output", tmp_path), "benchmarks/compression.py")
+
+
+def test_an_unknown_experiment_is_refused(tmp_path):
+    done = run_script("benchmarks/memory.py", "--experiment", "mnist3", "1", "1", "--output", tmp_path)
+    assert_one_line_error(done, "mnist2")

@@ -212,3 +212,22 @@ def test_uniform():
     prior.push(coder, symbols)
     np.testing.assert_array_equal(prior.pop(coder, 1, 3), symbols)
     np.testing.assert_array_equal(coder.to_words(), np.full((1, 20), 77))
+
+
+@pytest.mark.parametrize("bins", [pixel_bins(4), EqualMassBins(256)], ids=["uniform bins", "equal-mass bins"])
+def test_push_is_that_of_the_intervals(bins):
+    rng = np.random.default_rng(0)
+    distribution = Logistic(*quantize(rng.normal(size=(3, 4)), rng.uniform(0.1, 1, (3, 4))), bins)
+    symbols = rng.integers(0, 256, (3, 4))
+    ours, reference = (Rans.from_words(np.full((4, 9), 77, np.uint32)) for _ in range(2))
+    distribution.push(ours, symbols)
+    reference.push_block(*distribution.interval(symbols))
+    for a, b in zip(ours.to_words(), reference.to_words(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("symbol", [-1, 256])
+def test_a_symbol_of_no_bin_is_refused(symbol):
+    coder = Rans.from_words(np.full((1, 9), 77, np.uint32))
+    with pytest.raises(ValueError, match="256 bins"):
+        logistic(0.0, 1.0, pixel_bins(1)).push(coder, np.array([[symbol]]))

@@ -20,7 +20,7 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 
-from utils.rans import PRECISION, compiled, pop_symbol, raise_if_empty, top
+from utils.rans import PRECISION, compiled, pop_symbol, push_symbol, raise_if_empty, top
 
 FRACTION = 20  # bits after the binary point of mu, edges and centres
 SCALES_PER_OCTAVE = 256
@@ -152,8 +152,11 @@ class Logistic:
     """
 
     def __init__(self, mu, scale, bins):
-        mu, scale = (np.ascontiguousarray(part, np.int64) for part in np.broadcast_arrays(mu, scale))
-        if mu.size and np.abs(mu).max() > _MU_LIMIT:
+        mu = np.ascontiguousarray(mu, np.int64)
+        if np.shape(scale) != mu.shape:
+            scale = np.broadcast_to(scale, mu.shape).copy()
+        scale = np.ascontiguousarray(scale, np.int64)
+        if mu.size and max(mu.max(), -mu.min()) > _MU_LIMIT:
             raise ValueError("mu is out of range")
         if scale.size and (scale.min() < 0 or scale.max() >= SCALES):
             raise ValueError("scale is not an index of the table of scales")
@@ -168,8 +171,14 @@ class Logistic:
         return _locate(np.ascontiguousarray(cf, np.int64), *self.parameters)
 
     def push(self, coder, symbols):
-        """Push symbols, int64 [lanes, dims], the last dimension first."""
-        coder.push_block(*self.interval(symbols))
+        """Push symbols, int64 [lanes, dims], the last dimension first. Raises ValueError where one is not of a bin."""
+        symbols = np.ascontiguousarray(symbols, np.int64)
+        mu, _, n = self.parameters[:3]
+        assert symbols.shape == mu.shape
+        if symbols.size and (symbols.min() < 0 or symbols.max() >= n):
+            raise ValueError(f"a symbol is not one of {n} bins")
+        coder.reserve(symbols.shape[1])
+        _push(coder.heads, coder.words, coder.counts, symbols, *self.parameters)
 
     def pop(self, coder, lanes, dims):
         """Pop symbols, int64 [lanes, dims]. Raises EmptyLaneError where a lane runs out; it is of no use then."""
@@ -292,6 +301,17 @@ def _locate(cf, mu, scale, n, lo, width, edges, cdf, inverses):
             found = _find(cf[lane, d], n, d, mu[lane, d], inverse, lo, width, edges, cdf)
             symbols[lane, d], start[lane, d], freq[lane, d] = found
     return symbols, start, freq
+
+
+@compiled
+def _push(heads, words, counts, symbols, mu, scale, n, lo, width, edges, cdf, inverses):
+    lanes, dims = symbols.shape
+    for lane in range(lanes):
+        for d in range(dims - 1, -1, -1):
+            k, m, inverse = symbols[lane, d], mu[lane, d], inverses[scale[lane, d]]
+            start = _cumulative(k, n, d, m, inverse, lo, width, edges, cdf)
+            end = _cumulative(k + 1, n, d, m, inverse, lo, width, edges, cdf)
+            push_symbol(heads, words, counts, lane, start, end - start)
 
 
 @compiled

@@ -1,0 +1,87 @@
+"""What the benchmarks share: the full-size models, clocks, flags, tables on paper and on disk."""
+
+import csv
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils import cli, paths
+
+FULL_SIZE = {  # the paper's models: xs, zchannels, width by nz
+    "mnist": ((1, 32, 32), 1, {1: 64, 2: 63, 4: 62, 8: 61}),
+    "cifar": ((3, 32, 32), 8, {1: 256, 2: 255, 4: 254, 8: 252}),
+}
+MODELS = {f"{dataset}{nz}": (dataset, nz) for dataset, (_, _, widths) in FULL_SIZE.items() for nz in widths}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def model(name):
+    """A full-size model with random weights, folded. Initialised from random images. name: one of MODELS."""
+    import torch  # late, here and below, so that --help answers at once, and memory.py sees what PyTorch takes
+
+    from model.vae import Model, log_likelihoods
+    from utils.torch.modules import fold_weight_norm, init_mode
+
+    dataset, nz = MODELS[name]
+    xs, zchannels, widths = FULL_SIZE[dataset]
+    torch.manual_seed(0)
+    network = Model(xs, nz, zchannels, nprocessing=4, kernel_size=3, resdepth=8, reswidth=widths[nz]).eval()
+    with torch.no_grad(), init_mode():
+        log_likelihoods(network, torch.randint(0, 256, (4, *xs), dtype=torch.uint8))
+    return fold_weight_norm(network)
+
+
+def conditionals(network):
+    """The Conditionals of a model, with 2^10 bins that any random weights can do with."""
+    import numpy as np
+
+    import discretization
+    from utils.bitsback import Conditionals
+
+    shape = network.nz - 1, int(np.prod(network.zs))
+    ranges = discretization.Ranges(np.full(shape, -12.0), np.full(shape, 12.0), 10, "", False)
+    return Conditionals(network, discretization.bins(network, ranges))
+
+
+def parser(description, csv_name):
+    """A parser with the flags of all benchmarks; csv_name: the file that they write."""
+    parser = cli.parser(f"{description}\n\nPrints a table and writes OUTPUT/benchmarks/{csv_name}.csv.")
+    parser.add_argument("--quick", action="store_true", help="the least of everything: a test that it runs")
+    parser.add_argument("--output", type=Path, default=paths.ROOT, help="folder under which benchmarks/ is written")
+    return parser
+
+
+def add_clock(parser):
+    """Add --clock, for what is timed."""
+    what = "cpu: processor time, for one thread (OMP_NUM_THREADS=1) on a machine that is shared"
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help=what)
+
+
+def table_file(output, name):
+    """The path of a table."""
+    return Path(output) / "benchmarks" / f"{name}.csv"
+
+
+def report(name, output, columns, rows, total):
+    """Print rows as they come, with a progress bar, and write them. rows: an iterable of `total` rows."""
+    from tqdm import tqdm
+
+    widths = [max(10, len(column) + 2) for column in columns]
+
+    def line(cells):
+        shown = [f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in cells]
+        return "".join(f"{cell:>{width}}" for cell, width in zip(shown, widths, strict=True))
+
+    print(line(columns), flush=True)
+    done = []
+    with tqdm(total=total, unit="row", leave=False, disable=None, dynamic_ncols=True) as bar:
+        for row in rows:
+            done.append(row)
+            bar.write(line(row))
+            bar.update()
+    path = table_file(output, name)
+    with paths.whole(path, "w") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *done])
+    print(f"written to {path}\n", flush=True)

@@ -1,14 +1,15 @@
 # make demo        compress and decompress two photographs
 # make demo-mnist  compress and verify MNIST test images, in a table beside other compressors
 # make test        the tests (a few minutes); make test-slow adds those that take longer
-# make bench       time the coder beside the network alone
+# make bench       time the coder beside the network alone, and where the time of a training step goes
+# make horovod     build Horovod for training with mpiexec (scripts/install_horovod.sh says what it needs)
 # Each creates the environment in .venv first, once; VENV=DIR uses another folder.
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo demo-mnist test test-slow lint bench
+.PHONY: demo demo-mnist test test-slow lint bench horovod
 
 demo: $(VENV)/ready
 	$(RUN) demo_compress.py
@@ -28,6 +29,10 @@ lint: $(VENV)/ready-dev
 
 bench: $(VENV)/ready
 	$(RUN) benchmarks/compression.py
+	$(RUN) benchmarks/training.py
+
+horovod: $(VENV)/ready
+	PYTHON=$(RUN) scripts/install_horovod.sh
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

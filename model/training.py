@@ -155,7 +155,7 @@ def _train(settings, args, job, on_leaving):
 
     torch.manual_seed(args.seed)
     model = Model(**architecture).to(device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=args.lr)
+    optimiser = adam(model, args.lr)
     best_path = paths.params(settings.dataset, args.output) / f"nz{args.nz}"
     full_path = best_path.with_name(best_path.name + ".resume")
     state = None
@@ -167,6 +167,8 @@ def _train(settings, args, job, on_leaving):
             warm_up(model, training_images(0)[_order(args.seed, 0, count)[: WARMUP_BATCHES * args.batch]])
         else:
             model.load_state_dict(state["model"])
+            for group in state["optimiser"]["param_groups"]:
+                group["fused"] = True  # whichever form of Adam saved it
             optimiser.load_state_dict(state["optimiser"])
     # Only now, with the data-dependent initialisation done, are the parameters what training starts from.
     distributed.broadcast(job, model.state_dict().values())
@@ -313,7 +315,9 @@ def train_step(
     """
     objective, loss, elbo = forward(model, job, x, dims, count, sample, dtype)
     backward(optimiser, objective, average_gradients)
-    return torch.stack((loss, elbo, update(model, optimiser)))
+    gnorm = clip(model)
+    optimiser.step()
+    return torch.stack((loss, elbo, gnorm))
 
 
 def forward(model, job, x, dims, count, sample=rand.sample, dtype=None):
@@ -322,9 +326,12 @@ def forward(model, job, x, dims, count, sample=rand.sample, dtype=None):
     The loss gives every channel of every latent one free bit: sum over layers and channels of max(KL, 1), with the
     KL averaged over the batch (paper, appendix D), all processes together.
     """
-    with torch.autocast(job.device.type, dtype, enabled=dtype is not None):
-        logrecon, logdec, logenc = log_likelihoods(model, x, sample)
-    recon, kl = logrecon.sum() / count, (logenc - logdec).sum(1) / count  # kl: [nz, zchannels]
+    if len(x):
+        with torch.autocast(job.device.type, dtype, enabled=dtype is not None):
+            logrecon, logdec, logenc = log_likelihoods(model, x, sample)
+        recon, kl = logrecon.sum() / count, (logenc - logdec).sum(1) / count  # kl: [nz, zchannels]
+    else:  # the last batch of an epoch may have fewer images than there are processes
+        recon, kl = torch.zeros((), device=job.device), torch.zeros(model.nz, model.zs[0], device=job.device)
     terms = distributed.total(job, torch.cat((recon.detach()[None], kl.detach().flatten())), "terms")
     all_recon, all_kl = terms[0], terms[1:].view_as(kl)
     # Times job.size, as the gradients of all processes will be averaged, and the loss is the sum of their parts.
@@ -335,15 +342,14 @@ def forward(model, job, x, dims, count, sample=rand.sample, dtype=None):
 def backward(optimiser, objective, average_gradients):
     """Leave in every parameter its gradient, averaged over the processes."""
     optimiser.zero_grad(set_to_none=True)
-    objective.backward()
+    if objective.requires_grad:
+        objective.backward()
     average_gradients()
 
 
-def update(model, optimiser):
-    """Clip the gradient at norm 1 and step; returns the norm it had."""
-    gnorm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimiser.step()
-    return gnorm
+def clip(model):
+    """Scale the gradient down to norm 1 where it is longer; returns the norm it had."""
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
 
 
 @torch.no_grad()
@@ -371,6 +377,11 @@ def test(model, images, job, device, dims):
     for i, (d, e) in enumerate(zip(dec, enc, strict=True), start=1):
         metrics |= {f"z{i}/encoder": e, f"z{i}/decoder": d, f"z{i}/KL": d - e}
     return metrics
+
+
+def adam(model, lr):
+    """The optimiser of a model, in the form that goes over all parameters in one loop of compiled code."""
+    return torch.optim.Adam(model.parameters(), lr=lr, fused=True)
 
 
 def warm_up(model, images):

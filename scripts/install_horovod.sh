@@ -11,7 +11,7 @@
 #   HOROVOD_CUDA_HOME    the CUDA toolkit (default: $CUDA_HOME, or /usr/local/cuda)
 #   HOROVOD_NCCL_HOME    NCCL with its headers (default: the one that PyTorch came with)
 #   HOROVOD_CACHE        where built wheels are kept, one for each PyTorch (default: ~/.cache/bitswap-horovod)
-#   MAKEFLAGS            e.g. -j4 (default: one job a processor)
+#   JOBS                 how many files to compile at once (default: one a processor)
 # Does nothing where Horovod is there and works; a wheel that was built before is installed again without building.
 
 set -euo pipefail
@@ -92,7 +92,7 @@ trap 'rm -rf "$work"' EXIT
 export HOROVOD_WITH_MPI=1 HOROVOD_WITHOUT_GLOO=1  # mpiexec starts the processes
 export HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1
 export CMAKE_POLICY_VERSION_MINIMUM=3.5  # CMake 4 refuses the versions that Horovod's files ask for
-export MAKEFLAGS=${MAKEFLAGS:--j$(nproc)}
+export MAKEFLAGS=-j${JOBS:-$(nproc)}
 if [ $device = gpu ]; then
     cuda=$("$PYTHON" -c 'import torch; print(torch.version.cuda or "")')
     [ -n "$cuda" ] || fail "PyTorch $torch is built without CUDA; install one with CUDA, or use --cpu"

@@ -197,7 +197,7 @@ def test_loss_gives_every_channel_a_free_bit(monkeypatch):
 
     monkeypatch.setattr(training, "log_likelihoods", terms)
     optimiser = torch.optim.Adam(model.parameters())
-    loss, elbo, gnorm = training.train_step(model, optimiser, distributed.Job(), None, 1024, 2).tolist()
+    loss, elbo, gnorm = training.train_step(model, optimiser, distributed.Job(), torch.zeros(2), 1024, 2).tolist()
     assert loss == pytest.approx((200 + 1 + 3) / 1024)
     assert elbo == pytest.approx((200 + 0.25 + 3) / 1024)
     assert gnorm == 0

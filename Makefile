@@ -29,7 +29,7 @@ lint: $(VENV)/ready-dev
 
 bench: $(VENV)/ready
 	$(RUN) benchmarks/compression.py
-	$(RUN) benchmarks/training.py
+	$(RUN) benchmarks/training.py --processes 1 2
 
 horovod: $(VENV)/ready
 	PYTHON=$(RUN) scripts/install_horovod.sh

@@ -1,11 +1,11 @@
 """Time training: full-size models, random images, with the functions that train.
 
-Every row is a number of processes (several are started with torchrun, one thread each), or a precision. It says how
-many steps and images a second they do, and in per cent of a step where the time goes: loading the data, forward,
-backward (with, where there are several processes, the wait for the others' gradients as "wait"), the optimiser, and
-what Python does around these: gradient norm, weight average, logging. "overhead" is the sum of those last three and
-of all that is in none of the columns. On a GPU it is waited for between the parts, but not for steps/s. Prints a
-table and writes OUTPUT/benchmarks/training.csv.
+Each row is a number of processes (several are started with torchrun, on one thread each) and a precision: steps and
+images a second; seconds of all processors together that a step takes, which says what more processes cost where the
+machine has other work as well; and in per cent of a step, where the time goes. "wait" is for the gradients of other
+processes, beyond backward. "overhead" is what Python does around forward and backward: gradient norm, weight average,
+logging, and all that is in none of the columns. A GPU is waited for between the parts, but not for steps/s.
+Prints a table and writes OUTPUT/benchmarks/training.csv.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from utils.torch.modules import update_ema
 
 SETTINGS = {s.SETTINGS.dataset: s.SETTINGS for s in (mnist_train, cifar_train, imagenet_train, imagenetcrop_train)}
 PARTS = ["data", "forward", "backward", "wait", "optimiser", "gnorm", "EMA", "logging"]
-COLUMNS = ["dataset", "nz", "batch", "precision", "processes", "threads", "steps/s", "images/s"]
+COLUMNS = ["dataset", "nz", "batch", "precision", "processes", "threads", "steps/s", "images/s", "CPU-s/step"]
 COLUMNS += [f"{part} %" for part in (*PARTS, "overhead")]
 
 
@@ -121,7 +121,9 @@ def measure(job, dataset, nz, batch, steps, precision, workers, fp16, folder):
         return took, watch.seconds
 
     run(1, False)  # allocates, and lets cuDNN choose
+    cpu_began = time.process_time()
     took, seconds = run(steps, True)
+    cpu = distributed.total(job, torch.tensor([time.process_time() - cpu_began]), "cpu").item()
     shares_of_step = {part: 100 * seconds[part] / took for part in PARTS}
     shares_of_step["backward"] -= shares_of_step["wait"]
     computing = sum(shares_of_step[part] for part in ("data", "forward", "backward", "wait", "optimiser"))
@@ -129,7 +131,7 @@ def measure(job, dataset, nz, batch, steps, precision, workers, fp16, folder):
         took, _ = run(steps, False)
     if log:
         log.close()
-    rates = steps / took, batch * steps / took
+    rates = steps / took, batch * steps / took, cpu / steps
     return (
         dataset, nz, batch, precision, job.size, torch.get_num_threads(), *rates,
         *(shares_of_step[part] for part in PARTS), 100 - computing,

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import copy
 import csv
+import io
 import math
 import signal
 import sys
@@ -127,7 +128,7 @@ def train(settings, args):
     if args.batch % job.size:
         raise UserError(f"--batch={args.batch} cannot be split evenly over {job.size} processes; take a multiple")
     with contextlib.ExitStack() as on_leaving:
-        on_leaving.enter_context(contextlib.redirect_stdout(sys.stdout if job.rank == 0 else None))
+        on_leaving.enter_context(contextlib.redirect_stdout(sys.stdout if job.rank == 0 else io.StringIO()))
         _train(settings, args, job, on_leaving)
     distributed.stop(job)
 

@@ -18,10 +18,10 @@ demo-mnist: $(VENV)/ready
 	$(RUN) mnist_compress.py --nz=2 --compare --experiments=10 --ndatapoints=10 --output=demo
 
 test: $(VENV)/ready-dev
-	$(RUN) -m pytest -n auto
+	$(RUN) -m pytest -n auto --dist loadgroup
 
 test-slow: $(VENV)/ready-dev
-	$(RUN) -m pytest -n auto -m "slow or not slow"
+	$(RUN) -m pytest -n auto --dist loadgroup -m "slow or not slow"
 
 lint: $(VENV)/ready-dev
 	$(RUN) -m ruff check .

@@ -149,7 +149,7 @@ if ! ls "$wheels"/horovod-*.whl >/dev/null 2>&1; then
     fi
     echo "building, which takes some minutes"
     log=$work/build.log
-    if ! pip wheel --verbose --no-deps --no-build-isolation --wheel-dir "$work/wheel" "$source" >"$log" 2>&1; then
+    if ! "$PYTHON" -m pip wheel --verbose --no-deps --no-build-isolation --wheel-dir "$work/wheel" "$source" >"$log" 2>&1; then
         kept=${TMPDIR:-/tmp}/horovod-build.$$.log
         cp "$log" "$kept"
         grep -E 'error|Error' "$log" | head -n 5 >&2

@@ -35,6 +35,9 @@ except (ImportError, AttributeError):
 MPIEXEC = shutil.which("mpiexec")
 
 
+HOW = ("torchrun", "mpiexec without Horovod", "Horovod")
+
+
 def launcher(how, folder):
     """(command, environment) that start two processes; how: as the fixture `two` is parametrised."""
     hidden = []
@@ -61,7 +64,8 @@ def needs(how):
         pytest.skip("NOT TESTED: Horovod is not installed; make horovod")
 
 
-ALL = ("torchrun", "mpiexec without Horovod", "Horovod")
+# Of one group, so that parallel tests do not start the same two processes twice.
+ALL = [pytest.param(how, marks=pytest.mark.xdist_group(how)) for how in HOW]
 MOST = ("torchrun", pytest.param("mpiexec without Horovod", marks=pytest.mark.slow), "Horovod")
 
 

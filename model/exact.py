@@ -84,14 +84,6 @@ class ExactModel:
         if fields.pixel_std.size:
             self._pixel_scale = self._scale("pixel", torch.from_numpy(fields.pixel_std.astype(np.int64)))
 
-    @property
-    def identity(self):
-        digest = hashlib.sha256(header(self.fields).encode())
-        for name in Fields._fields[2:]:
-            array = getattr(self.fields, name)
-            digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
-        return digest.hexdigest()[:16]
-
     def to(self, device):
         """The same networks on another device."""
         return ExactModel(self.fields, device)

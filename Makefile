@@ -1,7 +1,7 @@
 # make demo        compress and decompress two photographs
 # make demo-mnist  compress and verify MNIST test images, in a table beside other compressors
 # make test        the tests (a few minutes); make test-slow adds those that take longer
-# make bench       time the coder beside the network alone, and where the time of a training step goes
+# make bench       time and memory of coding beside the network alone, and of training (10 minutes)
 # make horovod     build Horovod for training with mpiexec (scripts/install_horovod.sh says what it needs)
 # Each creates the environment in .venv first, once; VENV=DIR uses another folder.
 

@@ -359,17 +359,21 @@ def test_killed_at_20_random_moments(data, tmp_path, monkeypatch):
         process.start()
         return process
 
+    began = time.monotonic()
+    run("timed", 30).join()
+    five_epochs = time.monotonic() - began  # on this machine, now
     reached = [0]
     while len(reached) < 21:
         process = run("killed", 10**6)
-        process.join(rng.uniform(0, 6))
+        process.join(rng.uniform(0, five_epochs))
         assert process.is_alive(), process.exitcode
         process.kill()
         process.join()
         path = full_path(tmp_path / "killed")
         reached.append(full(tmp_path / "killed")["step"] if path.exists() else 0)
         assert reached[-1] >= reached[-2]
-    assert len(set(reached)) > 5, reached
+    print("checkpoints after each kill:", reached)
+    assert len(set(reached)) > 5
     for name in ("killed", "unbroken"):
         process = run(name, reached[-1] + 6)
         process.join()

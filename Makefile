@@ -1,14 +1,15 @@
 # make demo        compress and decompress two photographs
 # make demo-mnist  compress and verify MNIST test images, in a table beside other compressors
 # make test        the tests (a few minutes); make test-slow adds those that take longer
-# make bench       time and memory: coding beside the network alone, the coder alone, an experiment (10 minutes)
+# make bench       time and memory of coding beside the network alone, and of training (10 minutes)
+# make horovod     build Horovod for training with mpiexec (scripts/install_horovod.sh says what it needs)
 # Each creates the environment in .venv first, once; VENV=DIR uses another folder.
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo demo-mnist test test-slow lint bench
+.PHONY: demo demo-mnist test test-slow lint bench horovod
 
 demo: $(VENV)/ready
 	$(RUN) demo_compress.py
@@ -17,10 +18,10 @@ demo-mnist: $(VENV)/ready
 	$(RUN) mnist_compress.py --nz=2 --compare --experiments=10 --ndatapoints=10 --output=demo
 
 test: $(VENV)/ready-dev
-	$(RUN) -m pytest -n auto
+	$(RUN) -m pytest -n auto --dist loadgroup
 
 test-slow: $(VENV)/ready-dev
-	$(RUN) -m pytest -n auto -m "slow or not slow"
+	$(RUN) -m pytest -n auto --dist loadgroup -m "slow or not slow"
 
 lint: $(VENV)/ready-dev
 	$(RUN) -m ruff check .
@@ -32,6 +33,10 @@ bench: $(VENV)/ready
 	$(RUN) benchmarks/memory.py
 	$(RUN) benchmarks/compression.py
 	$(RUN) benchmarks/chart.py
+	$(RUN) benchmarks/training.py --processes 1 2
+
+horovod: $(VENV)/ready
+	PYTHON=$(RUN) scripts/install_horovod.sh
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

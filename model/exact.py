@@ -66,9 +66,10 @@ class Network(NamedTuple):
 class ExactModel:
     """Integer networks with the seam of a Model: infer, generate, to_levels, to_pixels, xs, zs and nz.
 
-    fields: as make() computes them. device: where the networks run.
-    Raises ValueError where the fields do not describe networks, where a convolution is not proved to be exact, and
-    where the convolutions of this machine turn out not to be.
+    fields: as make() computes them. device: where the networks run. identity: a digest of the fields, 16 hexadecimal
+    digits; two exact forms of one checkpoint give different outputs, and so have different identities.
+    Raises ValueError where the fields do not describe networks or a convolution is not proved to be exact, and
+    ArithmeticError where those of this machine turn out not to be.
     """
 
     def __init__(self, fields, device="cpu"):
@@ -154,8 +155,8 @@ class ExactModel:
 
 
 def skeleton(arguments):
-    """A Model with plain convolutions and no parameters behind them."""
-    with torch.device("meta"):
+    """A folded Model of an architecture; its parameters are of no account."""
+    with torch.random.fork_rng([]):
         return fold_weight_norm(Model(**arguments))
 
 
@@ -197,7 +198,7 @@ def walk(model, visit):
 
 def input_least(name, unit, most):
     """Where a layer's input is clamped below: at -1, which ELU does not go beyond, or in a first layer at -most."""
-    return -most if name.endswith("in") else -(1 << unit)
+    return -most if name.endswith(".in") else -(1 << unit)
 
 
 def unpack(fields, model, device):
@@ -239,8 +240,6 @@ def unpack(fields, model, device):
     for name, count in taken.items():
         if count != getattr(fields, name).size:
             raise ValueError(f"too many {name}")
-    if fields.pixel_std.shape != ((0,) if fields.architecture["conditional_scale"] else model.xs):
-        raise ValueError("pixel_std is not of the shape of an image")
     return found
 
 
@@ -329,20 +328,30 @@ def quantize(name, weight, bias, peak, power, two_passes):
 
 def save(path, exact):
     """Write an ExactModel as an .npz file, whole or not at all."""
-    header = {"format": FORMAT, "architecture": exact.fields.architecture, "checkpoint": exact.fields.checkpoint}
     arrays = exact.fields._asdict()
-    npz.save(path, header=json.dumps(header), **{name: arrays[name] for name in Fields._fields[2:]})
+    npz.save(path, header=header(exact.fields), **{name: arrays[name] for name in Fields._fields[2:]})
+
+
+def header(fields):
+    """What is not an array, as a line of JSON."""
+    parts = {"format": FORMAT, "architecture": fields.architecture, "checkpoint": fields.checkpoint}
+    return json.dumps(parts, sort_keys=True)
 
 
 def load(path, device="cpu"):
-    """Read an ExactModel that save() wrote. Raises UserError where the file is absent, corrupt or something else."""
+    """Read an ExactModel that save() wrote.
+
+    Raises UserError where the file is absent, corrupt or something else, and where convolutions are not exact here.
+    """
     remedy = "model/exact.py makes it from a checkpoint"
-    header, *arrays = npz.load(path, ("header", *Fields._fields[2:]), remedy)
+    text, *arrays = npz.load(path, ("header", *Fields._fields[2:]), remedy)
     try:
-        architecture, checkpoint = read_header(str(header))
+        architecture, checkpoint = read_header(str(text))
         return ExactModel(Fields(architecture, checkpoint, *check_arrays(arrays, architecture)), device)
-    except (ValueError, RuntimeError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: {error}; {remedy}") from None
+    except ArithmeticError as error:
+        raise UserError(f"{error}; use another device or another build of PyTorch") from None
 
 
 def find(path, model, identity, dataset, output=paths.ROOT):
@@ -374,9 +383,7 @@ def for_checkpoint(path, model, identity, dataset, data=None, output=paths.ROOT)
     try:
         pixels = sample_images(dataset, "train", data, CALIBRATION)
     except UserError as error:
-        raise NoExactFormError(
-            f"{path} has no exact form yet, and images to make it from are lacking: {error}"
-        ) from None
+        raise NoExactFormError(f"{path} has no exact form, and images to make it from are lacking: {error}") from None
     exact = from_checkpoint(path, model, identity, pixels)
     save(_cached(dataset, model, identity, output), exact)
     return exact.to(next(model.parameters()).device)
@@ -386,18 +393,18 @@ def from_checkpoint(path, model, identity, pixels, two_passes=None):
     """make() for a checkpoint; raises NoExactFormError where it cannot be done."""
     try:
         return make(model, pixels, identity, two_passes)
-    except ValueError as error:
-        raise NoExactFormError(f"{path} has no exact form: {error}") from None
+    except (ValueError, ArithmeticError) as error:
+        raise NoExactFormError(f"{path} has no exact form here: {error}") from None
 
 
 def read_header(text):
     """(architecture, checkpoint) from the header of a file. Raises ValueError where it is not one."""
-    header = json.loads(text)
-    if not isinstance(header, dict) or set(header) != {"format", "architecture", "checkpoint"}:
+    parts = json.loads(text)
+    if not isinstance(parts, dict) or set(parts) != {"format", "architecture", "checkpoint"}:
         raise ValueError("not the header of an exact network")
-    if header["format"] != FORMAT:
-        raise ValueError(f"format {header['format']!r}, and this program reads format {FORMAT}")
-    arguments, checkpoint = header["architecture"], header["checkpoint"]
+    if parts["format"] != FORMAT:
+        raise ValueError(f"format {parts['format']!r}, and this program reads format {FORMAT}")
+    arguments, checkpoint = parts["architecture"], parts["checkpoint"]
     least = {"nz": 1, "zchannels": 1, "nprocessing": 0, "kernel_size": 1, "resdepth": 0, "reswidth": 1}
     flags = {"conditional_scale", "colour_transform"}
     sound = (
@@ -408,6 +415,8 @@ def read_header(text):
         and isinstance(arguments["xs"], list)
         and len(arguments["xs"]) == 3
         and all(type(n) is int and 1 <= n <= 4096 for n in arguments["xs"])
+        and arguments["xs"][1] % 2 == arguments["xs"][2] % 2 == 0
+        and arguments["kernel_size"] % 2 == 1
         and isinstance(checkpoint, str)
     )
     if not sound:
@@ -416,14 +425,26 @@ def read_header(text):
 
 
 def check_arrays(arrays, architecture):
-    """The arrays of a file as they are. Raises ValueError where they are not of the types that make() gives them."""
+    """The arrays of a file as they are. Raises ValueError where their types or sizes do not fit an architecture.
+
+    That is before any network is built: a damaged header must not have one of an absurd size built.
+    """
     types = (np.int16, np.int32, np.int8, np.int32, np.int32)
     for name, array, dtype in zip(Fields._fields[2:], arrays, types, strict=True):
-        if array.dtype != dtype:
+        if array.dtype.newbyteorder("=") != dtype:
             raise ValueError(f"{name} is of type {array.dtype}")
-    # Before anything of that depth is built: an input and a head for every network, four layers for a residual one.
-    if len(arrays[3]) != 4 * sum(architecture[name] for name in ("nz", "nprocessing", "resdepth")):
-        raise ValueError("inputs has not as many rows as the architecture layers")
+    a = SimpleNamespace(**architecture)
+    area, channels = a.kernel_size**2, 4 * a.xs[0]
+    inputs = 25 * channels + (2 * a.nz - 1) * area * a.zchannels
+    residual = 4 * a.reswidth * (25 * a.nprocessing + area * a.resdepth)
+    heads = area * ((4 * a.nz - 2) * a.zchannels + (1 + a.conditional_scale) * channels)
+    if arrays[0].shape != (a.reswidth * (inputs + residual + heads),):
+        raise ValueError("weights are not as many as the architecture has")
+    if arrays[4].shape != ((0,) if a.conditional_scale else a.xs):
+        raise ValueError("pixel_std is not of the shape of an image")
+    # An input and a head for every network, four layers for a residual one of each direction.
+    if arrays[3].shape != (4 * (a.nz + a.nprocessing + a.resdepth), 3):
+        raise ValueError("inputs are not as many as the architecture has layers")
     return arrays
 
 
@@ -447,7 +468,7 @@ def in_floats(exact):
 
 @torch.no_grad()
 def bits_per_dim(model, pixels, seed=0):
-    """The negative evidence lower bound of images uint8 [B, *xs], float64 [B], at one sample of every latent.
+    """The negative evidence lower bound of images uint8 [B, *xs], float32 [B], at one sample of every latent.
 
     model: a Model, or in_floats() of an ExactModel, which sees the same uniform variates for the same seed.
     """

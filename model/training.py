@@ -1,8 +1,13 @@
 """Training, shared by the datasets: warm-up, train and test loops, weight averaging, checkpoints, logging."""
 
+import argparse
+import contextlib
 import copy
 import csv
+import io
 import math
+import signal
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -21,6 +26,7 @@ LEAST_LR = 5e-4  # what the published schedule decays to
 WARMUP_BATCHES = 25
 TEST_BATCH = 250
 SAVE_SECONDS = 300  # between full checkpoints inside an epoch
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # None: no autocast
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,9 @@ def parse(settings, argv):
         f"  model/params/{name}/nz<k>          the averaged weights with the best test ELBO so far\n"
         f"  model/params/{name}/nz<k>.resume   everything that --resume needs\n"
         f"  plots/{name}<k>/*.csv              test ELBO (bits/dim) of x and of every latent, for stackplot.py\n"
-        f"  runs/{name}/nz<k>/                 TensorBoard logs"
+        f"  runs/{name}/nz<k>/                 TensorBoard logs\n\n"
+        "SIGTERM, or SIGUSR1, ends a run after the present step, with everything saved that --resume needs.\n"
+        "Several processes, one a GPU, train together when started by mpiexec, torchrun or srun."
     )
     whole = cli.whole_number
     parser.add_argument("--nz", type=whole(1), default=settings.nz, help="number of latent layers")
@@ -68,7 +76,18 @@ def parse(settings, argv):
     parser.add_argument("--colour-transform", action="store_true", help="model R-G, G, B-G; beyond the paper")
     parser.add_argument("--seed", type=whole(0), default=0, help="seed of everything random")
     parser.add_argument("--gpu", type=whole(-1), help="index of the GPU, -1 for the CPU (default: a GPU if any)")
-    parser.add_argument("--dist", type=int, choices=(0, 1), default=0, help="train on several processes")
+    parser.add_argument(
+        "--dist", type=int, choices=(0, 1),
+        help="1: require, 0: refuse a launcher of several processes (default: train in as many as were launched)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fp16-allreduce", action=argparse.BooleanOptionalAction, default=True,
+        help="send gradients between processes as float16",
+    )  # fmt: skip
+    parser.add_argument(
+        "--precision", choices=tuple(PRECISIONS), default="float32",
+        help="of the convolutions; parameters, densities and the optimiser stay in float32",
+    )  # fmt: skip
     parser.add_argument("--epochs", type=whole(1), help="epochs to train (default: until interrupted)")
     parser.add_argument("--max-steps", type=whole(1), help="stop after this many optimiser steps")
     parser.add_argument("--batch", type=whole(1), default=settings.batch, help="images a step, all processes together")
@@ -104,10 +123,21 @@ def parse(settings, argv):
 
 
 def train(settings, args):
-    """Train until --epochs or --max-steps is reached; see parse() for what is written where."""
-    job = distributed.start(args.dist)
-    device = cli.device(args.gpu)
-    splits = {split: datasets.load(settings.dataset, split, args.data) for split in ("train", "test")}
+    """Train until --epochs or --max-steps is reached, or a signal asks to stop; see parse() for what is written."""
+    job = distributed.start(args.dist, args.gpu)
+    if args.batch % job.size:
+        raise UserError(f"--batch={args.batch} cannot be split evenly over {job.size} processes; take a multiple")
+    with contextlib.ExitStack() as on_leaving:
+        on_leaving.enter_context(contextlib.redirect_stdout(sys.stdout if job.rank == 0 else io.StringIO()))
+        _train(settings, args, job, on_leaving)
+    distributed.stop(job)
+
+
+def _train(settings, args, job, on_leaving):
+    device = job.device
+    splits = distributed.in_turn(
+        job, lambda: {split: datasets.load(settings.dataset, split, args.data) for split in ("train", "test")}
+    )
 
     def training_images(epoch):  # the same in every epoch, but for photographs, which are cropped anew
         return datasets.recrop(splits["train"], (args.seed, epoch, 1), args.crops)
@@ -126,124 +156,233 @@ def train(settings, args):
 
     torch.manual_seed(args.seed)
     model = Model(**architecture).to(device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=args.lr)
+    optimiser = adam(model, args.lr)
     best_path = paths.params(settings.dataset, args.output) / f"nz{args.nz}"
     full_path = best_path.with_name(best_path.name + ".resume")
-    state = load_full(full_path, identity) if args.resume else None
-    if state is None:
-        warm_up(model, training_images(0)[_order(args.seed, 0, count)[: WARMUP_BATCHES * args.batch]])
-        ema, step, best = copy.deepcopy(model), 0, math.inf
-    else:
-        model.load_state_dict(state["model"])
-        ema, step, best = copy.deepcopy(model), state["step"], state["best"]
-        ema.load_state_dict(state["ema"])
-        optimiser.load_state_dict(state["optimiser"])
-    distributed.broadcast(job, model, optimiser)
-    # Set last: from here on training draws the same numbers whether or not it was broken off.
-    torch.manual_seed(args.seed + 1)
+    state = None
+    if job.rank == 0:
+        for path in (best_path, full_path):
+            paths.remove_unfinished(path)
+        state = load_full(full_path, identity) if args.resume else None
+        if state is None:
+            warm_up(model, training_images(0)[_order(args.seed, 0, count)[: WARMUP_BATCHES * args.batch]])
+        else:
+            model.load_state_dict(state["model"])
+            for group in state["optimiser"]["param_groups"]:
+                group["fused"] = True  # whichever form of Adam saved it
+            optimiser.load_state_dict(state["optimiser"])
+    # Only now, with the data-dependent initialisation done, are the parameters what training starts from.
+    distributed.broadcast(job, model.state_dict().values())
+    distributed.broadcast_optimiser(job, optimiser)
+    ema = copy.deepcopy(model)
     if state is not None:
-        set_rng_state(state["rng"])
+        ema.load_state_dict(state["ema"])
+    distributed.broadcast(job, ema.state_dict().values())
+    # The step at which the last test was, too: a run that was killed during a test has it still before it.
+    progress = (0, 0, math.inf) if state is None else (state["step"], state.get("tested", state["step"]), state["best"])
+    step, tested, best = distributed.broadcast_object(job, progress)
+    model.train()
+    average_gradients = distributed.average_gradients(job, model.parameters(), args.fp16_allreduce)
 
     def save_full():
-        entries = {
-            "model": model.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict(),
-            "step": step, "best": best, "rng": rng_state(), "identity": identity,
-        }  # fmt: skip
-        with paths.whole(full_path) as file:
-            torch.save(entries, file)
+        if job.rank == 0:
+            entries = {
+                "model": model.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict(),
+                "step": step, "tested": tested, "best": best, "identity": identity,
+            }  # fmt: skip
+            with paths.whole(full_path) as file:
+                torch.save(entries, file)
 
     print(
         f"{settings.dataset}, nz={args.nz}: {sum(p.numel() for p in model.parameters()):,} parameters, "
         f"{count:,} training images, {steps_per_epoch:,} steps of {args.batch} an epoch, on {device}"
         + (f", resumed at step {step:,}" if step else "")
     )
-    log = Log(settings.dataset, args.nz, args.output, step, step // steps_per_epoch)
+    log = Log(settings.dataset, args.nz, args.output, step, tested // steps_per_epoch) if job.rank == 0 else None
+    if log:
+        on_leaving.callback(log.close)
     saved_at = time.monotonic()
-    try:
-        while step < last_step:
-            epoch, done = divmod(step, steps_per_epoch)
-            order = _order(args.seed, epoch, count)
-            batches = np.split(order, range(args.batch, len(order), args.batch))[done:]
-            bar = tqdm(
-                batch_loader(training_images(epoch), batches, args.workers, device),
-                desc=f"epoch {epoch + 1}", initial=done, total=steps_per_epoch, unit="step", dynamic_ncols=True,
-            )  # fmt: skip
-            sums, counted, began = torch.zeros(3, device=device), 0, time.monotonic()
-            for x in bar:
-                set_lr(optimiser, learning_rate(step, args, settings.decay_after, last_step))
-                sums += train_step(model, optimiser, job, x.to(device, non_blocking=True), dims)
-                step += 1
-                counted += 1
-                update_ema(ema, model, step)
-                if step % args.interval == 0 or step == last_step:
-                    loss, elbo, gnorm = (sums / counted).tolist()
-                    check_finite(loss, gnorm, step, args.lr, full_path)
-                    seconds = (time.monotonic() - began) / counted
+    asked_to_stop = on_leaving.enter_context(stop_signals())
+    stop = distributed.any_of(job, False)
+    while True:
+        between_epochs = step % (steps_per_epoch * args.test_every) == 0
+        if step > tested and (step >= last_step or between_epochs):
+            metrics = test(ema, splits["test"], job, device, dims)
+            tested, epoch = step, math.ceil(step / steps_per_epoch)
+            if metrics["elbo"] < best:
+                best = metrics["elbo"]
+                if job.rank == 0:
+                    with paths.whole(best_path) as file:
+                        torch.save(ema.state_dict(), file)
+            if log:
+                log.test(metrics, best, epoch)
+                log.images(ema, splits["test"], device, epoch)
+            print(f"epoch {epoch}, step {step:,}: test ELBO {metrics['elbo']:.4f} bits/dim, best {best:.4f}")
+            save_full()
+        if step >= last_step:
+            break
+        epoch, done = divmod(step, steps_per_epoch)
+        order = _order(args.seed, epoch, count)
+        batches = np.split(order, range(args.batch, len(order), args.batch))[done:]
+        shares = [batch[distributed.share(job, len(batch))] for batch in batches]
+        bar = tqdm(
+            batch_loader(training_images(epoch), shares, args.workers, device), desc=f"epoch {epoch + 1}",
+            initial=done, total=steps_per_epoch, unit="step", dynamic_ncols=True, disable=job.rank > 0,
+        )  # fmt: skip
+        sums, counted, began = torch.zeros(3, device=device), 0, time.monotonic()
+        for x, batch in zip(bar, batches, strict=True):
+            set_lr(optimiser, learning_rate(step, args, settings.decay_after, last_step))
+            sample = seed_step(args.seed, step, job, len(batch))
+            x = x.to(device, non_blocking=True)
+            sums += train_step(
+                model, optimiser, job, x, dims, len(batch), sample, average_gradients, PRECISIONS[args.precision]
+            )
+            step += 1
+            counted += 1
+            update_ema(ema, model, step)
+            stopping = stop()  # what was asked a step ago: nobody waits for an answer
+            stop = distributed.any_of(job, asked_to_stop)
+            if stopping or step % args.interval == 0 or step == last_step:
+                loss, elbo, gnorm = (sums / counted).tolist()
+                check_finite(loss, gnorm, step, args.lr, full_path)
+                seconds = (time.monotonic() - began) / counted
+                if log:
                     lr = optimiser.param_groups[0]["lr"]
                     log.scalars({"elbo/train": elbo, "lr": lr, "gnorm": gnorm, "step-sec": seconds}, step)
                     bar.set_postfix_str(f"ELBO {elbo:.4f} bits/dim, lr {lr:.1e}, gnorm {gnorm:.2f}")
-                    sums, counted, began = sums.zero_(), 0, time.monotonic()
-                    if time.monotonic() - saved_at > SAVE_SECONDS:
-                        save_full()
-                        saved_at = time.monotonic()
-                if step >= last_step:
-                    break
-            bar.close()
-            if counted:
-                check_finite(*(sums / counted).tolist()[::2], step, args.lr, full_path)
-            if (epoch + 1) % args.test_every == 0 or step >= last_step:
-                metrics = test(ema, splits["test"], job, device, dims)
-                if metrics["elbo"] < best:
-                    best = metrics["elbo"]
-                    with paths.whole(best_path) as file:
-                        torch.save(ema.state_dict(), file)
-                log.test(metrics, best, epoch + 1)
-                log.images(ema, splits["test"], device, epoch + 1)
-                print(f"epoch {epoch + 1}, step {step:,}: test ELBO {metrics['elbo']:.4f} bits/dim, best {best:.4f}")
-            save_full()
-            saved_at = time.monotonic()
-    finally:
-        log.close()
+                sums, counted, began = sums.zero_(), 0, time.monotonic()
+                if time.monotonic() - saved_at > SAVE_SECONDS:
+                    save_full()
+                    saved_at = time.monotonic()
+            if stopping or step >= last_step:
+                break
+        bar.close()
+        if counted:
+            check_finite(*(sums / counted).tolist()[::2], step, args.lr, full_path)
+        save_full()
+        saved_at = time.monotonic()
+        if stopping and step < last_step:
+            print(f"stopped by a signal at step {step:,}, saved in {full_path}; to go on, add --resume")
+            break
+    stop()
 
 
-def train_step(model, optimiser, job, x, dims):
-    """One optimiser step on the batch x, uint8 [B, C, H, W]. Returns a tensor (loss, ELBO, gradient norm).
+@contextlib.contextmanager
+def stop_signals():
+    """Inside this context SIGTERM and SIGUSR1 only put their numbers into the list that this yields.
 
-    The loss and the (negative) ELBO are in bits/dim. The loss gives every channel of every latent one free bit:
-    sum over layers and channels of max(KL, 1), with the KL averaged over the batch (paper, appendix D).
+    Clusters send SIGTERM before they take a node; SIGUSR1 is what mpiexec passes on to its processes.
     """
-    model.train()
-    logrecon, logdec, logenc = log_likelihoods(model, x)
-    kl = (logenc - logdec).mean(1)  # [nz, zchannels]
-    loss = (kl.clamp(min=1).sum() - logrecon.mean()) / dims
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    distributed.average_gradients(job, model)
-    gnorm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    asked = []
+    previous = {number: signal.signal(number, lambda *args: asked.append(args[0])) for number in _STOP_SIGNALS}
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+def seed_step(seed, step, job, count):
+    """Seed PyTorch for a step, and return a function that draws z from (mu, scale) for this process's images.
+
+    count: images in the batch of all processes together. Everything random in a step follows from its number, so
+    that a resumed run needs no other state. Dropout differs between processes; z is drawn for the whole batch, of
+    which each process takes its part, so that it is the same over any number of them.
+    """
+
+    def number(stream):
+        return int(np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0])
+
+    torch.manual_seed(number(1 + job.rank))
+    generator = torch.Generator(job.device).manual_seed(number(0))
+
+    def sample(mu, scale):
+        uniform = torch.rand(count, *mu.shape[1:], generator=generator, device=mu.device)
+        return rand.sample(mu, scale, uniform[distributed.share(job, count)])
+
+    return sample
+
+
+def train_step(
+    model, optimiser, job, x, dims, count, sample=rand.sample, average_gradients=lambda: None, dtype=None
+):  # fmt: skip
+    """One optimiser step on a batch of `count` images, of which x, uint8 [B, C, H, W], is this process's part.
+
+    sample: draws z. average_gradients: as distributed.average_gradients() returns it. dtype: for autocast, or None.
+    Returns a tensor (loss, ELBO, gradient norm) of the whole batch, the first two in bits/dim.
+    """
+    objective, loss, elbo = forward(model, job, x, dims, count, sample, dtype)
+    backward(optimiser, objective, average_gradients)
+    gnorm = clip(model)
     optimiser.step()
-    return torch.stack((loss.detach(), (kl.detach().sum() - logrecon.detach().mean()) / dims, gnorm))
+    return torch.stack((loss, elbo, gnorm))
+
+
+def forward(model, job, x, dims, count, sample=rand.sample, dtype=None):
+    """What backward() takes, and the loss and the (negative) ELBO of the whole batch, in bits/dim.
+
+    The loss gives every channel of every latent one free bit: sum over layers and channels of max(KL, 1), with the
+    KL averaged over the batch (paper, appendix D), all processes together.
+    """
+    if len(x):
+        with torch.autocast(job.device.type, dtype, enabled=dtype is not None):
+            logrecon, logdec, logenc = log_likelihoods(model, x, sample)
+        recon, kl = logrecon.sum() / count, (logenc - logdec).sum(1) / count  # kl: [nz, zchannels]
+    else:  # the last batch of an epoch may have fewer images than there are processes
+        recon, kl = torch.zeros((), device=job.device), torch.zeros(model.nz, model.zs[0], device=job.device)
+    terms = distributed.total(job, torch.cat((recon.detach()[None], kl.detach().flatten())), "terms")
+    all_recon, all_kl = terms[0], terms[1:].view_as(kl)
+    # Times job.size, as the gradients of all processes will be averaged, and the loss is the sum of their parts.
+    objective = ((kl * (all_kl >= 1)).sum() - recon) / dims * job.size
+    return objective, (all_kl.clamp(min=1).sum() - all_recon) / dims, (all_kl.sum() - all_recon) / dims
+
+
+def backward(optimiser, objective, average_gradients):
+    """Leave in every parameter its gradient, averaged over the processes."""
+    optimiser.zero_grad(set_to_none=True)
+    if objective.requires_grad:
+        objective.backward()
+    average_gradients()
+
+
+def clip(model):
+    """Scale the gradient down to norm 1 where it is longer; returns the norm it had."""
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
 
 
 @torch.no_grad()
 def test(model, images, job, device, dims):
-    """The test metrics {tag: bits/dim} over all images, uint8 [N, H, W, C], each with fixed samples of z."""
+    """The test metrics {tag: bits/dim} over all images, uint8 [N, H, W, C], each with fixed samples of z.
+
+    Each process takes some of the batches; all return the metrics of all.
+    """
     model = fold_weight_norm(model)
     cuda = [device] if device.type == "cuda" else []
-    sums = 0
+    batches = np.array_split(np.arange(len(images)), math.ceil(len(images) / TEST_BATCH))
+    mine = range(job.rank, len(batches), job.size)
+    loader = batch_loader(images, [batches[i] for i in mine], 0, device)
+    bar = tqdm(loader, desc="test", leave=False, dynamic_ncols=True, disable=job.rank > 0)
+    # In float64: a sum over 10,000 images in float32 would lose the fifth digit.
+    sums = torch.zeros(1 + 2 * model.nz, dtype=torch.float64, device=device)
     with torch.random.fork_rng(cuda):
-        torch.manual_seed(0)
-        batches = np.array_split(np.arange(len(images)), math.ceil(len(images) / TEST_BATCH))
-        for x in tqdm(batch_loader(images, batches, 0, device), desc="test", leave=False, dynamic_ncols=True):
+        for i, x in zip(mine, bar, strict=True):
+            torch.manual_seed(i)
             logrecon, logdec, logenc = log_likelihoods(model, x.to(device))
-            # In float64: a sum over 10,000 images in float32 would lose the fifth digit.
-            terms = (logrecon[None], logdec.sum(-1), logenc.sum(-1))
-            sums = sums + torch.cat([term.double().sum(1) for term in terms])
-    sums = distributed.total(job, sums) / (len(images) * dims)
+            sums += torch.cat([term.double().sum(1) for term in (logrecon[None], logdec.sum(-1), logenc.sum(-1))])
+    sums = distributed.total(job, sums, "test") / (len(images) * dims)
     recon, dec, enc = -sums[0].item(), (-sums[1 : 1 + model.nz]).tolist(), (-sums[1 + model.nz :]).tolist()
     metrics = {"elbo": recon + sum(dec) - sum(enc), "x/reconstruction": recon}
     for i, (d, e) in enumerate(zip(dec, enc, strict=True), start=1):
         metrics |= {f"z{i}/encoder": e, f"z{i}/decoder": d, f"z{i}/KL": d - e}
     return metrics
+
+
+def adam(model, lr):
+    """The optimiser of a model, in the form that goes over all parameters in one loop of compiled code."""
+    return torch.optim.Adam(model.parameters(), lr=lr, fused=True)
 
 
 def warm_up(model, images):
@@ -292,27 +431,21 @@ def _identity(batch):
     return batch
 
 
+def _ignore_stop_signals(worker):
+    for number in _STOP_SIGNALS:  # a cluster sends them to every process
+        signal.signal(number, signal.SIG_IGN)
+
+
 def batch_loader(images, batches, workers, device):
     """Iterate over uint8 tensors [B, C, 32, 32]; batches: a list of index arrays."""
     return torch.utils.data.DataLoader(
         _Images(images), batch_sampler=batches, collate_fn=_identity, num_workers=workers,
-        pin_memory=device.type == "cuda", generator=torch.Generator(),  # its own: resuming must not draw from ours
+        pin_memory=device.type == "cuda", worker_init_fn=_ignore_stop_signals,
     )  # fmt: skip
 
 
 def _order(seed, epoch, count):
     return np.random.default_rng((seed, epoch)).permutation(count)
-
-
-def rng_state():
-    """The state of PyTorch's generators, on the CPU and on every GPU."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
-
-
-def set_rng_state(state):
-    torch.set_rng_state(state["cpu"])
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def load_full(path, identity):

@@ -128,7 +128,7 @@ class Model(nn.Module):
         else:
             h = self.deepinfer_res[i - 1](self.deepinfer_in[i - 1](given))
             mu, std = self.deepinfer_mu[i - 1](h), self.deepinfer_std[i - 1](h)
-        return mu, 0.1 + 0.9 * torch.sigmoid(std + 2)
+        return mu.float(), 0.1 + 0.9 * torch.sigmoid(std.float() + 2)  # not float32 already under autocast
 
     def generate(self, i, given):
         """Parameters of the likelihood p(z_i | z_{i+1}), or p(x | z_1) for i = 0.
@@ -140,10 +140,10 @@ class Model(nn.Module):
         if i == 0:
             h = self.gen_res0(self.gen_res1(self.gen_in(given)))
             std = self.gen_std(h) if isinstance(self.gen_std, nn.Module) else self.gen_std
-            return self.gen_mu(h), (2 / 255) / 8 + F.softplus(std)
+            return self.gen_mu(h).float(), (2 / 255) / 8 + F.softplus(std.float())
         h = self.deepgen_res[i - 1](self.deepgen_in[i - 1](given))
         mu, std = self.deepgen_mu[i - 1](h), self.deepgen_std[i - 1](h)
-        return mu, 0.1 + 0.9 * F.softplus(std + math.log(math.e - 1))
+        return mu.float(), 0.1 + 0.9 * F.softplus(std.float() + math.log(math.e - 1))
 
 
 def to_unit_range(x):

@@ -278,6 +278,25 @@ def test_as_good_as_the_float_network(options):
     assert not torch.equal(exact_rate, float_rate)
 
 
+def test_single_passes_are_given_up_where_they_cost_too_much(monkeypatch):
+    model, pixels = small_model(), blobs(8, 1)
+    monkeypatch.setattr(exact, "TOLERANCE", math.inf)
+    cheap = exact.make(model, pixels)
+    assert (cheap.fields.inputs[:, 1] > 0).sum() == 2 * model.nz
+    monkeypatch.setattr(exact, "TOLERANCE", -math.inf)
+    thorough = exact.make(model, pixels)
+    assert (thorough.fields.inputs[:, 1] > 0).all()
+    assert cheap.identity != thorough.identity
+
+
+def test_activations_beyond_the_fixed_point_range_are_refused():
+    model = small_model()
+    with torch.no_grad():
+        model.infer_res0[0].res6layer1.conv2.b += 1e7
+    with pytest.raises(ValueError, match="too large for the integers of float32"):
+        exact.make(model, blobs(2, 1))
+
+
 def test_levels_and_shapes_are_the_models():
     model, ours = networks(**COLOUR)
     assert (ours.xs, ours.zs, ours.nz) == (model.xs, model.zs, model.nz)
@@ -325,20 +344,41 @@ def rounded(x):
     return x.bfloat16().float()
 
 
+def winograd(convolve, x, weight, padding):
+    """3x3 convolutions by the least of Winograd's algorithms, F(2x2, 3x3), in float32."""
+    if weight.shape[-1] != 3:
+        return convolve(x, weight, padding=padding)
+    inputs = torch.tensor([[1.0, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
+    filters = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    outputs = torch.tensor([[1.0, 1, 1, 0], [0, 1, -1, -1]])
+    tiles = torch.nn.functional.pad(x, [1, 1, 1, 1]).unfold(2, 4, 2).unfold(3, 4, 2)
+    products = torch.einsum("oirs,bihwrs->bohwrs", filters @ weight @ filters.T, inputs @ tiles @ inputs.T)
+    found = (outputs @ products @ outputs.T).transpose(3, 4)
+    return found.reshape(*found.shape[:2], *x.shape[2:])
+
+
+def test_winograd_convolves():
+    x, weight = torch.randint(-9, 10, (1, 2, 16, 16)).float(), torch.randint(-9, 10, (3, 2, 3, 3)).float()
+    expected = torch.nn.functional.conv2d(x, weight, padding=1)
+    assert torch.equal(winograd(None, x, weight, 1), expected)
+
+
 @pytest.mark.parametrize(
-    "reduced",
+    "inexact",
     [
-        lambda convolve, x, w, **options: convolve(x, rounded(w), **options),
-        lambda convolve, x, w, **options: convolve(rounded(x), w, **options),
-        lambda convolve, x, w, **options: convolve(x, w, **options) * (1 + 2**-23),
+        lambda convolve, x, w, padding: convolve(x, rounded(w), padding=padding),
+        lambda convolve, x, w, padding: convolve(rounded(x), w, padding=padding),
+        lambda convolve, x, w, padding: convolve(x, w, padding=padding) * (1 + 2**-23),
+        winograd,
     ],
-    ids=["weights", "inputs", "sums"],
+    ids=["weights", "inputs", "sums", "Winograd"],
 )
-def test_inexact_convolutions_are_refused(reduced, monkeypatch):
-    fields = networks(**COLOUR)[1].fields
-    monkeypatch.setattr(integers.F, "conv2d", functools.partial(reduced, integers.F.conv2d))
-    with pytest.raises(ValueError, match="not exact"):
-        ExactModel(fields)
+def test_inexact_convolutions_are_refused(inexact, tmp_path, monkeypatch):
+    path = tmp_path / "some.exact.npz"
+    exact.save(path, networks(**COLOUR)[1])
+    monkeypatch.setattr(integers.F, "conv2d", functools.partial(inexact, integers.F.conv2d))
+    with pytest.raises(UserError, match="not exact on this machine"):
+        exact.load(path)
 
 
 def test_file_round_trip(pair, tmp_path):
@@ -346,14 +386,14 @@ def test_file_round_trip(pair, tmp_path):
     exact.save(path, pair[1])
     copy = exact.load(path)
     assert copy.fields.checkpoint == "0123456789abcdef"
+    assert copy.identity == pair[1].identity
     assert copy.fields.architecture == pair[1].fields.architecture
     inputs = random_inputs(copy, 3)
     assert_same(outputs(copy, *inputs), outputs(pair[1], *inputs))
 
 
 def damage_header(fields, **changes):
-    header = {"format": exact.FORMAT, "architecture": fields.architecture, "checkpoint": fields.checkpoint} | changes
-    return {"header": json.dumps(header)}
+    return {"header": json.dumps(json.loads(exact.header(fields)) | changes)}
 
 
 DAMAGES = {
@@ -362,6 +402,7 @@ DAMAGES = {
     "odd sides": lambda f: damage_header(f, architecture=f.architecture | {"xs": [1, 31, 31]}),
     "wider": lambda f: damage_header(f, architecture=f.architecture | {"reswidth": 4096}),
     "deeper": lambda f: damage_header(f, architecture=f.architecture | {"nz": 4096, "resdepth": 4096}),
+    "larger": lambda f: damage_header(f, architecture=f.architecture | {"xs": [1, 4096, 4096]}),
     "even kernel": lambda f: damage_header(f, architecture=f.architecture | {"kernel_size": 2}),
     "not JSON": lambda f: {"header": "{"},
     "a number": lambda f: {"header": "3"},
@@ -389,6 +430,22 @@ def test_damaged_files_are_refused(damage, tmp_path):
     with pytest.raises(UserError, match=r"damaged.exact.npz: .*model/exact.py makes it") as caught:
         exact.load(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [GREY, COLOUR, COLOUR | {"nz": 1, "zchannels": 3}], ids=str)
+def test_counts_of_check_arrays_are_those_of_the_networks(options):
+    fields = networks(**options)[1].fields
+    exact.check_arrays(fields[2:], fields.architecture)
+    with pytest.raises(ValueError, match="weights are not as many"):
+        exact.check_arrays((fields.weights[1:], *fields[3:]), fields.architecture)
+
+
+def test_loading_leaves_the_random_state_alone(tmp_path):
+    path = tmp_path / "some.exact.npz"
+    exact.save(path, networks(**GREY)[1])
+    before = torch.random.get_rng_state()
+    exact.load(path)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_truncated_and_absent_files_are_refused(tmp_path):

@@ -191,13 +191,13 @@ def test_loss_gives_every_channel_a_free_bit(monkeypatch):
     """A channel with a KL of 0.25 bits costs 1 in the loss and 0.25 in the ELBO; one of 3 bits costs 3 in both."""
     model = torch.nn.Linear(1, 1)
 
-    def terms(model, x):
+    def terms(model, x, sample):
         logenc = torch.tensor([[[0.0, 2.0], [0.5, 4.0]]])  # [nz = 1, B = 2, zchannels = 2], means 0.25 and 3
         return model(torch.ones(1)) * 0 - torch.tensor([100.0, 300.0]), torch.zeros(1, 2, 2), logenc
 
     monkeypatch.setattr(training, "log_likelihoods", terms)
     optimiser = torch.optim.Adam(model.parameters())
-    loss, elbo, gnorm = training.train_step(model, optimiser, distributed.Job(), None, 1024).tolist()
+    loss, elbo, gnorm = training.train_step(model, optimiser, distributed.Job(), torch.zeros(2), 1024, 2).tolist()
     assert loss == pytest.approx((200 + 1 + 3) / 1024)
     assert elbo == pytest.approx((200 + 0.25 + 3) / 1024)
     assert gnorm == 0

@@ -1,38 +1,406 @@
-"""The seam between training and the processes it runs on. Training calls these functions at every point where
-several processes would have to agree; at present there is one process, which agrees with itself.
+"""The processes that train together, behind one small interface: alone, with Horovod, or with torch.distributed.
+
+Which of them is chosen by how the process was launched. mpiexec: Horovod where it is installed, torch.distributed
+where it is not; torchrun and srun: torch.distributed, over NCCL on GPUs and Gloo on CPUs. A backend is two
+operations, broadcast and sum; everything else here is made of those, and does nothing in a process that is alone.
+Every function but share() is to be called by all processes, in the same order.
 """
 
+import contextlib
+import os
+import pickle
+import re
+import socket
+import zlib
+from collections.abc import Callable
+from datetime import timedelta
 from typing import NamedTuple
 
+import torch
+
+from utils import cli
 from utils.cli import UserError
 
+BUCKET_BYTES = 25 << 20  # of gradients that are summed at once: large enough for bandwidth, small enough to overlap
+TIMEOUT = timedelta(hours=1)  # rank 0 may have a large data set to prepare while the others wait
 
-class Job(NamedTuple):
-    """This process's place among those that train together."""
+
+class Launch(NamedTuple):
+    """What a launcher says in the environment about this process. local: among the processes on its node."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
+    launcher: str | None = None
 
 
-def start(dist):
-    """Join the other processes of this job. dist: the --dist flag, 1 to train on several processes."""
-    if dist:
-        raise UserError("--dist=1: training on several processes is not implemented yet; leave --dist out")
-    return Job()
+class Backend(NamedTuple):
+    """broadcast(tensor) overwrites a tensor with rank 0's. start_sum(tensor, name) starts to overwrite it with its
+    sum over the processes and returns a function that waits for that; no two sums under way have the same name."""
+
+    name: str
+    broadcast: Callable
+    start_sum: Callable
+    stop: Callable
 
 
-def broadcast(job, model, optimiser):
-    """Give every process rank 0's parameters and optimiser state, in place."""
-    assert job.size == 1
+class Job(NamedTuple):
+    """This process's place among those that train together, and the device that it trains on."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    device: torch.device = torch.device("cpu")
+    backend: Backend | None = None  # None where there is one process
 
 
-def average_gradients(job, model):
-    """Replace every gradient by its mean over the processes, in place."""
-    assert job.size == 1
+# Launchers and the variables in which they tell rank, size, local rank and local size, in the order in which they
+# count: torchrun may run under srun or mpiexec, and mpiexec under srun.
+_LAUNCHERS = {
+    "torchrun": [("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")],
+    "mpiexec": [
+        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+        ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),  # MPICH and Intel MPI
+    ],
+    # Not SLURM_NTASKS, which stands in a batch script as well, where nothing has been launched yet.
+    "srun": [("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")],
+}
 
 
-def total(job, values):
-    """The sum over the processes of a tensor."""
-    assert job.size == 1
-    return values
+def launch(environment=os.environ):
+    """The Launch that the environment variables tell of.
+
+    Raises UserError where they tell of several processes but not where this one stands among them.
+    """
+    alone, problem = Launch(), None
+    for launcher, conventions in _LAUNCHERS.items():
+        for names in conventions:
+            values = [environment.get(name) for name in names]
+            if None in values[:2]:
+                continue
+            if values[1] == "1":  # says little: a container may set it once and for all
+                alone = Launch(launcher=alone.launcher or launcher)
+            elif None in values:
+                absent = ", ".join(name for name, value in zip(names, values, strict=True) if value is None)
+                problem = f"{names[1]} is {values[1]}, but {absent} not set; launch with torchrun or mpiexec"
+            else:
+                if launcher == "srun":  # "8(x2),4": eight on each of two nodes, four on the third
+                    values[3] = re.sub(r"\D.*", "", values[3])
+                try:
+                    return Launch(*map(int, values), launcher)
+                except ValueError:
+                    problem = f"{', '.join(names)} are {', '.join(values)}, which are not all numbers"
+    if problem:
+        raise UserError(problem)
+    return alone
+
+
+def start(dist=None, gpu=None):
+    """Join the other processes of this job, and say in one line on rank 0 how.
+
+    dist: the --dist flag, 1 to require a launcher, 0 to refuse several processes, None for what was launched.
+    gpu: the --gpu flag, -1 for the CPU; by default the GPU of this process's local rank, if there are any.
+    Returns a Job. Raises UserError where the flags and the launch do not agree.
+    """
+    place = launch()
+    if dist and not place.launcher:
+        raise UserError(
+            "--dist=1: this process was launched on its own; start it with mpiexec -np N or torchrun --nproc-per-node N"
+        )
+    if place.size == 1:
+        job = Job(device=cli.device(gpu))
+        print("training in one process")
+        return job
+    if dist == 0:
+        raise UserError(
+            f"--dist=0: {place.launcher} launched {place.size} processes, which would all train the same model over "
+            f"the same files; leave --dist=0 out, or start one process without {place.launcher}"
+        )
+    device = _device(gpu, place)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    reason = None
+    if place.launcher == "mpiexec":
+        backend, reason = _horovod(place, device)
+    if place.launcher != "mpiexec" or reason:
+        backend = _torch(place, device)
+    job = Job(place.rank, place.size, place.local_rank, device, backend)
+    if job.rank == 0:
+        nodes = "" if place.size == place.local_size else f" ({place.local_size} on this node)"
+        reason = f" ({reason})" if reason else ""
+        print(f"training in {place.size} processes{nodes}, launched by {place.launcher}: {backend.name}{reason}")
+    barrier(job)
+    return job
+
+
+def _device(gpu, place):
+    if gpu == -1:
+        return torch.device("cpu")
+    if gpu is not None:
+        raise UserError(
+            f"--gpu={gpu}: each of {place.size} processes takes the GPU of its rank; leave --gpu out and choose the "
+            "GPUs with CUDA_VISIBLE_DEVICES, or use --gpu=-1 for the CPU"
+        )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        return torch.device("cpu")
+    if count == 1:  # a scheduler may show every process a GPU of its own; that two share one, NCCL finds out
+        return torch.device("cuda", 0)
+    if place.local_size > count:
+        raise UserError(f"{place.local_size} processes on this node and {count} GPUs; launch one process for each GPU")
+    return torch.device("cuda", place.local_rank)
+
+
+def _horovod(place, device):
+    """(Backend, None), or (None, why Horovod cannot be used)."""
+    remedy = "scripts/install_horovod.sh installs it"
+    try:
+        import horovod
+        import horovod.torch as hvd
+
+        if not hvd.mpi_built():
+            return None, f"Horovod is built without MPI; {remedy}"
+        if device.type == "cuda" and not hvd.nccl_built():
+            return None, f"Horovod is built without NCCL; {remedy} with --gpu"
+    except ModuleNotFoundError as error:
+        missing = "installed" if error.name == "horovod" else f"complete: {error.name} is missing"
+        return None, f"Horovod is not {missing}; {remedy}"
+    except (ImportError, AttributeError, OSError) as error:  # built for another PyTorch, say
+        return None, f"Horovod cannot be imported, {_first_line(error)}; {remedy}"
+    hvd.init()
+    if hvd.size() != place.size:
+        raise UserError(
+            f"mpiexec launched {place.size} processes and Horovod sees {hvd.size()}: it was built with another MPI; "
+            "put the mpiexec of that one first on PATH, or use torchrun"
+        )
+
+    def start_sum(tensor, name):
+        handle = hvd.allreduce_async_(tensor, op=hvd.Sum, name=name)
+        return lambda: hvd.synchronize(handle)
+
+    name = f"Horovod {horovod.__version__} over " + ("NCCL" if device.type == "cuda" else "MPI")
+    return Backend(name, lambda tensor: hvd.broadcast_(tensor, 0), start_sum, hvd.shutdown), None
+
+
+def _torch(place, device):
+    import torch.distributed as dist
+
+    address, port = _rendezvous(place)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(
+            backend, f"tcp://{address}:{port}" if place.launcher != "torchrun" else "env://",
+            rank=place.rank, world_size=place.size, timeout=TIMEOUT,
+        )  # fmt: skip
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(
+            f"the {place.size} processes did not meet at {address}:{port} ({_first_line(error)}); "
+            "set MASTER_ADDR to the first node and MASTER_PORT to a free port of it"
+        ) from None
+    name = "torch.distributed over " + ("NCCL" if device.type == "cuda" else "Gloo")
+    return Backend(
+        name,
+        lambda tensor: dist.broadcast(tensor, 0),
+        lambda tensor, name: dist.all_reduce(tensor, async_op=True).wait,
+        dist.destroy_process_group,
+    )
+
+
+def _rendezvous(place, environment=os.environ):
+    """Address and port at which torch.distributed's processes meet: the environment's, or on one node a free guess."""
+    address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
+    if not address and place.size > place.local_size:
+        raise UserError(
+            f"MASTER_ADDR is not set, and the {place.size} processes are on several nodes; set it to the first one's "
+            "name (mpiexec -x MASTER_ADDR=... with Open MPI), or launch with torchrun or Horovod"
+        )
+    if not port:
+        # The same in all processes of a job, and in two jobs on a node hardly ever.
+        keys = (environment.get(name) for name in ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "SLURM_JOB_ID"))
+        key = next(filter(None, keys), None) or (str(os.getppid()) if place.size == place.local_size else "")
+        port = 20000 + zlib.crc32(f"{key}.{environment.get('SLURM_STEP_ID')}".encode()) % 10000
+    return address or "127.0.0.1", int(port)
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextlib.contextmanager
+def _contact():
+    """Turn what a backend raises, when another process has ended, into one line."""
+    try:
+        yield
+    except RuntimeError as error:  # Horovod's own error is one
+        raise UserError(
+            f"rank {launch().rank} on {socket.gethostname()} lost contact with the other processes "
+            f"({_first_line(error)}): one of them has ended, and said why if it could; go on with --resume"
+        ) from None
+
+
+def stop(job):
+    """Leave the job, once all processes have come this far."""
+    if job.backend:
+        barrier(job)
+        job.backend.stop()
+
+
+def start_sum(job, tensor, name):
+    """Start to replace a tensor by its sum over the processes; returns a function that waits for it.
+
+    name: of this sum; no two that are under way may have the same.
+    """
+    if job.backend is None:
+        return lambda: None
+    with _contact():
+        wait = job.backend.start_sum(tensor, name)
+
+    def finish():
+        with _contact():
+            wait()
+
+    return finish
+
+
+def total(job, tensor, name="total"):
+    """The sum over the processes of a tensor, in place; returns it."""
+    start_sum(job, tensor, name)()
+    return tensor
+
+
+def barrier(job):
+    """Wait until all processes have come this far."""
+    total(job, torch.zeros(1), "barrier")
+
+
+def in_turn(job, function):
+    """Call a function on rank 0, then on the first rank of each other node, then on all the rest.
+
+    What an earlier one leaves on a disk the later ones find there. Returns what the function returned here.
+    """
+    turn = 0 if job.rank == 0 else 1 if job.local_rank == 0 else 2
+    for current in range(3 if job.backend else 1):
+        if current == turn:
+            result = function()
+        barrier(job)
+    return result
+
+
+def share(job, count):
+    """This process's part, a slice, of `count` images; parts are equal where `count` allows, and may be empty."""
+    return slice(count * job.rank // job.size, count * (job.rank + 1) // job.size)
+
+
+def any_of(job, flag):
+    """Start to ask whether any process has a flag set; returns a function that waits for the answer."""
+    votes = torch.tensor([float(bool(flag))])
+    finish = start_sum(job, votes, "any")
+
+    def answer():
+        finish()
+        return votes.item() > 0
+
+    return answer
+
+
+def broadcast(job, tensors):
+    """Overwrite every tensor of an iterable with rank 0's."""
+    if job.backend:
+        for tensor in tensors:
+            with _contact():
+                job.backend.broadcast(tensor)
+
+
+def broadcast_object(job, value):
+    """Rank 0's value of a small object that can be pickled."""
+    if job.backend is None:
+        return value
+    data = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+    length = torch.tensor([len(data)])
+    broadcast(job, [length])
+    if job.rank:
+        data = torch.empty(length.item(), dtype=torch.uint8)
+    broadcast(job, [data])
+    return pickle.loads(data.numpy().tobytes())
+
+
+def broadcast_optimiser(job, optimiser):
+    """Give every process rank 0's optimiser state, however much of it there is yet elsewhere."""
+    if job.backend is None:
+        return
+    state = optimiser.state_dict()
+    layout = {
+        i: {name: (value.shape, value.dtype, value.device.type) for name, value in entry.items()}
+        for i, entry in state["state"].items()
+    }
+    layout, groups = broadcast_object(job, (layout, state["param_groups"]))
+    if job.rank:
+        entries = {
+            i: {name: torch.empty(shape, dtype=dtype, device=device) for name, (shape, dtype, device) in entry.items()}
+            for i, entry in layout.items()
+        }
+        state = {"state": entries, "param_groups": groups}
+    broadcast(job, (value for entry in state["state"].values() for value in entry.values()))
+    if job.rank:
+        optimiser.load_state_dict(state)
+
+
+def average_gradients(job, parameters, fp16=False):
+    """Have the gradients of parameters averaged over the processes while backward() still computes others.
+
+    fp16: send them as float16, half the traffic. Returns a function to be called after each backward(): when it
+    returns, every gradient is the mean of all processes', a zero where a process has none.
+    """
+    if job.backend is None:
+        return lambda: None
+    buckets, bucket_of = _buckets(parameters), {}
+    waiting, under_way = [], []
+
+    def send(bucket):
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        flat = flat.half() if fp16 else flat
+        under_way.append((flat, start_sum(job, flat, f"gradients {len(under_way)}")))
+
+    def send_ready():  # in the order of the buckets, which is the same in all processes
+        while len(under_way) < len(buckets) and waiting[len(under_way)] == 0:
+            send(buckets[len(under_way)])
+
+    def ready(parameter):
+        waiting[bucket_of[parameter]] -= 1
+        send_ready()
+
+    def finish():
+        waiting[:] = [0] * len(buckets)  # parameters that the loss did not depend on never became ready
+        send_ready()
+        for bucket, (flat, wait) in zip(buckets, under_way, strict=True):
+            wait()
+            mean = flat.to(bucket[0].dtype).div_(job.size)
+            for parameter, gradient in zip(bucket, mean.split([p.numel() for p in bucket]), strict=True):
+                parameter.grad = gradient.view_as(parameter)
+        reset()
+
+    def reset():
+        under_way.clear()
+        waiting[:] = map(len, buckets)
+
+    for i, bucket in enumerate(buckets):
+        for parameter in bucket:
+            bucket_of[parameter] = i
+            parameter.register_post_accumulate_grad_hook(ready)
+    reset()
+    return finish
+
+
+def _buckets(parameters):
+    """Lists of some BUCKET_BYTES of parameters each, last ones first, as backward() comes to them."""
+    buckets, room = [], 0
+    for parameter in reversed(list(parameters)):
+        size = parameter.numel() * parameter.element_size()
+        if size > room:
+            buckets.append([])
+            room = BUCKET_BYTES
+        buckets[-1].append(parameter)
+        room -= size
+    return buckets

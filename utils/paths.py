@@ -65,3 +65,10 @@ def whole(path, mode="wb"):
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def remove_unfinished(path):
+    """Delete what processes that were killed inside whole() left beside a file."""
+    path = Path(path)
+    for aside in path.parent.glob(f".{path.name}.*.tmp"):
+        aside.unlink(missing_ok=True)

@@ -90,9 +90,9 @@ def prove(name, layer):
 
 
 def check(name, layer, device):
-    """Raise ValueError unless convolutions with the largest sums there can be agree with 64-bit integers here.
+    """Raise ArithmeticError unless convolutions with the largest sums there can be agree with 64-bit integers.
 
-    The proof takes it that the device multiplies and adds float32; this finds out, for one shape of convolution.
+    The proof takes it that the device adds up products of float32; this finds out, for one shape of convolution.
     """
     weight = layer.weight.cpu().numpy().astype(np.int64)
     out_channels, _, k, _ = weight.shape
@@ -107,7 +107,7 @@ def check(name, layer, device):
     with exact_arithmetic(device):
         found = _convolve(torch.from_numpy(inputs).to(device, torch.float32), layer.weight)
     if not np.array_equal(found.cpu().numpy(), expected):
-        raise ValueError(f"the float32 convolutions of this machine ({device}) are not exact: {name}")
+        raise ArithmeticError(f"{name} is not exact on this machine: its float32 convolutions ({device}) round")
 
 
 @contextlib.contextmanager

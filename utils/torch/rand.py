@@ -21,12 +21,13 @@ def quantile(u, mu, scale):
     return mu + scale * torch.logit(u)
 
 
-def sample(mu, scale, bound=1e-5):
+def sample(mu, scale, uniform=None, bound=1e-5):
     """Draw from Logistic(mu, scale) by inversion, with the uniform variate kept in [bound, 1 - bound].
 
+    uniform: float32 in [0, 1), shaped like mu; PyTorch's generator draws it where it is None.
     float32 uniforms reach 0 with probability 2^-24, where the quantile is infinite; the bound is the paper's.
     """
-    u = torch.rand_like(mu).mul_(1 - 2 * bound).add_(bound)
+    u = (torch.rand_like(mu) if uniform is None else uniform) * (1 - 2 * bound) + bound
     return quantile(u, mu, scale)
 
 

@@ -1,0 +1,55 @@
+"""Train on MNIST as model/mnist_train.py does, and record what this process did: spy_train.py FOLDER [FLAG ...]
+
+FOLDER/<rank>.pid appears at the first step. FOLDER/<rank>.pt, at the end, holds the parameters at the first step, the
+images and (loss, ELBO, gradient norm) of every step, the random numbers of dropout, the metrics of every test, and
+the files that were opened for writing, made, renamed or deleted anywhere but in FOLDER.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from model import mnist_train, training
+from utils import distributed
+
+folder, *flags = sys.argv[1:]
+rank = distributed.launch().rank
+record = {"images": [], "metrics": [], "noise": [], "tests": [], "written": []}
+train_step, test = training.train_step, training.test
+recording = True
+
+
+def audit(event, args):
+    if event == "open":
+        writes = args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    else:
+        writes = event in ("os.mkdir", "os.rename", "os.remove", "os.truncate")
+    if recording and writes and isinstance(args[0], str | bytes | os.PathLike):
+        path = os.fsdecode(args[0])
+        if not path.startswith((folder, "/dev/", "/proc/")):
+            record["written"].append(path)
+
+
+def spied_step(model, optimiser, job, x, *args):
+    if not record["images"]:
+        record["start"] = {name: value.clone() for name, value in model.state_dict().items()}
+        Path(folder, f"{rank}.pid").write_text(str(os.getpid()))
+    record["images"].append(x.clone())
+    record["noise"].append(torch.rand(4))
+    metrics = train_step(model, optimiser, job, x, *args)
+    record["metrics"].append(metrics)
+    return metrics
+
+
+def spied_test(*args):
+    record["tests"].append(test(*args))
+    return record["tests"][-1]
+
+
+training.train_step, training.test = spied_step, spied_test
+sys.addaudithook(audit)
+training.main(mnist_train.SETTINGS, flags)
+recording = False
+torch.save(record, Path(folder, f"{rank}.pt"))

@@ -11,7 +11,7 @@ def tables(tmp_path_factory):
     """(the folder that the benchmarks have written to, the rows of each of their tables)."""
     output = tmp_path_factory.mktemp("output")
     rows = {}
-    for name in ("compression", "coder", "memory"):
+    for name in ("compression", "coder", "memory", "rounding"):
         run_script(f"benchmarks/{name}.py", "--quick", "--output", output, check=0)
         with open(output / "benchmarks" / f"{name}.csv", newline="") as file:
             rows[name] = list(csv.DictReader(file))
@@ -43,6 +43,12 @@ def test_memory(tables):
     assert [row["what"] for row in rows] == ["bins", "experiment"]
     for row in rows:
         assert 0 < float(row["PyTorch MiB"]) < float(row["peak MiB"])
+
+
+def test_rounding(tables):
+    rows = tables[1]["rounding"]
+    assert rows[0]["compared with"] == "the same again"
+    assert rows[0]["identical"] == rows[0]["of"]
 
 
 def test_chart(tables):

@@ -32,7 +32,7 @@ def draw_compression(axes, rows):
                 below += height
         labels.append(f"{row['model']}\n{row['lanes']}")
     axes.axhline(1, color="black", linewidth=0.6, linestyle=":")
-    axes.set_xticks(range(len(labels)), labels, fontsize=5)
+    axes.set_xticks(range(len(labels)), labels, fontsize=4.5)
     axes.set_title("Time to code over bare forward passes\n(left encode, right decode; by model and lanes)")
 
 

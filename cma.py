@@ -8,7 +8,7 @@ where there is a Bit-Swap result). All in bits/dim; MNIST per dimension of the 2
 The table has one row for each dataset, number of latent layers and scheme that has results.
 
 Reads   RESULTS/<dataset><nz>/{bitswap,bbans}_<quantbits>bits_{nets,elbos,cmas,total}.npy,
-        which mnist_compress.py, cifar_compress.py, imagenet_compress.py and imagenetcrop_compress.py save
+        which mnist_compress.py, cifar_compress.py and imagenet_compress.py save
 Writes  OUTPUT/cma.pdf   the figure, vector
         OUTPUT/cma.png   the figure, 300 dpi
         OUTPUT/cma.md    the table, Markdown

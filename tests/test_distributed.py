@@ -305,7 +305,10 @@ def test_a_killed_rank_ends_the_job(how, victim, data, tmp_path):
     assert "lost contact with the other processes" in stderr or "exited on signal 9" in stdout + stderr
     assert "[rank" not in stderr  # what PyTorch puts before the lines of a process's traceback
     assert how == "torchrun" or "Traceback" not in stderr  # torchrun's own
-    assert processes(process.pid) == []
+    deadline = time.monotonic() + 30
+    while processes(process.pid):  # a process that was told to end may take a moment
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert full(output)["step"] > 0
 
 

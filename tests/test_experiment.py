@@ -96,6 +96,20 @@ def test_verify_only_decodes_an_earlier_run(copy, mnist, checkpoint):
     assert not (copy / "plots").exists()
 
 
+def test_in_integers_with_whitened_bits(mnist, checkpoint, tmp_path):
+    done = compress(mnist, checkpoint, tmp_path, "--exact", "--whiten")
+    assert "all 20 images and all initial words are identical" in done.stdout, done.stderr
+    assert [path.name.endswith(".exact.npz") for path in (tmp_path / "bins").iterdir()].count(True) == 1
+    integers = arrays(tmp_path, "bitswap")["nets"].mean() * 1024 / 784
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("net, in floats")]
+    assert abs(float(line.split()[3]) - integers) < 0.05 * integers  # other latents, in 20 images
+    for flags, differs in ((["--exact"], "whiten"), (["--whiten"], "exact")):
+        done = compress(mnist, checkpoint, tmp_path, "--verify-only", *flags)
+        assert_one_line_error(done, "was written with", differs)
+    done = compress(mnist, checkpoint, tmp_path, "--verify-only", "--exact", "--whiten")
+    assert done.returncode == 0 and "identical" in done.stdout, done.stderr
+
+
 def damage(path, how):
     content = bytearray(path.read_bytes())
     if how == "flip":

@@ -12,6 +12,7 @@ from PIL import Image
 
 import discretization
 from imagenetcrop_compress import main
+from model import exact
 from utils import benchmarks, checkpoints, npz, photographs
 from utils.cli import UserError
 
@@ -45,13 +46,15 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A checkpoint of a small model like the one that ships, with its bins beside it."""
+    """A checkpoint of a small model like the one that ships, with its bins and its exact form beside it."""
     path = tmp_path_factory.mktemp("checkpoint") / "small.pt"
     model = small_model(2, (3, 32, 32), zchannels=2, conditional_scale=True, colour_transform=True)
     torch.save(model.state_dict(), path)
     model, identity = checkpoints.load(path)
     ranges = discretization.sample_ranges(model, None, 6, identity)._replace(with_images=True)
     discretization.save(ranges, path.with_suffix(".bins.npz"))
+    patches = torch.from_numpy(np.stack([photograph(32, 32, seed) for seed in range(16)])).permute(0, 3, 1, 2)
+    exact.save(path.with_suffix(".exact.npz"), exact.make(model, patches, identity))
     return path
 
 
@@ -162,6 +165,16 @@ def test_one_scheme_alone(results, data, checkpoint, tmp_path):
     rows = read_csv(tmp_path / "plots" / "imagenetcrop2" / "bbans_6bits.csv")
     assert len(rows) == 2
     assert list(rows[0])[3:] == ["BB-ANS, net (bits)", "BB-ANS, sent (bits)", "ELBO (bits)"]
+
+
+def test_in_integers_with_whitened_bits(data, checkpoint, tmp_path):
+    more = "--bitswap=1", "--nphotos=2", "--exact", "--whiten"
+    done = run_main(main, *flags(data, checkpoint, tmp_path, *more))
+    assert done.returncode == 0 and "all initial words are identical" in done.stdout, done.stderr
+    rates = {line.rsplit(maxsplit=2)[0].strip(): float(line.split()[-2]) for line in done.stdout.splitlines()
+             if line.endswith("bits/dim")}  # fmt: skip
+    assert set(rates) == {"Bit-Swap, net", "Bit-Swap, sent", "ELBO", "Bit-Swap, net, in floats"}
+    assert rates["Bit-Swap, net, in floats"] == pytest.approx(rates["Bit-Swap, net"], rel=0.02)
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ import csv
 import pytest
 from conftest import assert_one_line_error, run_script
 
+pytestmark = pytest.mark.xdist_group("benchmarks")  # they share what takes long
+
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):

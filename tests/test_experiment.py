@@ -11,6 +11,8 @@ from conftest import ROOT, assert_one_line_error, run_main, run_script, small_mo
 
 from utils import experiment, npz
 
+pytestmark = pytest.mark.xdist_group("experiment")  # they share what takes long
+
 SMALL = ("--quantbits=6", "--experiments=5", "--ndatapoints=4")
 
 

@@ -16,6 +16,8 @@ from model import exact
 from utils import benchmarks, checkpoints, npz, photographs
 from utils.cli import UserError
 
+pytestmark = pytest.mark.xdist_group("imagenetcrop_compress")  # they share what takes long
+
 SIZES = {"a.png": (32, 65), "b.jpg": (33, 47), "c.png": (32, 32), "d.jpg": (100, 40)}  # heights, widths
 INITIAL = 2 * 512 + 2  # words that a chain of the small model starts from
 TABLE = ["Bit-Swap, net", "Bit-Swap, sent", "ELBO", "BB-ANS, net", "BB-ANS, sent", *benchmarks.COMPRESSORS]

@@ -20,6 +20,8 @@ from model.vae import Model
 from utils import distributed
 from utils.cli import UserError
 
+pytestmark = pytest.mark.xdist_group("training")  # they share what takes long
+
 SMALL = ("--nz=2", "--width=6", "--blocks=2", "--nprocessing=1", "--batch=25", "--interval=1", "--test-every=1")
 
 

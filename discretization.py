@@ -41,9 +41,15 @@ class Ranges(NamedTuple):
 
 
 def bins(model, ranges):
-    """The bins of every variable, pixels first, for utils.bitsback.Conditionals."""
+    """The bins of every variable, pixels first, for utils.bitsback.Conditionals.
+
+    Raises UserError where a latent ranges wider than integers here can hold.
+    """
     n = 1 << ranges.quantbits
-    lower = [UniformBins.between(lo, hi, n) for lo, hi in zip(ranges.lo, ranges.hi, strict=True)]
+    try:
+        lower = [UniformBins.between(lo, hi, n) for lo, hi in zip(ranges.lo, ranges.hi, strict=True)]
+    except ValueError as error:
+        raise UserError(f"the latents of this checkpoint are out of any range ({error}); it is of no use") from None
     return [pixel_bins(int(np.prod(model.xs))), *lower, EqualMassBins(n)]
 
 

@@ -56,6 +56,13 @@ def test_lower_bins_divide_the_range_evenly():
     np.testing.assert_allclose(centres / 2**FRACTION, (edges[1:] + edges[:-1]) / 2, rtol=0, atol=1.5 / 2**FRACTION)
 
 
+def test_latents_beyond_all_bounds_are_refused():
+    model = small_model(2)
+    ranges = discretization.sample_ranges(model, digits(8), 4, "id")
+    with pytest.raises(UserError, match="of no use"):
+        discretization.bins(model, ranges._replace(hi=ranges.hi + 1e7))
+
+
 def test_saved_and_loaded(tmp_path):
     ranges = discretization.sample_ranges(small_model(2), None, 2, "id")
     discretization.save(ranges, tmp_path / "ranges.npz")

@@ -42,10 +42,12 @@ def pretrained(dataset, nz):
 
 
 def checkpoints(dataset, output=ROOT):
-    """Every checkpoint at hand, {nz: path}; one trained here (or downloaded) hides the one shipped."""
-    shipped = {path: re.fullmatch(rf"{dataset}_nz(\d+)\.pt", path.name) for path in PRETRAINED.glob("*.pt")}
-    trained = {path: re.fullmatch(r"nz(\d+)", path.name) for path in params(dataset, output).glob("nz*")}
-    return {int(match[1]): path for path, match in (shipped | trained).items() if match}
+    """Every checkpoint at hand, {nz: path}; one trained (or downloaded) hides the one shipped, and one under `output`
+    one under the repository's own model/params."""
+    found = {path: re.fullmatch(rf"{dataset}_nz(\d+)\.pt", path.name) for path in PRETRAINED.glob("*.pt")}
+    for folder in (params(dataset), params(dataset, output)):
+        found |= {path: re.fullmatch(r"nz(\d+)", path.name) for path in folder.glob("nz*")}
+    return {int(match[1]): path for path, match in found.items() if match}
 
 
 @contextlib.contextmanager

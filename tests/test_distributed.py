@@ -290,8 +290,11 @@ def test_two_processes_go_on_from_one_and_from_a_signal(how, data, one, tmp_path
         assert_same_parameters(output, tmp_path / "unbroken")
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("how", MOST)
+MORE_KILLS = [("torchrun", 0), ("Horovod", 1), ("mpiexec without Horovod", 0), ("mpiexec without Horovod", 1)]
+KILLS = [("torchrun", 1), ("Horovod", 0), *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_KILLS)]
+
+
+@pytest.mark.parametrize("how, victim", KILLS)
 def test_a_killed_rank_ends_the_job(how, victim, data, tmp_path):
     output = tmp_path / "output"
     process = start(how, tmp_path / "spy", *FLAGS, "--data", data, "--output", output)

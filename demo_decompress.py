@@ -38,8 +38,9 @@ def open_codec(args, header):
         candidates = dict.fromkeys((*paths.checkpoints(container.DATASET).values(), *shipped))
     for path in candidates:
         with contextlib.nullcontext() if args.checkpoint else contextlib.suppress(UserError):
-            codec = container.open_codec(path, device, header.arithmetic == container.INTEGERS, header.quantbits, False)
-            if codec.networks == header.networks:
+            exact = header.arithmetic == container.INTEGERS
+            codec = container.open_codec(path, device, exact, header.quantbits, wanted=header.networks)
+            if codec is not None:
                 return codec
     searched = ", ".join(map(str, candidates)) or paths.PRETRAINED
     raise UserError(

@@ -11,7 +11,7 @@ import torch
 
 from utils import bitsback, cli, experiment
 from utils.discretized import Logistic, Uniform
-from utils.rans import Rans, compiled, pop_symbol, push_symbol
+from utils.rans import Rans, compiled, pop_symbol, push_intervals
 
 PARTS = ("network", "cdf", "rANS", "rest")
 COLUMNS = ["model", "scheme", "lanes", "threads", "clock", "forward ms"]
@@ -32,15 +32,6 @@ def forward(network, x, z):
     for i in range(network.nz):
         network.infer(i, z if i else x)
         network.generate(i, z)
-
-
-@compiled
-def push_known(heads, words, counts, start, freq):
-    """Push symbols whose intervals are known: rANS's share of Logistic.push()."""
-    lanes, dims = start.shape
-    for lane in range(lanes):
-        for d in range(dims - 1, -1, -1):
-            push_symbol(heads, words, counts, lane, start[lane, d], freq[lane, d])
 
 
 @compiled
@@ -101,7 +92,7 @@ class Stopwatch:
             (network, "infer"): self.timed("network", network.infer),
             (network, "generate"): self.timed("network", network.generate),
             (bitsback, "quantize"): self.timed("cdf", bitsback.quantize),
-            (Logistic, "push"): self.coded(Logistic.push, push_known),
+            (Logistic, "push"): self.coded(Logistic.push, push_intervals),
             (Logistic, "pop"): self.coded(Logistic.pop, pop_known),
             (Uniform, "push"): self.timed("rANS", Uniform.push),
             (Uniform, "pop"): self.timed("rANS", Uniform.pop),

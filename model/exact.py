@@ -512,9 +512,9 @@ def main(argv=None):
     exact = from_checkpoint(path, model, identity, pixels, args.two_passes)
     to = Path(args.to or path.with_suffix(".exact.npz"))
     save(to, exact)
-    rates = []
+    forms, rates = (fold_weight_norm(model), in_floats(exact)), []
     for pixels in sample_images(args.dataset, "test", args.data, args.compare).split(50):
-        rates.append([bits_per_dim(form, pixels).numpy() for form in (fold_weight_norm(model), in_floats(exact))])
+        rates.append([bits_per_dim(form, pixels).numpy() for form in forms])
     float_rate, exact_rate = (np.concatenate(each).mean() for each in zip(*rates, strict=True))
     print(f"negative ELBO on {args.compare} test images, bits/dim: float {float_rate:.5f}, exact {exact_rate:.5f}")
     low = exact.fields.inputs[:, 1]

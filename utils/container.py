@@ -474,11 +474,12 @@ def _parse(stream):
 # Bit-Swap blocks
 
 
-def open_codec(path, device="cpu", exact=True, quantbits=10, make=True):
+def open_codec(path, device="cpu", exact=True, quantbits=10, wanted=None):
     """A Codec of the checkpoint at path, with the bins beside it or, where there are none, cached or made.
 
-    exact: whether to compute with its exact form (model.exact), in integers, or in floats. make: whether to make the
-    exact form where there is none; it takes the training set.
+    exact: whether to compute with its exact form (model.exact), in integers, or in floats. An exact form is made where
+    there is none, which takes the training set. wanted: the identity of the networks that a file names; then no exact
+    form is made, and for networks of another identity nothing at all: None is returned.
     Raises UserError where it is not a checkpoint that can code blocks, or has no exact form.
     """
     model, identity = checkpoints.load(path, device)
@@ -486,12 +487,14 @@ def open_codec(path, device="cpu", exact=True, quantbits=10, make=True):
         raise UserError(f"{path} is for images of shape {model.xs}, not for square blocks of grey or RGB pixels")
     networks = None
     if exact:
-        choose = model_exact.for_checkpoint if make else model_exact.find
+        choose = model_exact.find if wanted else model_exact.for_checkpoint
         networks = choose(path, model, identity, DATASET)
         if networks is None:
             raise model_exact.NoExactFormError(
                 f"{path} has no exact form; make it with model/exact.py {DATASET} --checkpoint {path}"
             )
+    if wanted not in (None, networks.identity if exact else identity):
+        return None
     ranges = discretization.for_checkpoint(path, model, identity, DATASET, quantbits)
     return codec(model, ranges, identity, networks)
 

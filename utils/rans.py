@@ -85,7 +85,7 @@ class Rans:
         """
         start, freq = _intervals(start, freq)
         self.reserve(start.shape[1])
-        _push_block(self.heads, self.words, self.counts, start, freq)
+        push_intervals(self.heads, self.words, self.counts, start, freq)
 
     def pop(self, n=None):
         """The cumulative frequencies on top of the first n lanes (all by default): int64 [n].
@@ -167,7 +167,8 @@ def pop_symbol(heads, words, counts, lane, start, freq):
 
 
 @compiled
-def _push_block(heads, words, counts, start, freq):
+def push_intervals(heads, words, counts, start, freq):
+    """Push symbols onto lanes that have room for as many words. start, freq: int64 [lanes, dims], intervals."""
     lanes, dims = start.shape
     for lane in range(lanes):
         for d in range(dims - 1, -1, -1):

@@ -26,6 +26,7 @@ test-slow: $(VENV)/ready-dev
 lint: $(VENV)/ready-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/ready
 	-$(RUN) -m pip install --quiet constriction

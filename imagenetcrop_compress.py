@@ -27,7 +27,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils import benchmarks, checkpoints, cli, experiment, figures, paths, photographs
+from codec import conventional, experiment
+from codec.bitsback import NAMES
+from model import checkpoints
+from utils import cli, figures, paths, photographs
 
 DATASET = "imagenetcrop"
 # Of Kingma, Abbeel, Ho 2019: their model of full size, on other photographs.
@@ -40,7 +43,7 @@ def main(argv=None):
     args = arguments(argv)
     path, model, identity = checkpoints.open_for(DATASET, args)
     chosen = photographs.choose(Path(args.data) / DATASET / "test", args.nphotos, args.seed)
-    codec = experiment.open_codec(DATASET, args, path, model, identity)
+    setup = experiment.open_setup(DATASET, args, path, model, identity)
     chains = [photographs.to_blocks(photograph.pixels) for photograph in chosen]
     dims = np.array([chain.size for chain in chains])
     blocks = sum(map(len, chains))
@@ -49,16 +52,16 @@ def main(argv=None):
     bits = {}  # {row of the table: int64 [photographs]}
 
     def keep(scheme, result, floats):
-        ours = scheme_bits(experiment.NAMES[scheme], result, chains)
+        ours = scheme_bits(NAMES[scheme], result, chains)
         if floats is not None:
-            row = f"{experiment.NAMES[scheme]}, net"
-            ours[f"{row}, in floats"] = scheme_bits(experiment.NAMES[scheme], floats, chains)[row]
+            row = f"{NAMES[scheme]}, net"
+            ours[f"{row}, in floats"] = scheme_bits(NAMES[scheme], floats, chains)[row]
         bits.update(ours)
         for name, column in ours.items():
             print(f"{name:24} {(column / dims).mean():.4f} bits/dim")
         print(f"encoded in {1e3 * result.seconds / blocks:.2f} ms per block")
 
-    experiment.run_schemes(codec, args, chains, what, header, keep, unit="block")
+    experiment.run_schemes(setup, args, chains, what, header, keep, unit="block")
     if args.verify_only:
         return
     folder, suffix = paths.results(DATASET, model.nz, args.output), f"{args.quantbits}bits"
@@ -109,7 +112,7 @@ def benchmark_bits(chosen):
     """What other compressors take for each photograph: {name: int64 [photographs]}."""
     bits = []
     for photograph in tqdm(chosen, desc="other compressors", unit="photograph", dynamic_ncols=True):
-        rates = benchmarks.measure(photograph.pixels[None, None])
+        rates = conventional.measure(photograph.pixels[None, None])
         bits.append({name: rate * photograph.pixels.size for name, rate in rates.items()})
     return {name: _whole([each[name] for each in bits]) for name in bits[0]}
 
@@ -149,7 +152,7 @@ def draw(rates, count):
     colours = {"Bit-Swap": figures.BLUE, "BB-ANS": figures.VERMILLION}
     nets = {name: rates[f"{name}, net"] for name in colours}
     whole = {name: rates[f"{name}, sent"] for name in colours}
-    whole |= {name: rates[name] for name in benchmarks.COMPRESSORS}
+    whole |= {name: rates[name] for name in conventional.COMPRESSORS}
     names = sorted(whole, key=whole.get)
     for y, name in enumerate(names):
         colour, net = colours.get(name, figures.GREY), nets.get(name, whole[name])

@@ -19,14 +19,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import discretization
-from model.exact import make
-from utils import benchmarks, bitsback, checkpoints, container, experiment
+from codec import bitsback, block_codec, blocks, container, conventional, experiment
+from codec import header as file_header
+from codec.header import ContainerError, Header
+from codec.rans import Rans
+from model import checkpoints
+from model.make_exact import make
 from utils.cli import UserError
-from utils.container import ContainerError, Header, Picture
-from utils.rans import Rans
+from utils.images import CHANNELS, MAX_PIXELS, MODES, ORIENTATION, Picture, from_pillow, same, to_pillow
+from utils.images import read as read_image
 
 SIDE = 8  # of the blocks of the small codec: small, so that there are many in a small image
-MODES = container.MODES
 
 
 @functools.cache
@@ -41,12 +44,12 @@ def codec(channels=3, nz=2, exact=False):
     identity = checkpoints.identity(model.state_dict())
     images = np.stack([mild(SIDE, SIDE, "RGB" if channels == 3 else "L", seed=k).pixels for k in range(16)])
     networks = make(model, torch.from_numpy(images).permute(0, 3, 1, 2), identity) if exact else None
-    return container.codec(model, discretization.sample_ranges(model, None, 6, identity), identity, networks)
+    return block_codec.of_model(model, discretization.sample_ranges(model, None, 6, identity), identity, networks)
 
 
 def mild(height, width, mode="RGB", seed=0, amplitude=6):
     """A picture that Bit-Swap with codec() halves in size: mid-grey with a little noise."""
-    shape = (height, width, container.CHANNELS[mode])
+    shape = (height, width, CHANNELS[mode])
     noise = np.random.default_rng(seed).normal(128, amplitude, shape)
     return Picture(mode, np.clip(noise, 0, 255).astype(np.uint8), bytes(range(256)) * 3 if mode == "P" else b"")
 
@@ -54,7 +57,7 @@ def mild(height, width, mode="RGB", seed=0, amplitude=6):
 def picture_of(kind, height, width, mode, seed=0):
     """A generated picture, with a palette of the entries that its mode and pixels call for."""
     rng = np.random.default_rng(seed)
-    shape = (height, width, container.CHANNELS[mode])
+    shape = (height, width, CHANNELS[mode])
     y, x, c = np.ogrid[:height, :width, : shape[2]]
     pixels = {
         "noise": lambda: rng.integers(0, 256, shape),
@@ -75,9 +78,9 @@ def round_trip(picture, codec=None, coder="bitswap", **options):
     """Encode, decode, compare, check the size; returns the header."""
     data = container.encode(picture, codec, coder, **options)
     decoded = container.decode(data, (lambda header: codec) if codec else no_codec)
-    assert container.same(picture, decoded)
+    assert same(picture, decoded)
     assert len(data) <= picture.raw_bytes + container.OVERHEAD
-    return container.unpack(data)[0]
+    return file_header.unpack(data)[0]
 
 
 def seal(data):
@@ -124,10 +127,10 @@ def test_any_image_with_a_model(kind, height, width, mode, channels, coder, lane
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_blocks_of_any_image(height, width, mode):
     """Nearly all of an image is coded in blocks, whatever strips are left over."""
-    header = round_trip(mild(height, width, mode), codec(container.CHANNELS[mode]))
+    header = round_trip(mild(height, width, mode), codec(CHANNELS[mode]))
     whole = (height // SIDE) * (width // SIDE)
     assert whole * 3 // 4 <= header.blocks <= whole
-    assert sum(1 for _ in container.regions(width, height, SIDE, header.blocks)) == len(header.parts)
+    assert sum(1 for _ in blocks.regions(width, height, SIDE, header.blocks)) == len(header.parts)
 
 
 @pytest.mark.parametrize("nz", [1, 3])
@@ -144,7 +147,7 @@ def test_lanes(lanes, used):
 def test_threads_are_those_of_the_file():
     picture = mild(20, 20)
     data = container.encode(picture, codec(), "bitswap")
-    header = container.unpack(data)[0]
+    header = file_header.unpack(data)[0]
     assert header.threads == torch.get_num_threads() == 1
     seen = []
 
@@ -154,18 +157,18 @@ def test_threads_are_those_of_the_file():
 
     more = reseal(data, header._replace(threads=2))
     with_two = container.decode(more, lambda header: codec(), progress)
-    assert seen == [min(2, os.cpu_count())] and torch.get_num_threads() == 1 and container.same(with_two, picture)
+    assert seen == [min(2, os.cpu_count())] and torch.get_num_threads() == 1 and same(with_two, picture)
 
 
 def test_regions_tile_the_image():
     for width, height, side in itertools.product((1, 7, 8, 9, 24, 29), (1, 8, 16, 23), (4, 8)):
         across, whole = width // side, (width // side) * (height // side)
-        for blocks in range(whole + 1):
+        for count in range(whole + 1):
             covered = np.zeros((height, width), np.int64)
-            for k in range(blocks):
+            for k in range(count):
                 y, x = divmod(k, across)
                 covered[side * y : side * (y + 1), side * x : side * (x + 1)] += 1
-            for place in container.regions(width, height, side, blocks):
+            for place in blocks.regions(width, height, side, count):
                 assert covered[place].size
                 covered[place] += 1
             assert (covered == 1).all()
@@ -173,8 +176,8 @@ def test_regions_tile_the_image():
 
 def test_more_initial_bits_where_the_trial_promised_too_little(monkeypatch):
     """The first attempt runs out of bits; the next ones start the lanes from more."""
-    trial, attempts = container._trial, []
-    monkeypatch.setattr(container, "_trial", lambda *args: (trial(*args)[0], np.array([-14])))  # and 16 for a margin
+    trial, attempts = block_codec._trial, []
+    monkeypatch.setattr(block_codec, "_trial", lambda *args: (trial(*args)[0], np.array([-14])))  # and 16 for a margin
     encode = bitsback.encode_chains
 
     def count(*args):
@@ -194,13 +197,13 @@ def test_more_initial_bits_where_the_trial_promised_too_little(monkeypatch):
 @pytest.mark.parametrize("height, width", [(1, 1), (31, 33), (5000, 3), (3, 5000), (64, 64)])
 def test_never_much_larger_than_the_pixels(height, width, kind, mode):
     """Even where the model is made to code noise."""
-    assert round_trip(picture_of(kind, height, width, mode), codec(container.CHANNELS[mode])).width == width
+    assert round_trip(picture_of(kind, height, width, mode), codec(CHANNELS[mode])).width == width
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_longer_than_webp_allows(mode):
-    round_trip(picture_of("gradient", 2, container.WEBP_SIDE + 1, mode))
-    round_trip(picture_of("gradient", container.WEBP_SIDE + 1, 2, mode))
+    round_trip(picture_of("gradient", 2, conventional.WEBP_SIDE + 1, mode))
+    round_trip(picture_of("gradient", conventional.WEBP_SIDE + 1, 2, mode))
 
 
 def test_a_constant_image_is_a_few_bytes():
@@ -210,29 +213,29 @@ def test_a_constant_image_is_a_few_bytes():
 def test_coders_are_chosen_as_they_promise(monkeypatch):
     picture = mild(70, 70)
     forced = container.encode(picture, codec(), "bitswap")
-    conventional = container.encode(picture)
-    encode, sizes = benchmarks.encode, {"PNG": len(forced)}
+    without = container.encode(picture)
+    encode, sizes = conventional.encode, {"PNG": len(forced)}
 
     def pretend(pixels, format, **options):
         return bytes(sizes[format]) if format in sizes else encode(pixels, format, **options)
 
-    monkeypatch.setattr(benchmarks, "encode", pretend)
+    monkeypatch.setattr(conventional, "encode", pretend)
     assert container.encode(picture, codec(), "auto") == forced
     sizes["PNG"] -= 1
-    assert not container.unpack(container.encode(picture, codec(), "auto"))[0].side
+    assert not file_header.unpack(container.encode(picture, codec(), "auto"))[0].side
     monkeypatch.undo()
     smallest = container.encode(picture, codec(), "smallest")
-    assert smallest == min(forced, conventional, key=len)
+    assert smallest == min(forced, without, key=len)
 
 
 def test_a_file_is_no_more_than_its_parts():
     """Within 3 % of the sum of the blocks' net rates, measured apart, and of the conventional part: 640x427."""
     small, picture = codec(), mild(427, 640)
     data = container.encode(picture, small, "bitswap")
-    header = container.unpack(data)[0]
-    conventional = sum(length for _, length in header.parts)
-    blocks = np.stack([container._block_of(picture.pixels, SIDE, k) for k in range(header.blocks)])
-    chains = [np.moveaxis(chain, -1, -3) for chain in np.array_split(blocks, 100)]
+    header = file_header.unpack(data)[0]
+    rest = sum(length for _, length in header.parts)
+    coded = np.stack([blocks.view(picture.pixels, SIDE, k) for k in range(header.blocks)])
+    chains = [np.moveaxis(chain, -1, -3) for chain in np.array_split(coded, 100)]
     schedule = bitsback.bitswap(small.nz)
     initial = experiment.initial_words(100, small.conditional, 0)
     coder = Rans.from_words(initial)
@@ -240,7 +243,7 @@ def test_a_file_is_no_more_than_its_parts():
     bitsback.encode_chains(schedule, coder, small.conditional, chains)
     net = 4 * (coder.counts.sum() - before)
     assert header.blocks * SIDE**2 > 0.85 * 427 * 640
-    assert abs(len(data) / (net + conventional) - 1) < 0.03
+    assert abs(len(data) / (net + rest) - 1) < 0.03
 
 
 # Refusals
@@ -257,7 +260,7 @@ def decoding_error(data, given_codec=None):
 
 def reseal(data, header):
     """The file with another header."""
-    return container._pack(header, container.unpack(data)[1])
+    return file_header.pack(header, file_header.unpack(data)[1])
 
 
 @functools.cache
@@ -265,7 +268,7 @@ def samples():
     """Sound files: {name: (bytes, picture)}."""
     pictures = {
         "raw": picture_of("noise", 5, 7, "RGB"),
-        "LZMA": picture_of("gradient", 1, container.WEBP_SIDE + 1, "L"),
+        "LZMA": picture_of("gradient", 1, conventional.WEBP_SIDE + 1, "L"),
         "WebP": picture_of("gradient", 40, 30, "RGB"),
         "palette": picture_of("few", 20, 30, "P"),
         "blocks": mild(40, 45),
@@ -274,11 +277,11 @@ def samples():
     }
     made = {}
     for name, picture in pictures.items():
-        with_blocks = codec(container.CHANNELS[picture.mode]) if "blocks" in name or "lane" in name else None
+        with_blocks = codec(CHANNELS[picture.mode]) if "blocks" in name or "lane" in name else None
         made[name] = container.encode(picture, with_blocks, "bitswap"), picture
-        header = container.unpack(made[name][0])[0]
+        header = file_header.unpack(made[name][0])[0]
         assert bool(header.side) == (with_blocks is not None)
-        names = {container.CODERS[coder].name for coder, _ in header.parts}
+        names = {conventional.METHODS[coder].name for coder, _ in header.parts}
         assert with_blocks or name == "palette" or names == {name}
     return made
 
@@ -286,12 +289,12 @@ def samples():
 def refuse_or_reproduce(data, picture):
     """Decode anything: either ContainerError, or the picture that the file was made from. Returns the message."""
     try:
-        decoded = container.decode(data, lambda header: codec(container.CHANNELS[header.mode]))
+        decoded = container.decode(data, lambda header: codec(CHANNELS[header.mode]))
     except ContainerError as error:
         message = str(error)
         assert message and "\n" not in message and message.isprintable()
         return message
-    assert container.same(decoded, picture), "a wrong image"
+    assert same(decoded, picture), "a wrong image"
     return None
 
 
@@ -346,24 +349,25 @@ def test_random_bytes():
     rng = np.random.default_rng(2)
     for i in range(300):
         data = rng.bytes(int(rng.integers(0, 200)))
-        head = container.MAGIC + struct.pack("<BH", container.VERSION, int(rng.integers(0, 100)))
+        head = file_header.MAGIC + struct.pack("<BH", file_header.VERSION, int(rng.integers(0, 100)))
         assert decoding_error(data) and decoding_error(head + data)
-        assert decoding_error(seal(container.MAGIC + struct.pack("<BH", container.VERSION, len(data) % 90 + 7) + data))
+        start = file_header.MAGIC + struct.pack("<BH", file_header.VERSION, len(data) % 90 + 7)
+        assert decoding_error(seal(start + data))
         sealed = b"".join([head[:5], struct.pack("<H", 7 + len(data) + 4), bytes([i % 3]), data, bytes(3)])
         assert decoding_error(seal(sealed))
 
 
 def huge(value):
-    return bytes([255, 255, 255, 255, 127]) if value is None else container._number(value)
+    return bytes([255, 255, 255, 255, 127]) if value is None else file_header._number(value)
 
 
 def test_absurd_headers_take_no_memory():
     """Headers whose checksums are right, and whose numbers are not; each refused at once and in a few megabytes."""
     data, _ = samples()["blocks"]
-    payload = container.unpack(data)[1]
-    header = container.unpack(data)[0]
-    plain = container.unpack(samples()["WebP"][0])[0]
-    most = container.MAX_PIXELS
+    payload = file_header.unpack(data)[1]
+    header = file_header.unpack(data)[0]
+    plain = file_header.unpack(samples()["WebP"][0])[0]
+    most = MAX_PIXELS
     absurd = [
         *(header._replace(width=w, height=h) for w, h in ((2**31, 2**31), (most + 1, 1), (0, 0), (0, 5), (2**34, 1))),
         *(header._replace(width=w, height=h) for w, h in ((most, 1), (11585, 11585), (3, 3), (16384, 8192))),
@@ -390,11 +394,11 @@ def test_absurd_headers_take_no_memory():
     bombs = [lzma_bomb(64 << 20), webp_of(16000, 16000)]
     tracemalloc.start()
     for wrong in absurd:
-        tampered = container._pack(wrong, payload if wrong.side else container.unpack(samples()["WebP"][0])[1])
+        tampered = file_header.pack(wrong, payload if wrong.side else file_header.unpack(samples()["WebP"][0])[1])
         assert refuse_or_reproduce(tampered, None)
     # A part's own size, in a file that is otherwise sound: no bomb goes off.
-    for coder, bomb in zip((1, len(container.CODERS) - 1), bombs, strict=True):
-        tampered = container._pack(plain._replace(parts=((coder, len(bomb)),)), bomb)
+    for coder, bomb in zip((1, len(conventional.METHODS) - 1), bombs, strict=True):
+        tampered = file_header.pack(plain._replace(parts=((coder, len(bomb)),)), bomb)
         assert "damaged" in refuse_or_reproduce(tampered, None)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -402,7 +406,7 @@ def test_absurd_headers_take_no_memory():
 
 
 def lzma_bomb(size):
-    return container.CODERS[1].encode(np.zeros((size, 1, 1), np.uint8))
+    return conventional.METHODS[1].encode(np.zeros((size, 1, 1), np.uint8))
 
 
 def webp_of(width, height):
@@ -413,11 +417,11 @@ def webp_of(width, height):
 def test_a_lane_out_of_proportion():
     """One lane of all the words would make the coder take memory for as much on every lane."""
     data, _ = samples()["blocks"]
-    header, payload = container.unpack(data)
+    header, payload = file_header.unpack(data)
     lanes = 16
     words = ((4 << 20) // 4 - 2 * (lanes - 1), *(2,) * (lanes - 1))
     wrong = header._replace(words=words, blocks=16)
-    tampered = container._pack(wrong, payload[:4] * (1 << 20))
+    tampered = file_header.pack(wrong, payload[:4] * (1 << 20))
     tracemalloc.start()
     assert decoding_error(tampered, codec())
     assert tracemalloc.get_traced_memory()[1] < 30e6
@@ -428,8 +432,8 @@ def test_messages():
     data, _ = samples()["blocks"]
     assert "not a .bitswap file" in decoding_error(b"")
     assert "not a .bitswap file" in decoding_error(b"\x89PNG\r\n\x1a\n" + bytes(99))
-    newer = data[:4] + bytes([container.VERSION + 1]) + data[5:]
-    assert f"format {container.VERSION + 1}" in decoding_error(newer) and "newer version" in decoding_error(newer)
+    newer = data[:4] + bytes([file_header.VERSION + 1]) + data[5:]
+    assert f"format {file_header.VERSION + 1}" in decoding_error(newer) and "newer version" in decoding_error(newer)
     assert "cut short" in decoding_error(data[:20])
     assert "cut short" in decoding_error(data[:-1])
     assert "checksum of its header" in decoding_error(data[:20] + bytes([data[20] ^ 1]) + data[21:])
@@ -440,7 +444,7 @@ def test_messages():
         (codec()._replace(quantbits=9), "2^6"),
     ):
         assert word in decoding_error(data, changed)
-    header = container.unpack(data)[0]
+    header = file_header.unpack(data)[0]
     assert "do not fit" in decoding_error(reseal(data, header._replace(networks=codec(1).networks,
                                                                       bins=codec(1).bins)), codec(1))  # fmt: skip
 
@@ -451,13 +455,13 @@ def test_floats_that_round_differently_are_noticed(change):
     data, picture = samples()["blocks"]
     nearly = copy.deepcopy(codec().conditional)
     for name in ("infer", "generate"):
-        network = getattr(nearly._model, name)
+        network = getattr(nearly.network.model, name)
 
         def shaken(i, given, network=network):
             mu, scale = network(i, given)
             return mu * (1 + change), scale
 
-        setattr(nearly._model, name, shaken)
+        setattr(nearly.network.model, name, shaken)
     message = refuse_or_reproduce_with(data, picture, codec()._replace(conditional=nearly))
     if message is None:
         assert abs(change) <= 1e-7
@@ -469,7 +473,7 @@ def test_floats_that_round_differently_are_noticed(change):
 
 def refuse_or_reproduce_with(data, picture, given_codec):
     try:
-        assert container.same(container.decode(data, lambda header: given_codec), picture)
+        assert same(container.decode(data, lambda header: given_codec), picture)
     except ContainerError as error:
         return str(error)
     return None
@@ -480,8 +484,8 @@ def test_integers_decode_under_other_settings(channels):
     """Encoded on one thread in blocks of one lane count, decoded on two, with another batch and memory layout."""
     picture = mild(45, 40, "RGB" if channels == 3 else "L")
     data = container.encode(picture, codec(channels, exact=True), "bitswap", lanes=5)
-    header, _ = container.unpack(data)
-    assert (header.arithmetic, header.threads, header.settings) == (container.INTEGERS, 1, "")
+    header, _ = file_header.unpack(data)
+    assert (header.arithmetic, header.threads, header.settings) == (file_header.INTEGERS, 1, "")
     assert header.side == SIDE and len(header.words) > 1
     conditional = codec(channels, exact=True).conditional
 
@@ -501,7 +505,7 @@ def test_integers_decode_under_other_settings(channels):
     try:
         torch.set_num_threads(2)
         other = codec(channels, exact=True)._replace(conditional=OneByOne())
-        assert container.same(container.decode(data, lambda header: other), picture)
+        assert same(container.decode(data, lambda header: other), picture)
     finally:
         torch.set_num_threads(threads)
 
@@ -511,18 +515,18 @@ def test_arithmetics_are_told_apart():
     networks = codec().networks
     error = decoding_error(floats, codec(exact=True)._replace(networks=networks))
     assert "written with networks in float32 on the CPU" in error
-    integers = reseal(floats, container.unpack(floats)[0]._replace(arithmetic=container.INTEGERS))
+    integers = reseal(floats, file_header.unpack(floats)[0]._replace(arithmetic=file_header.INTEGERS))
     assert "written with networks in integers" in decoding_error(integers, codec())
 
 
 def test_the_header_says_what_is_in_the_file():
     data, picture = samples()["blocks"]
-    header, payload = container.unpack(data)
+    header, payload = file_header.unpack(data)
     assert (header.mode, header.width, header.height, header.side) == ("RGB", 45, 40, SIDE)
     assert (header.quantbits, header.networks, header.bins) == (6, codec().networks, codec().bins)
-    assert header.arithmetic == container.FLOAT_CPU and header.crc == container._crc(picture)
+    assert header.arithmetic == file_header.FLOAT_CPU and header.crc == container.crc(picture)
     assert len(payload) == 4 * sum(header.words)
-    assert Header(*header) == container._parse(io.BytesIO(data[7 : int.from_bytes(data[5:7], "little") - 4]))
+    assert Header(*header) == file_header._parse(io.BytesIO(data[7 : int.from_bytes(data[5:7], "little") - 4]))
 
 
 def test_the_format_stays_what_it_is():
@@ -550,7 +554,7 @@ def photograph(mode="RGB", size=(21, 13)):
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_read(tmp_path, name, mode):
     path = save(tmp_path, name, photograph(mode))
-    picture = container.read(path)
+    picture = read_image(path)
     with Image.open(path) as image:
         np.testing.assert_array_equal(picture.pixels.squeeze(), np.asarray(image))
         assert picture.mode == image.mode
@@ -561,9 +565,9 @@ def test_read(tmp_path, name, mode):
 def test_palette_images_keep_their_palette(tmp_path, colours, name):
     image = photograph().quantize(colours)
     path = save(tmp_path, name, image)
-    picture = container.read(path)
+    picture = read_image(path)
     decoded = container.decode(container.encode(picture), no_codec)
-    out = save(tmp_path, "out.png", container.to_pillow(decoded))
+    out = save(tmp_path, "out.png", to_pillow(decoded))
     with Image.open(path) as before, Image.open(out) as after:
         assert after.mode == before.mode == "P"
         np.testing.assert_array_equal(np.asarray(after), np.asarray(before))
@@ -575,12 +579,12 @@ def test_pixels_beyond_the_palette(tmp_path):
     image = Image.new("P", (2, 2))
     image.putpalette([1, 2, 3, 4, 5, 6])
     image.putpixel((1, 1), 5)
-    picture = container.from_pillow(image)
+    picture = from_pillow(image)
     assert picture.palette == bytes([1, 2, 3, 4, 5, 6, *[0] * 12])
-    out = save(tmp_path, "out.png", container.to_pillow(container.decode(container.encode(picture), no_codec)))
+    out = save(tmp_path, "out.png", to_pillow(container.decode(container.encode(picture), no_codec)))
     with Image.open(out) as after:
         np.testing.assert_array_equal(np.asarray(after), [[0, 0], [0, 5]])
-    assert container.from_pillow(Image.new("P", (2, 2))).palette == bytes(3)
+    assert from_pillow(Image.new("P", (2, 2))).palette == bytes(3)
 
 
 def sixteen_bit_png(path, channels):
@@ -633,12 +637,12 @@ def make_unsuitable(folder, kind):
 def test_unsuitable_images_are_refused_with_advice_that_works(tmp_path, monkeypatch, kind, says):
     path = make_unsuitable(tmp_path, kind)
     with pytest.raises(UserError) as caught:
-        container.read(path)
+        read_image(path)
     message = str(caught.value)
     assert says in message and str(path) in message and "\n" not in message
     monkeypatch.chdir(tmp_path)
     exec(re.search(r'python -c "(.*)"$', message)[1].replace('\\"', '"'))  # as the message advises
-    assert round_trip(container.read(tmp_path / "converted.png"))
+    assert round_trip(read_image(tmp_path / "converted.png"))
 
 
 def test_files_that_are_no_images(tmp_path):
@@ -651,7 +655,7 @@ def test_files_that_are_no_images(tmp_path):
     )
     for name in ("empty.png", "text.png", "short.png", "drawing.eps", "absent.png", "."):
         with pytest.raises(UserError, match=re.escape(str(tmp_path / name))):
-            container.read(tmp_path / name)
+            read_image(tmp_path / name)
     rng = np.random.default_rng(0)
     for _ in range(200):
         damaged = bytearray(data[:2000])
@@ -659,7 +663,7 @@ def test_files_that_are_no_images(tmp_path):
             damaged[position] = rng.integers(256)
         (tmp_path / "damaged.png").write_bytes(damaged)
         with pytest.raises(UserError):
-            container.read(tmp_path / "damaged.png")
+            read_image(tmp_path / "damaged.png")
 
 
 def test_images_too_large_are_refused_before_they_are_read(tmp_path):
@@ -668,13 +672,13 @@ def test_images_too_large_are_refused_before_they_are_read(tmp_path):
     idat = struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
     (tmp_path / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + idat)
     with pytest.raises(UserError, match=r"large\.png"):
-        container.read(tmp_path / "large.png")
+        read_image(tmp_path / "large.png")
 
 
 def test_orientation_is_told_and_not_applied(tmp_path, capsys):
     exif = Image.Exif()
-    exif[container.ORIENTATION] = 6
+    exif[ORIENTATION] = 6
     path = save(tmp_path, "turned.png", photograph(), exif=exif)
-    picture = container.read(path)
+    picture = read_image(path)
     assert picture.pixels.shape == (13, 21, 3)
     assert "EXIF" in capsys.readouterr().out

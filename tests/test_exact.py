@@ -14,8 +14,9 @@ import pytest
 import torch
 from conftest import ROOT, SETTINGS, assert_one_line_error, run_main, small_model
 
-from model import exact
-from model.exact import FRACTION, STREAM, ExactModel, bits_per_dim, in_floats
+from model import exact, make_exact
+from model.exact import FRACTION, STREAM, ExactModel
+from model.make_exact import bits_per_dim, in_floats
 from utils import integer_tables
 from utils.cli import UserError
 from utils.torch import integers
@@ -38,7 +39,7 @@ def blobs(count, channels, seed=0):
 def networks(two_passes="heads", **options):
     """(float model, exact model)."""
     model = small_model(**options)
-    return model, exact.make(model, blobs(16, model.xs[0]), "0123456789abcdef", two_passes)
+    return model, make_exact.make(model, blobs(16, model.xs[0]), "0123456789abcdef", two_passes)
 
 
 @pytest.fixture(params=[GREY, COLOUR], ids=["grey", "colour"])
@@ -280,11 +281,11 @@ def test_as_good_as_the_float_network(options):
 
 def test_single_passes_are_given_up_where_they_cost_too_much(monkeypatch):
     model, pixels = small_model(), blobs(8, 1)
-    monkeypatch.setattr(exact, "TOLERANCE", math.inf)
-    cheap = exact.make(model, pixels)
+    monkeypatch.setattr(make_exact, "TOLERANCE", math.inf)
+    cheap = make_exact.make(model, pixels)
     assert (cheap.fields.inputs[:, 1] > 0).sum() == 2 * model.nz
-    monkeypatch.setattr(exact, "TOLERANCE", -math.inf)
-    thorough = exact.make(model, pixels)
+    monkeypatch.setattr(make_exact, "TOLERANCE", -math.inf)
+    thorough = make_exact.make(model, pixels)
     assert (thorough.fields.inputs[:, 1] > 0).all()
     assert cheap.identity != thorough.identity
 
@@ -294,7 +295,7 @@ def test_activations_beyond_the_fixed_point_range_are_refused():
     with torch.no_grad():
         model.infer_res0[0].res6layer1.conv2.b += 1e7
     with pytest.raises(ValueError, match="too large for the integers of float32"):
-        exact.make(model, blobs(2, 1))
+        make_exact.make(model, blobs(2, 1))
 
 
 def test_levels_and_shapes_are_the_models():
@@ -427,7 +428,7 @@ def test_damaged_files_are_refused(damage, tmp_path):
     np.savez(path, **arrays)
     exact.load(path)
     np.savez(path, **arrays | DAMAGES[damage](fields))
-    with pytest.raises(UserError, match=r"damaged.exact.npz: .*model/exact.py makes it") as caught:
+    with pytest.raises(UserError, match=r"damaged.exact.npz: .*model/make_exact.py makes it") as caught:
         exact.load(path)
     assert "\n" not in str(caught.value)
 
@@ -465,11 +466,11 @@ def test_truncated_and_absent_files_are_refused(tmp_path):
 
 def test_command(checkpoint, mnist, tmp_path):
     to = tmp_path / "made.exact.npz"
-    done = run_main(exact.main, "mnist", "--checkpoint", checkpoint, "--data", mnist, "--to", to, "--compare", 10)
+    done = run_main(make_exact.main, "mnist", "--checkpoint", checkpoint, "--data", mnist, "--to", to, "--compare", 10)
     assert done.returncode == 0, done.stderr
     assert str(to) in done.stdout
     assert exact.load(to).zs == (1, 16, 16)
-    done = run_main(exact.main, "mnist", "--checkpoint", checkpoint, "--data", tmp_path / "none", "--to", to)
+    done = run_main(make_exact.main, "mnist", "--checkpoint", checkpoint, "--data", tmp_path / "none", "--to", to)
     assert_one_line_error(done, "none")
 
 

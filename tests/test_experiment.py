@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import ROOT, assert_one_line_error, run_main, run_script, small_model
 
-from utils import experiment, npz
+from codec import experiment
+from utils import npz
 
 pytestmark = pytest.mark.xdist_group("experiment")  # they share what takes long
 

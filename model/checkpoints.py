@@ -76,6 +76,11 @@ def load(path, device="cpu"):
     return model.to(device), identity(model.state_dict())
 
 
+def companions(path, suffix, cached):
+    """What goes with the checkpoint at `path`, where it exists: CHECKPOINT<suffix> beside it, then a cached file."""
+    return [candidate for candidate in (Path(path).with_suffix(suffix), cached) if candidate.exists()]
+
+
 def identity(state_dict):
     """A digest of the parameters: 16 hexadecimal digits, the same however and wherever they are stored."""
     digest = hashlib.sha256()

@@ -13,25 +13,27 @@ import torch
 from tqdm import tqdm
 
 import discretization
-from model import exact
+from codec import bitsback, conventional
+from codec.bitsback import NAMES
+from codec.conditionals import Conditionals, FloatNetwork
+from codec.rans import EmptyLaneError, Rans
+from model import checkpoints, make_exact
 from model.vae import log_likelihoods
-from utils import benchmarks, bitsback, checkpoints, cli, datasets, npz, paths
+from utils import cli, datasets, npz, paths
 from utils.cli import UserError
-from utils.rans import EmptyLaneError, Rans
 from utils.torch.modules import fold_weight_norm
 
 FORMAT = 2  # of the bitstream files
-NAMES = {"bitswap": "Bit-Swap", "bbans": "BB-ANS"}
 MEASURES = ("nets", "elbos", "cmas", "total")
 
 
-class Codec(NamedTuple):
-    """What the flags of a compression script choose: see open_codec()."""
+class Setup(NamedTuple):
+    """What the flags of a compression script choose: see open_setup()."""
 
     model: torch.nn.Module  # folded; what the ELBO is of
-    conditional: bitsback.Conditionals  # of that model, or of its exact form
-    floats: bitsback.Conditionals | None  # of the model, to compare the rates where `conditional` is exact
-    header: dict  # of the bitstream files, as far as the codec determines it
+    conditional: Conditionals  # of that model, or of its exact form
+    floats: Conditionals | None  # of the model, to compare the rates where `conditional` is exact
+    header: dict  # of the bitstream files, as far as these determine it
 
 
 class Result(NamedTuple):
@@ -51,7 +53,7 @@ class Result(NamedTuple):
 def compress(schedule, model, conditional, chains, initial, desc="encode", unit="image"):
     """Code chains of images side by side; a lane whose chain has ended leaves the batch.
 
-    schedule: of utils.bitsback. chains: uint8 [N_i, *xs] each, the longest first; or all in one, uint8 [E, N, *xs].
+    schedule: of codec.bitsback. chains: uint8 [N_i, *xs] each, the longest first; or all in one, uint8 [E, N, *xs].
     initial: the words each chain starts from, uint32 [E, W]. unit: what the progress bar calls an image.
     Returns a Result. The initial bits of a chain, counted in total and cmas, are those that the pops before its
     first push take.
@@ -172,16 +174,16 @@ def verify(path, header, schedule, conditional, chains, initial, unit="image"):
     print(f"all {same.size:,} {unit}s and all initial words are identical")
 
 
-def open_codec(dataset, args, path, model, identity):
-    """The Codec of a checkpoint, as checkpoints.open_for() gives it, with bins that are made where there are none."""
+def open_setup(dataset, args, path, model, identity):
+    """The Setup of a checkpoint, as checkpoints.open_for() gives it, with bins that are made where there are none."""
     ranges = discretization.for_checkpoint(path, model, identity, dataset, args.quantbits, args.data, args.output)
     header = {"dataset": dataset, "quantbits": args.quantbits, "checkpoint": identity, "bins": ranges.identity}
     bins, folded = discretization.bins(model, ranges), fold_weight_norm(model)
-    floats = bitsback.Conditionals(folded, bins)
+    floats = Conditionals(FloatNetwork(folded), bins)
     if not args.exact:
-        return Codec(folded, floats, None, header | {"exact": None})
-    networks = exact.for_checkpoint(path, model, identity, dataset, args.data, args.output)
-    return Codec(folded, bitsback.Conditionals(networks, bins), floats, header | {"exact": networks.identity})
+        return Setup(folded, floats, None, header | {"exact": None})
+    networks = make_exact.for_checkpoint(path, model, identity, dataset, args.data, args.output)
+    return Setup(folded, Conditionals(networks, bins), floats, header | {"exact": networks.identity})
 
 
 def schemes(args):
@@ -189,15 +191,15 @@ def schemes(args):
     return tuple(NAMES) if args.compare else ("bitswap" if args.bitswap else "bbans",)
 
 
-def run_schemes(codec, args, chains, what, header, keep, unit="image"):
+def run_schemes(setup, args, chains, what, header, keep, unit="image"):
     """Code chains with each scheme that the flags choose, write them, decode them from disk and compare.
 
     chains: as compress() takes them. what: they in words. header: what the bitstreams' header says of them.
     keep(scheme, result, floats): called for each scheme with its Result, once the bitstreams are written, and with
     that of the networks in floats, if they are exact, or None; not called with --verify-only.
     """
-    model, conditional, *_ = codec
-    dataset = codec.header["dataset"]
+    model, conditional, *_ = setup
+    dataset = setup.header["dataset"]
     initial = initial_words(len(chains), conditional, args.seed)
     torch.manual_seed(args.seed)
     for scheme in schemes(args):
@@ -205,14 +207,14 @@ def run_schemes(codec, args, chains, what, header, keep, unit="image"):
         if args.whiten:
             schedule = bitsback.whitened(schedule)
         file = paths.bitstreams(dataset, model.nz, args.output) / f"{scheme}_{args.quantbits}bits.npz"
-        whole = codec.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
+        whole = setup.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
         print(f"\n{dataset}, nz={model.nz}, {NAMES[scheme]}: {what}")
         if not args.verify_only:
             result = compress(schedule, model, conditional, chains, initial, unit=unit)
             save_bitstreams(file, whole, result.words)
             floats = None
-            if codec.floats is not None:
-                floats = compress(schedule, model, codec.floats, chains, initial, desc="in floats", unit=unit)
+            if setup.floats is not None:
+                floats = compress(schedule, model, setup.floats, chains, initial, desc="in floats", unit=unit)
             keep(scheme, result, floats)
         if not args.no_verify:
             verify(file, whole, schedule, conditional, chains, initial, unit)
@@ -229,7 +231,7 @@ def _main(dataset, argv):
     test = datasets.load(dataset, "test", args.data)
     chosen = test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
     chains, count = chosen.shape[:2]
-    codec = open_codec(dataset, args, path, model, identity)
+    setup = open_setup(dataset, args, path, model, identity)
     padding = np.prod(model.xs) / np.prod(test.shape[1:])  # padded dimensions to real ones
     rates = {}
 
@@ -246,9 +248,9 @@ def _main(dataset, argv):
         rates["ELBO"] = result.elbos.mean() * padding
 
     what, header = f"{chains} chains of {count} images", {"chains": chains, "images": count}
-    run_schemes(codec, args, datasets.to_channels_first(chosen), what, header, keep)
+    run_schemes(setup, args, datasets.to_channels_first(chosen), what, header, keep)
     if args.compare and not args.verify_only:
-        print(comparison(rates | benchmarks.measure(chosen)))
+        print(comparison(rates | conventional.measure(chosen)))
 
 
 def summary(result, padding):

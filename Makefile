@@ -15,7 +15,7 @@ demo: $(VENV)/ready
 	$(RUN) demo_compress.py
 
 demo-mnist: $(VENV)/ready
-	$(RUN) mnist_compress.py --nz=2 --compare --experiments=10 --ndatapoints=10 --output=demo
+	$(RUN) mnist_compress.py --experiments=10 --ndatapoints=10 --output=demo
 
 test: $(VENV)/ready-dev
 	$(RUN) -m pytest -n auto --dist loadgroup

@@ -149,7 +149,7 @@ def main(argv=None):
         "\nWrites bins/<dataset>_nz<k>_<q>bits_<checkpoint>.npz, or the file that --to names."
     )
     parser.add_argument("dataset", choices=sorted(datasets.NAMES), help="the dataset the checkpoint was trained on")
-    checkpoints.add_arguments(parser)
+    cli.add_checkpoint_arguments(parser)
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--to", help="write here; CHECKPOINT.bins.npz beside CHECKPOINT.pt is found by itself")
     args = parser.parse_args(argv)

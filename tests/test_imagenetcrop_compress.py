@@ -164,8 +164,11 @@ def test_one_scheme_alone(results, data, checkpoint, tmp_path):
     done = run_main(main, *flags(data, checkpoint, tmp_path, "--bitswap=0", "--nphotos=2", "--no-verify", "--seed=3"))
     assert done.returncode == 0, done.stderr
     assert "identical" not in done.stdout
-    assert files(tmp_path) == ["bitstreams/imagenetcrop2/bbans_6bits.npz", "plots/imagenetcrop2/bbans_6bits.csv"]
-    rows = read_csv(tmp_path / "plots" / "imagenetcrop2" / "bbans_6bits.csv")
+    assert files(tmp_path) == [
+        "bitstreams/imagenetcrop2/bbans_6bits_seed3_2photos.npz",
+        "plots/imagenetcrop2/bbans_6bits_seed3_2photos.csv",
+    ]
+    rows = read_csv(tmp_path / "plots" / "imagenetcrop2" / "bbans_6bits_seed3_2photos.csv")
     assert len(rows) == 2
     assert list(rows[0])[3:] == ["BB-ANS, net (bits)", "BB-ANS, sent (bits)", "ELBO (bits)"]
 

@@ -2,6 +2,7 @@
 # make demo-mnist  compress and verify MNIST test images, in a table beside other compressors
 # make test        the tests (a few minutes); make test-slow adds those that take longer
 # make bench       time and memory of coding beside the network alone, and of training (10 minutes)
+# make pretrained  train the checkpoints that ship (two hours of one core with bfloat16 instructions); resumable
 # make horovod     build Horovod for training with mpiexec (scripts/install_horovod.sh says what it needs)
 # Each creates the environment in .venv first, once; VENV=DIR uses another folder.
 
@@ -9,7 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo demo-mnist test test-slow lint bench horovod
+.PHONY: demo demo-mnist test test-slow lint bench pretrained horovod
 
 demo: $(VENV)/ready
 	$(RUN) demo_compress.py
@@ -35,6 +36,9 @@ bench: $(VENV)/ready
 	$(RUN) benchmarks/compression.py
 	$(RUN) benchmarks/chart.py
 	$(RUN) benchmarks/training.py --processes 1 2
+
+pretrained: $(VENV)/ready
+	$(RUN) scripts/pretrained.py
 
 horovod: $(VENV)/ready
 	PYTHON=$(RUN) scripts/install_horovod.sh

@@ -55,8 +55,8 @@ def _main(dataset, argv):
         print(comparison(rates | conventional.measure(chosen)))
     if args.first_look:
         print(
-            f"\nThis was a first look, at {chains * count} images. The experiment of the paper, {datasets.CHAINS} chains "
-            f"of {datasets.CHAINS} images, is python {dataset}_compress.py --full"
+            f"\nThis was a first look, at {chains * count} images. The experiment of the paper, "
+            f"{datasets.CHAINS} chains of {datasets.CHAINS} images, is python {dataset}_compress.py --full"
         )
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import ROOT, assert_one_line_error, digits, run_main
 
-from model import mnist_train, training
+from model import mnist_train, train_options, training
 from model.vae import Model
 from utils import distributed
 from utils.cli import UserError
@@ -127,7 +127,7 @@ def wait_for(path, process):
 def train(data, output, *flags, check=0):
     """Train in this process, from the same data."""
     done = run_main(
-        lambda argv: training.main(mnist_train.SETTINGS, argv), *FLAGS, "--data", data, "--output", output, *flags
+        lambda argv: train_options.main(mnist_train.SETTINGS, argv), *FLAGS, "--data", data, "--output", output, *flags
     )
     assert done.returncode == check, done.stderr
     return done
@@ -361,7 +361,7 @@ def test_killed_at_20_random_moments(data, tmp_path, monkeypatch):
 
     def run(name, steps):
         flags = (*FLAGS, "--data", data, "--output", tmp_path / name, f"--max-steps={steps}", "--resume")
-        process = context.Process(target=training.main, args=(mnist_train.SETTINGS, list(map(str, flags))))
+        process = context.Process(target=train_options.main, args=(mnist_train.SETTINGS, list(map(str, flags))))
         process.start()
         return process
 
@@ -447,7 +447,7 @@ def launched(monkeypatch, environment):
 
 def test_dist_0_never_trains_many_copies(data, tmp_path, monkeypatch):
     launched(monkeypatch, OPEN_MPI)
-    done = run_main(lambda argv: training.main(mnist_train.SETTINGS, argv), "--dist=0", "--output", tmp_path)
+    done = run_main(lambda argv: train_options.main(mnist_train.SETTINGS, argv), "--dist=0", "--output", tmp_path)
     assert_one_line_error(done, "--dist=0", "mpiexec launched 8 processes")
     assert not any(tmp_path.iterdir())
 

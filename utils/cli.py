@@ -43,6 +43,19 @@ def whole_number(least):
     return parse
 
 
+def several(choices=None):
+    """An argparse type for action="extend": values divided by commas, of the choices, or whole numbers from 1 up."""
+
+    def parse(text):
+        values = text.split(",")
+        for value in values:
+            if choices and value not in choices:
+                raise argparse.ArgumentTypeError(f"{value!r} is not one of {', '.join(choices)}")
+        return values if choices else list(map(whole_number(1), values))
+
+    return parse
+
+
 def refuse_to_overwrite(path, force, source=None):
     """Raise UserError where a file to write is there already, unless --force is given, or is the one that is read."""
     path = Path(path)

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils import benchmarks, cli, datasets, paths
+from codec import conventional
+from utils import cli, datasets, paths
 
 
 def arguments(argv=None):
@@ -52,7 +53,7 @@ def main():
     chains = datasets.sample_chains(len(images), args.experiments, args.ndatapoints, args.seed)
     experiments, ndatapoints = chains.shape
     bar = functools.partial(tqdm, desc=args.dataset, unit="experiment")
-    rates = benchmarks.measure(images[chains], args.jxl, bar)
+    rates = conventional.measure(images[chains], args.jxl, bar)
 
     height, width, channels = images.shape[1:]
     print(f"{args.dataset}, {experiments} x {ndatapoints} test images of {height}x{width}x{channels}, seed {args.seed}")

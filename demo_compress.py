@@ -17,8 +17,11 @@ import os
 import time
 from pathlib import Path
 
+from codec import block_codec, container, conventional
+from codec import header as file_header
+from model import checkpoints
 from model.exact import NoExactFormError
-from utils import benchmarks, checkpoints, cli, container, figures, paths
+from utils import cli, figures, images, paths
 from utils.cli import UserError
 
 EXAMPLES = ("china", "flower")
@@ -37,7 +40,7 @@ def arguments(argv=None):
         "examples)"
     )
     parser.add_argument("--coder", choices=container.CHOICES, help=coders)
-    lanes = f"blocks to code side by side, up to {container.MAX_LANES} (default: by the size of the image)"
+    lanes = f"blocks to code side by side, up to {file_header.MAX_LANES} (default: by the size of the image)"
     parser.add_argument("--lanes", type=cli.whole_number(1), help=lanes)
     parser.add_argument("--checkpoint", help="a checkpoint, which decoding will need (default: the one at hand)")
     floats = "compute in floats: faster, but the file decodes only where they round alike: see --help of the decoder"
@@ -57,15 +60,15 @@ def example(name):
         from sklearn.datasets import load_sample_image
     except ImportError:
         raise UserError("the examples come with a package: pip install scikit-learn; or name an image") from None
-    return container.Picture("RGB", load_sample_image(f"{name}.jpg"))
+    return images.Picture("RGB", load_sample_image(f"{name}.jpg"))
 
 
 def compress(picture, target, open_codec, args):
     """Compress a picture, write it, read it again, decode it and compare.
 
-    open_codec: a function that gives the container.Codec. Returns (bytes of the file, the decoded picture).
+    open_codec: a function that gives the block_codec.BlockCodec. Returns (bytes of the file, the decoded picture).
     """
-    codec = open_codec() if container.codes_blocks(picture) else None
+    codec = open_codec() if block_codec.codes_blocks(picture) else None
     began = time.perf_counter()
     with cli.progress("compress") as progress:
         data = container.encode(picture, codec, args.coder, args.lanes, progress)
@@ -76,7 +79,7 @@ def compress(picture, target, open_codec, args):
         written = container.read_file(target)
         with cli.progress("decompress") as progress:
             decoded = container.decode(written, lambda header: codec, progress)
-        if not container.same(picture, decoded):
+        if not images.same(picture, decoded):
             raise UserError("other pixels than those of the image")
     except UserError as error:
         os.unlink(target)
@@ -87,7 +90,7 @@ def compress(picture, target, open_codec, args):
 
 def contents(header, payload):
     """What a file consists of, in words."""
-    names = " and ".join(sorted({container.CODERS[coder].name for coder, _ in header.parts}))
+    names = " and ".join(sorted({conventional.METHODS[method].name for method, _ in header.parts}))
     if not header.side:
         return f"coded by {names} alone"
     initial = sum(length for _, length in header.parts)
@@ -104,7 +107,7 @@ def advice(picture, header, sizes, coder):
     webp = sizes["WebP"]
     if header.side and coder != "smallest" and webp is not None and webp < sizes[NAME]:
         return "\nWebP makes less of this image: --coder smallest would have used it"
-    if not header.side and coder == "auto" and container.codes_blocks(picture):
+    if not header.side and coder == "auto" and block_codec.codes_blocks(picture):
         return "\nBit-Swap would make more of this image than PNG does: --coder bitswap insists on it"
     return ""
 
@@ -112,7 +115,7 @@ def advice(picture, header, sizes, coder):
 def measure(picture, data):
     """The sizes in bytes that compressors make of a picture, {name: bytes}, the least first; None where one cannot."""
     sizes = {NAME: len(data)}
-    for name, compressor in benchmarks.COMPRESSORS.items():
+    for name, compressor in conventional.COMPRESSORS.items():
         try:
             sizes[name] = compressor(picture.pixels) // 8 + len(picture.palette)
         except ValueError:
@@ -140,7 +143,7 @@ def draw(name, picture, decoded, target, sizes):
     axes = figure.subplots(1, 3, width_ratios=(1, 1, 0.85))
     titles = (f"{name}, {width}×{height}", f"decoded from {target.name}: identical")
     for panel, image, title in zip(axes, (picture, decoded), titles, strict=False):
-        thumbnail = container.to_pillow(image).convert("RGB")
+        thumbnail = images.to_pillow(image).convert("RGB")
         thumbnail.thumbnail((1200, 1200))
         panel.imshow(thumbnail)
         panel.set_title(title)
@@ -169,9 +172,9 @@ def main(argv=None):
 
     @functools.cache
     def open_codec():
-        path = checkpoints.find(container.DATASET, checkpoint=args.checkpoint)
+        path = checkpoints.find(block_codec.DATASET, checkpoint=args.checkpoint)
         try:
-            return container.open_codec(path, device, exact=not args.floats)
+            return block_codec.open_checkpoint(path, device, integers=not args.floats)
         except NoExactFormError as error:
             raise UserError(f"{error}; or go without with --floats") from None
 
@@ -185,11 +188,11 @@ def main(argv=None):
         if args.images:
             for path in (target, chart):
                 cli.refuse_to_overwrite(path, args.force, source)
-        picture = container.read(source) if args.images else example(source)
+        picture = images.read(source) if args.images else example(source)
         height, width, _ = picture.pixels.shape
         print(f"\n{source}: {width}x{height}, {picture.mode}")
         data, decoded = compress(picture, target, open_codec, args)
-        header, payload = container.unpack(data)
+        header, payload = file_header.unpack(data)
         print(f"{contents(header, payload)}\n")
         sizes = measure(picture, data)
         print(table(picture, sizes) + advice(picture, header, sizes, args.coder))

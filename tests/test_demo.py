@@ -12,8 +12,9 @@ from PIL import Image
 import demo_compress
 import demo_decompress
 import discretization
-from model import exact
-from utils import checkpoints, container, paths
+from codec import block_codec, conventional
+from model import checkpoints, exact, make_exact
+from utils import images, paths
 from utils.cli import UserError
 
 
@@ -32,7 +33,7 @@ def small(tmp_path_factory):
     discretization.save(ranges._replace(with_images=True), path.with_suffix(".bins.npz"))
     images = np.stack([np.asarray(image(32, 32, seed=k)) for k in range(16)])
     exact.save(
-        path.with_suffix(".exact.npz"), exact.make(model, torch.from_numpy(images).permute(0, 3, 1, 2), identity)
+        path.with_suffix(".exact.npz"), make_exact.make(model, torch.from_numpy(images).permute(0, 3, 1, 2), identity)
     )
     return path
 
@@ -86,7 +87,7 @@ def test_without_a_model(tmp_path, mode):
 
 
 def test_one_pixel_and_a_size_beyond_webp(tmp_path):
-    for size in ((1, 1), (container.WEBP_SIDE + 1, 2)):
+    for size in ((1, 1), (conventional.WEBP_SIDE + 1, 2)):
         path = tmp_path / f"{size[0]}.png"
         image(*size).save(path)
         done = run_main(demo_compress.main, path)
@@ -102,7 +103,7 @@ def test_examples(tmp_path, monkeypatch, small):
     pictures = {name: demo_compress.example(name) for name in demo_compress.EXAMPLES}
     assert [picture.pixels.shape for picture in pictures.values()] == [(427, 640, 3)] * 2
     monkeypatch.setattr(paths, "ROOT", tmp_path)
-    monkeypatch.setattr(demo_compress, "example", lambda name: container.from_pillow(image(seed=len(name))))
+    monkeypatch.setattr(demo_compress, "example", lambda name: images.from_pillow(image(seed=len(name))))
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "china.bitswap").write_text("of an earlier run")
     done = run_main(demo_compress.main, "--checkpoint", small)
@@ -169,14 +170,14 @@ def test_damaged_files_leave_nothing_behind(tmp_path):
 
 def test_a_file_that_does_not_decode_again_is_deleted(tmp_path, monkeypatch, small):
     image().save(tmp_path / "photo.png")
-    trick = container._decode_blocks
+    trick = block_codec.decode
 
     def wrong(*args):
         chains, rest = trick(*args)
         chains[0][0, 0, 0, 0] ^= 1
         return chains, rest
 
-    monkeypatch.setattr(container, "_decode_blocks", wrong)
+    monkeypatch.setattr(block_codec, "decode", wrong)
     done = run_main(demo_compress.main, tmp_path / "photo.png", "--coder", "bitswap", "--checkpoint", small)
     assert_one_line_error(done, "photo.bitswap", "deleted")
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]

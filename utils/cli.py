@@ -6,6 +6,8 @@ import functools
 import sys
 from pathlib import Path
 
+from utils import paths
+
 
 class UserError(Exception):
     """Something the user can put right; the message names the file or flag and the remedy."""
@@ -75,6 +77,15 @@ def progress(desc, unit="step"):
 
     with contextlib.ExitStack() as bars:
         yield lambda steps: bars.enter_context(tqdm(steps, desc=desc, unit=unit, dynamic_ncols=True))
+
+
+def add_checkpoint_arguments(parser):
+    """The arguments that choose a checkpoint, its bins, the device it runs on and where everything is written."""
+    parser.add_argument("--nz", type=whole_number(1), help="latent layers (default: the most there are trained)")
+    parser.add_argument("--quantbits", type=int, choices=range(2, 17), default=10, metavar="Q", help="2^Q bins, 2..16")
+    parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
+    parser.add_argument("--gpu", type=whole_number(-1), help="index of the GPU, -1 for the CPU (default: any GPU)")
+    parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -10,17 +10,8 @@ from utils import cli, datasets, paths
 from utils.cli import UserError
 
 
-def add_arguments(parser):
-    """The arguments that choose a checkpoint, its bins and the device it runs on."""
-    parser.add_argument("--nz", type=cli.whole_number(1), help="latent layers (default: the most there are trained)")
-    parser.add_argument("--quantbits", type=int, choices=range(2, 17), default=10, metavar="Q", help="2^Q bins, 2..16")
-    parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
-    parser.add_argument("--gpu", type=cli.whole_number(-1), help="index of the GPU, -1 for the CPU (default: any GPU)")
-    parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")
-
-
 def open_for(dataset, args):
-    """Find and read the checkpoint that add_arguments()'s flags name: (path, model, identity).
+    """Find and read the checkpoint that cli.add_checkpoint_arguments()'s flags name: (path, model, identity).
 
     Raises UserError where there is none or it is not one for this dataset.
     """
@@ -74,6 +65,11 @@ def load(path, device="cpu"):
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     return model.to(device), identity(model.state_dict())
+
+
+def companions(path, suffix, cached):
+    """What goes with the checkpoint at `path`, where it exists: CHECKPOINT<suffix> beside it, then a cached file."""
+    return [candidate for candidate in (Path(path).with_suffix(suffix), cached) if candidate.exists()]
 
 
 def identity(state_dict):

@@ -9,17 +9,15 @@ One symbol depends on the one before it, so there is nothing to vectorise within
 Numba, and take as long for many lanes as for one with as many symbols.
 """
 
-import numba
 import numpy as np
+
+from utils.compiled import compiled
 
 # Bits of a cumulative frequency. A push multiplies the head by the symbol's probability only up to a rounding whose
 # relative size is about 2^PRECISION / 2^32 at the worst. Measured over logistic distributions of all widths, that
 # costs 5e-4 bits a symbol at 31 bits, 1e-4 at 30 and 1e-5 at 28, where 1024 bins still lose only 1e-5 bits to the
-# least frequencies that each is given (see utils/discretized.py).
+# least frequencies that each is given (see codec/logistic.py).
 PRECISION = 28
-
-# Compiled once, kept on disk beside the source; without the GIL, for callers that have threads.
-compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 _MASK = np.uint64((1 << PRECISION) - 1)
 _PRECISION = np.uint64(PRECISION)

@@ -5,13 +5,44 @@ variable under its distribution given another; the decoder's schedule is the enc
 exchanged. (Bit-Swap: Kingma, Abbeel, Ho 2019, algorithm 1. BB-ANS: Townsend, Bird, Barber 2019, section 2.3.)
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 
-from model.exact import ExactModel
-from utils.discretized import FRACTION, Logistic, Uniform, quantize
+from codec.rans import Rans
+
+
+class Distribution(Protocol):
+    """What a variable is coded with. push() and pop() are inverses of each other, whatever is on the stacks."""
+
+    def push(self, coder: Rans, symbols: np.ndarray) -> None:
+        """Push symbols, int64 [lanes, dims], onto the first lanes, the last dimension first."""
+
+    def pop(self, coder: Rans, lanes: int, dims: int) -> np.ndarray:
+        """Pop symbols, int64 [lanes, dims]. Raises EmptyLaneError where a lane runs out; it is of no use then."""
+
+
+class CodedVariables(Protocol):
+    """The image, its latents, and their distributions: all that a schedule needs of a model (codec.conditionals)."""
+
+    xs: tuple[int, ...]  # the shape of an image
+    dims: Sequence[int]  # of each variable its number of dimensions, those of an image first
+
+    def __call__(self, variable: int, given: int | None, symbols: np.ndarray | None) -> Distribution:
+        """The distribution of a variable given the symbols, int [lanes, dims], of the variable `given`."""
+
+    def to_symbols(self, pixels: np.ndarray) -> np.ndarray:
+        """The symbols of variable 0, integers [..., dims], of images uint8 [..., *xs]."""
+
+    def to_pixels(self, symbols: np.ndarray) -> np.ndarray:
+        """The inverse of to_symbols()."""
+
+
+class Progress(Protocol):
+    """Wraps an iterable of steps to show how far they have come, as tqdm does; iter shows nothing."""
+
+    def __call__(self, steps: Iterable[int], /) -> Iterable[int]: ...
 
 
 class Step(NamedTuple):
@@ -22,23 +53,27 @@ class Step(NamedTuple):
     given: int | None = None
 
 
-def bitswap(nz):
+Schedule = list[Step]
+
+
+def bitswap(nz: int) -> Schedule:
     """Bit-Swap: for every layer pop z_{i+1} ~ q(z_{i+1}|z_i), then push z_i under p(z_i|z_{i+1}); z_0 is x."""
     swaps = [(Step("pop", i + 1, i), Step("push", i, i + 1)) for i in range(nz)]
     return [step for swap in swaps for step in swap] + [Step("push", nz, None)]
 
 
-def bbans(nz):
+def bbans(nz: int) -> Schedule:
     """BB-ANS: pop all latents, then push everything; the pops need initial bits for all latents at once."""
     pops = [Step("pop", i + 1, i) for i in range(nz)]
     return pops + [Step("push", i, i + 1) for i in range(nz)] + [Step("push", nz, None)]
 
 
 SCHEDULES = {"bitswap": bitswap, "bbans": bbans}
+NAMES = {"bitswap": "Bit-Swap", "bbans": "BB-ANS"}  # as people write them
 _INVERSES = {"pop": "push", "push": "pop", "whiten": "whiten"}
 
 
-def whitened(schedule):
+def whitened(schedule: Schedule) -> Schedule:
     """A schedule that whitens the bits with which it pops, before every pop: beyond the paper.
 
     A latent popped with the bits that other symbols have left is distributed as q only if these bits are uniform,
@@ -49,16 +84,22 @@ def whitened(schedule):
     return [step for group in steps for step in group]
 
 
-def inverse(schedule):
+def inverse(schedule: Schedule) -> Schedule:
     """The schedule that undoes another."""
     return [step._replace(action=_INVERSES[step.action]) for step in reversed(schedule)]
 
 
-def run(schedule, coder, conditional, symbols, lanes, position=0):
+def run(
+    schedule: Schedule,
+    coder: Rans,
+    conditional: CodedVariables,
+    symbols: dict[int | None, np.ndarray],
+    lanes: int,
+    position: int = 0,
+) -> None:
     """Carry out the steps of a schedule on the first `lanes` lanes of a coder.
 
-    conditional(variable, given, symbols): the distribution of a variable, as utils.discretized describes it, with
-    conditional.dims its number of dimensions: see Conditionals.
+    conditional: CodedVariables.
     symbols: {variable: int64 [lanes, dims]}, what is known so far; each pop adds its variable.
     position: of the images in their chains, below 2^24; it decides what whitening whitens with.
     """
@@ -74,63 +115,25 @@ def run(schedule, coder, conditional, symbols, lanes, position=0):
             symbols[variable] = distribution.pop(coder, lanes, dims)
 
 
-class Conditionals:
-    """The distributions that a model and its bins define.
-
-    model: a Model, best folded (utils.torch.modules.fold_weight_norm), or an ExactModel, on any device.
-    bins: for each variable its bins, pixels first.
-    dims: for each variable its number of dimensions; xs: the shape of an image.
-    """
-
-    def __init__(self, model, bins):
-        self._model = model
-        self._bins = bins
-        self._exact = isinstance(model, ExactModel)
-        self.device = model.device if self._exact else next(model.parameters()).device
-        self._shapes = [tuple(model.xs)] + [tuple(model.zs)] * model.nz
-        self.dims = [int(np.prod(shape)) for shape in self._shapes]
-        self.xs = self._shapes[0]
-
-    def to_symbols(self, pixels):
-        """The symbols of variable 0, uint8 [..., dims], of images uint8 [..., *xs]."""
-        return self._model.to_levels(pixels).reshape(*pixels.shape[:-3], self.dims[0])
-
-    def to_pixels(self, symbols):
-        """The inverse of to_symbols(); symbols: integers [..., dims]."""
-        return self._model.to_pixels(symbols.astype(np.uint8).reshape(*symbols.shape[:-1], *self.xs))
-
-    @torch.inference_mode()
-    def __call__(self, variable, given, symbols):
-        """The distribution of `variable` given the symbols, int [lanes, dims], of the variable `given`."""
-        if given is None:
-            return Uniform(self._bins[variable].n)
-        # x enters the network as grey levels, a latent as the centre of its bin.
-        values = symbols if given == 0 else self._bins[given].centres(symbols)
-        if not self._exact:
-            values = (values if given == 0 else values / (1 << FRACTION)).astype(np.float32)
-        values = torch.from_numpy(values).to(self.device).view(-1, *self._shapes[given])
-        network = self._model.infer if variable > given else self._model.generate
-        mu, scale = (part.cpu().numpy() for part in network(min(variable, given), values))
-        if not self._exact:
-            mu, scale = quantize(mu, scale)
-        dims = self.dims[variable]
-        lane_axis = [-1] if scale.ndim == mu.ndim else []  # a pixel scale that the model learned has none
-        return Logistic(mu.reshape(-1, dims), scale.reshape(*lane_axis, dims), self._bins[variable])
-
-
-def encode(schedule, coder, conditional, pixels, position=0):
+def encode(schedule: Schedule, coder: Rans, conditional: CodedVariables, pixels: np.ndarray, position: int = 0) -> None:
     """Push images onto the first len(pixels) lanes. pixels: uint8 [lanes, *xs]; position: theirs, as in run()."""
     run(schedule, coder, conditional, {0: conditional.to_symbols(pixels)}, len(pixels), position)
 
 
-def decode(schedule, coder, conditional, lanes, position=0):
+def decode(schedule: Schedule, coder: Rans, conditional: CodedVariables, lanes: int, position: int = 0) -> np.ndarray:
     """Pop the images that encode() pushed with the same schedule at the same position: uint8 [lanes, *xs]."""
-    symbols = {}
+    symbols: dict[int | None, np.ndarray] = {}
     run(inverse(schedule), coder, conditional, symbols, lanes, position)
     return conditional.to_pixels(symbols[0])
 
 
-def encode_chains(schedule, coder, conditional, chains, progress=iter):
+def encode_chains(
+    schedule: Schedule,
+    coder: Rans,
+    conditional: CodedVariables,
+    chains: Sequence[np.ndarray],
+    progress: Progress = iter,
+) -> None:
     """Push chains of images, one to a lane, side by side; a lane whose chain has ended leaves the batch.
 
     chains: uint8 [N_i, *xs] each, the longest first. progress: wraps the steps, e.g. tqdm.
@@ -140,7 +143,9 @@ def encode_chains(schedule, coder, conditional, chains, progress=iter):
         encode(schedule, coder, conditional, np.stack([chain[t] for chain in chains if t < len(chain)]), t)
 
 
-def decode_chains(schedule, coder, conditional, lengths, progress=iter):
+def decode_chains(
+    schedule: Schedule, coder: Rans, conditional: CodedVariables, lengths: Sequence[int], progress: Progress = iter
+) -> list[np.ndarray]:
     """Pop the chains that encode_chains() pushed: a list of uint8 [N_i, *xs], lengths being the N_i."""
     _longest_first(lengths)
     chains = [np.empty((length, *conditional.xs), np.uint8) for length in lengths]
@@ -151,6 +156,6 @@ def decode_chains(schedule, coder, conditional, lengths, progress=iter):
     return chains
 
 
-def _longest_first(lengths):
+def _longest_first(lengths: Sequence[int]) -> None:
     if list(lengths) != sorted(lengths, reverse=True):
         raise ValueError("chains must be ordered from the longest to the shortest")

@@ -6,12 +6,13 @@ import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils import discretized
-from utils.discretized import EqualMassBins, Logistic, Uniform, UniformBins, pixel_bins, quantize
-from utils.rans import PRECISION, EmptyLaneError, Rans
+from codec.logistic import Logistic, Uniform, _tables
+from codec.rans import PRECISION, EmptyLaneError, Rans
+from utils import fixed_point
+from utils.fixed_point import EqualMassBins, UniformBins, pixel_bins, quantize
 
 TOTAL = 1 << PRECISION
-ONE = 1 << discretized.FRACTION
+ONE = 1 << fixed_point.FRACTION
 
 scales = st.one_of(st.sampled_from([1e-3, 1e3, 1e-30, 1e30]), st.floats(1e-3, 1e3))
 mus = st.one_of(st.floats(-20, 20), st.tuples(st.sampled_from([-1e6, 1e6]), scales).map(lambda pair: pair[0] * pair[1]))
@@ -50,7 +51,7 @@ def test_intervals_tile_the_range(mu, scale, bins):
 @settings(max_examples=100, deadline=None)
 @given(
     st.one_of(st.sampled_from([-(1 << 31), 1 << 31]), st.integers(-(1 << 31), 1 << 31)),
-    st.one_of(st.sampled_from([0, discretized.SCALES - 1]), st.integers(0, discretized.SCALES - 1)),
+    st.one_of(st.sampled_from([0, fixed_point.SCALES - 1]), st.integers(0, fixed_point.SCALES - 1)),
     st.one_of(st.sampled_from([-(1 << 38), 1 << 38]), st.integers(-(1 << 38), 1 << 38)),
     st.one_of(st.sampled_from([1, 1 << 38]), st.integers(1, 1 << 38)),
     st.integers(1, 12),
@@ -62,7 +63,7 @@ def test_no_integer_parameters_overflow(mu, scale, lo, width, q):
     distribution = Logistic(np.array([[mu]]), np.array([[scale]]), bins)
     start, freq = all_intervals(distribution, n)
     assert_tiles(start, freq)
-    cdf, inverses = discretized._tables()
+    cdf, inverses = _tables()
     inverse = int(inverses[scale])
     for k in {1, n // 2, n - 1}:
         edge = lo + (k * int(bins.width[0]) >> 12)
@@ -83,11 +84,11 @@ def test_locate_finds_the_interval(mu, scale, bins, data):
 
 
 def test_the_tables_are_the_functions():
-    cdf, inverses = discretized._tables()
+    cdf, inverses = _tables()
     points = np.arange(len(cdf)) / 64 - 24
     np.testing.assert_allclose(cdf / 2**34, scipy.special.expit(points), rtol=0, atol=2**-34)
     inverse = (inverses >> 6) / np.exp2(inverses & 63)
-    np.testing.assert_allclose(inverse, 1 / discretized.scale_values(), rtol=2e-6)
+    np.testing.assert_allclose(inverse, 1 / fixed_point.scale_values(), rtol=2e-6)
 
 
 @settings(deadline=None)
@@ -97,13 +98,13 @@ def test_quantize_takes_the_nearest(scale, mu):
         (integer,), (index,) = quantize(np.array([mu], kind), np.array([scale], kind))
         assert abs(integer / ONE - mu) <= 0.5 / ONE + error
         # Half a step of the table, and what the mantissa's leading bits leave open.
-        assert abs(np.log2(discretized.scale_values()[index] / scale)) <= 0.5 / 256 + 2**-11
+        assert abs(np.log2(fixed_point.scale_values()[index] / scale)) <= 0.5 / 256 + 2**-11
 
 
 @pytest.mark.parametrize("scale", [2.0**-12, 1.0, 2.0**11])
 def test_powers_of_two_are_in_the_table(scale):
     index = quantize(np.zeros(1), np.array([scale]))[1]
-    assert discretized.scale_values()[index] == scale
+    assert fixed_point.scale_values()[index] == scale
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.1, 1.0])
@@ -184,7 +185,7 @@ def test_impossible_parameters_are_refused(mu, scale):
         logistic(mu, scale, pixel_bins(1))
 
 
-@pytest.mark.parametrize("mu, scale", [((1 << 31) + 1, 0), (0, -1), (0, discretized.SCALES)])
+@pytest.mark.parametrize("mu, scale", [((1 << 31) + 1, 0), (0, -1), (0, fixed_point.SCALES)])
 def test_integers_out_of_range_are_refused(mu, scale):
     with pytest.raises(ValueError, match=r"range|index"):
         Logistic(np.array([[mu]]), np.array([[scale]]), pixel_bins(1))

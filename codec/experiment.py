@@ -13,25 +13,25 @@ import torch
 from tqdm import tqdm
 
 import discretization
-from model import exact
+from codec import bitsback
+from codec.conditionals import Conditionals, FloatNetwork
+from codec.rans import EmptyLaneError, Rans
+from model import make_exact
 from model.vae import log_likelihoods
-from utils import benchmarks, bitsback, checkpoints, cli, datasets, npz, paths
+from utils import npz
 from utils.cli import UserError
-from utils.rans import EmptyLaneError, Rans
 from utils.torch.modules import fold_weight_norm
 
 FORMAT = 2  # of the bitstream files
-NAMES = {"bitswap": "Bit-Swap", "bbans": "BB-ANS"}
-MEASURES = ("nets", "elbos", "cmas", "total")
 
 
-class Codec(NamedTuple):
-    """What the flags of a compression script choose: see open_codec()."""
+class Setup(NamedTuple):
+    """What the flags of a compression script choose: see open_setup()."""
 
     model: torch.nn.Module  # folded; what the ELBO is of
-    conditional: bitsback.Conditionals  # of that model, or of its exact form
-    floats: bitsback.Conditionals | None  # of the model, to compare the rates where `conditional` is exact
-    header: dict  # of the bitstream files, as far as the codec determines it
+    conditional: Conditionals  # of that model, or of its exact form
+    floats: Conditionals | None  # of the model, to compare the rates where `conditional` is exact
+    header: dict  # of the bitstream files, as far as these determine it
 
 
 class Result(NamedTuple):
@@ -51,7 +51,7 @@ class Result(NamedTuple):
 def compress(schedule, model, conditional, chains, initial, desc="encode", unit="image"):
     """Code chains of images side by side; a lane whose chain has ended leaves the batch.
 
-    schedule: of utils.bitsback. chains: uint8 [N_i, *xs] each, the longest first; or all in one, uint8 [E, N, *xs].
+    schedule: of codec.bitsback. chains: uint8 [N_i, *xs] each, the longest first; or all in one, uint8 [E, N, *xs].
     initial: the words each chain starts from, uint32 [E, W]. unit: what the progress bar calls an image.
     Returns a Result. The initial bits of a chain, counted in total and cmas, are those that the pops before its
     first push take.
@@ -60,6 +60,8 @@ def compress(schedule, model, conditional, chains, initial, desc="encode", unit=
     count = lengths[0]
     dims = conditional.dims[0]
     coder = Rans.from_words(initial)
+    # Compiled code is loaded, and the network's first call made, before the clock starts.
+    bitsback.encode(schedule, Rans.from_words(initial[:1]), conditional, chains[0][:1])
     first_push = next(i for i, step in enumerate(schedule) if step.action == "push")
     added, elbos, stack = (np.full((len(chains), count), np.nan) for _ in range(3))
     seconds = 0.0
@@ -172,132 +174,13 @@ def verify(path, header, schedule, conditional, chains, initial, unit="image"):
     print(f"all {same.size:,} {unit}s and all initial words are identical")
 
 
-def open_codec(dataset, args, path, model, identity):
-    """The Codec of a checkpoint, as checkpoints.open_for() gives it, with bins that are made where there are none."""
+def open_setup(dataset, args, path, model, identity):
+    """The Setup of a checkpoint, as checkpoints.open_for() gives it, with bins that are made where there are none."""
     ranges = discretization.for_checkpoint(path, model, identity, dataset, args.quantbits, args.data, args.output)
     header = {"dataset": dataset, "quantbits": args.quantbits, "checkpoint": identity, "bins": ranges.identity}
     bins, folded = discretization.bins(model, ranges), fold_weight_norm(model)
-    floats = bitsback.Conditionals(folded, bins)
+    floats = Conditionals(FloatNetwork(folded), bins)
     if not args.exact:
-        return Codec(folded, floats, None, header | {"exact": None})
-    networks = exact.for_checkpoint(path, model, identity, dataset, args.data, args.output)
-    return Codec(folded, bitsback.Conditionals(networks, bins), floats, header | {"exact": networks.identity})
-
-
-def schemes(args):
-    """The schemes that the flags choose."""
-    return tuple(NAMES) if args.compare else ("bitswap" if args.bitswap else "bbans",)
-
-
-def run_schemes(codec, args, chains, what, header, keep, unit="image"):
-    """Code chains with each scheme that the flags choose, write them, decode them from disk and compare.
-
-    chains: as compress() takes them. what: they in words. header: what the bitstreams' header says of them.
-    keep(scheme, result, floats): called for each scheme with its Result, once the bitstreams are written, and with
-    that of the networks in floats, if they are exact, or None; not called with --verify-only.
-    """
-    model, conditional, *_ = codec
-    dataset = codec.header["dataset"]
-    initial = initial_words(len(chains), conditional, args.seed)
-    torch.manual_seed(args.seed)
-    for scheme in schemes(args):
-        schedule = bitsback.SCHEDULES[scheme](model.nz)
-        if args.whiten:
-            schedule = bitsback.whitened(schedule)
-        file = paths.bitstreams(dataset, model.nz, args.output) / f"{scheme}_{args.quantbits}bits.npz"
-        whole = codec.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
-        print(f"\n{dataset}, nz={model.nz}, {NAMES[scheme]}: {what}")
-        if not args.verify_only:
-            result = compress(schedule, model, conditional, chains, initial, unit=unit)
-            save_bitstreams(file, whole, result.words)
-            floats = None
-            if codec.floats is not None:
-                floats = compress(schedule, model, codec.floats, chains, initial, desc="in floats", unit=unit)
-            keep(scheme, result, floats)
-        if not args.no_verify:
-            verify(file, whole, schedule, conditional, chains, initial, unit)
-
-
-def main(dataset, argv=None):
-    """Entry point of a dataset's compression script."""
-    cli.script(_main)(dataset, argv)
-
-
-def _main(dataset, argv):
-    args = parse(dataset, argv)
-    path, model, identity = checkpoints.open_for(dataset, args)
-    test = datasets.load(dataset, "test", args.data)
-    chosen = test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
-    chains, count = chosen.shape[:2]
-    codec = open_codec(dataset, args, path, model, identity)
-    padding = np.prod(model.xs) / np.prod(test.shape[1:])  # padded dimensions to real ones
-    rates = {}
-
-    def keep(scheme, result, floats):
-        for measure in MEASURES:
-            name = f"{scheme}_{args.quantbits}bits_{measure}.npy"
-            with paths.whole(paths.results(dataset, model.nz, args.output) / name) as array:
-                np.save(array, getattr(result, measure))
-        print(summary(result, padding))
-        if floats is not None:
-            print(f"net, in floats  {floats.nets.mean() * padding:.4f} bits/dim")
-        rates[f"{NAMES[scheme]}, net"] = result.nets.mean() * padding
-        rates[f"{NAMES[scheme]}, sent"] = result.cmas[:, -1].mean() * padding
-        rates["ELBO"] = result.elbos.mean() * padding
-
-    what, header = f"{chains} chains of {count} images", {"chains": chains, "images": count}
-    run_schemes(codec, args, datasets.to_channels_first(chosen), what, header, keep)
-    if args.compare and not args.verify_only:
-        print(comparison(rates | benchmarks.measure(chosen)))
-
-
-def summary(result, padding):
-    """A Result in words, in bits per real dimension. padding: padded dimensions to a real one."""
-    count = result.nets.shape[1]
-    lines = [
-        f"ELBO            {result.elbos.mean() * padding:.4f} bits/dim",
-        f"net             {result.nets.mean() * padding:.4f} bits/dim, +- {result.nets.std() * padding:.4f}",
-    ]
-    for t in sorted({1, 50, 100, count}):
-        if t <= count:
-            lines.append(f"cma after {t:<5} {result.cmas[:, t - 1].mean() * padding:.4f} bits/dim")
-    return "\n".join([*lines, f"encoded in {1e3 * result.seconds / result.nets.size:.2f} ms per image"])
-
-
-def comparison(rates, paper=None):
-    """A table of rates {name: bits/dim}, the least first; with a column for those of them that the paper reports."""
-    width = max(map(len, rates))
-    lines = ["", f"{'':{width}}  bits/dim" + ("  paper" if paper else "")]
-    for name, rate in sorted(rates.items(), key=lambda item: item[1]):
-        lines.append(f"{name:{width}}  {rate:8.4f}" + (f"  {paper[name]:5.2f}" if paper and name in paper else ""))
-    return "\n".join(lines)
-
-
-def parse(dataset, argv):
-    parser = cli.parser(
-        f"Compress {dataset} test images with Bit-Swap or BB-ANS, decode them again from disk and compare.\n\n"
-        "Writes, under --output:\n"
-        f"  plots/{dataset}<nz>/<scheme>_<q>bits_{{{','.join(MEASURES)}}}.npy   [chains, images], for cma.py:\n"
-        "      bits/dim (per padded dimension) of each image, of its negative ELBO, of the chain so far, and its bits\n"
-        f"  bitstreams/{dataset}<nz>/<scheme>_<q>bits.npz                 the compressed images\n"
-        f"  bins/{dataset}_nz<nz>_<q>bits_<checkpoint>.npz                the bins, where there are none yet"
-    )
-    parser.add_argument("--bitswap", type=int, choices=(0, 1), default=1, help="1: Bit-Swap, 0: BB-ANS")
-    datasets.add_arguments(parser)
-    return add_and_parse(parser, argv)
-
-
-def add_and_parse(parser, argv):
-    """Add the arguments that all compression scripts end with, and parse."""
-    exact = "compute with the networks' exact form, in integers: decodes on any machine (default: in floats)"
-    parser.add_argument("--exact", action="store_true", help=exact)
-    whiten = "whiten the bits that latents are popped with, which brings the rate to the ELBO; beyond the paper"
-    parser.add_argument("--whiten", action="store_true", help=whiten)
-    parser.add_argument("--no-verify", action="store_true", help="do not decode again")
-    parser.add_argument("--verify-only", action="store_true", help="only decode what an earlier run wrote")
-    parser.add_argument("--compare", action="store_true", help="both schemes, in a table with other compressors")
-    checkpoints.add_arguments(parser)
-    args = parser.parse_args(argv)
-    if args.verify_only and args.no_verify:
-        parser.error("--verify-only and --no-verify exclude each other")
-    return args
+        return Setup(folded, floats, None, header | {"exact": None})
+    networks = make_exact.for_checkpoint(path, model, identity, dataset, args.data, args.output)
+    return Setup(folded, Conditionals(networks, bins), floats, header | {"exact": networks.identity})

@@ -16,12 +16,16 @@ import functools
 import gzip
 import io
 import lzma
+import math
 import struct
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from utils.cli import UserError
+from utils.colour import add_green, subtract_green
 
 
 def _flat(images):
@@ -127,3 +131,94 @@ def measure(images, with_jxl=False, progress=iter):
         for name, compressor in compressors.items():
             bits[name] += compressor(experiment)
     return {name: count / images.size for name, count in bits.items()}
+
+
+# Methods for what no model codes
+
+
+class Method(NamedTuple):
+    """A way to code a rectangle of pixels without a model."""
+
+    name: str
+    encode: Callable  # (uint8 [H, W, C]) -> bytes, or None where it cannot
+    decode: Callable  # (bytes, shape) -> uint8 [H, W, C]; raises nearly anything where the bytes are not sound
+
+
+def _raw_encode(part):
+    return part.tobytes()
+
+
+def _raw_decode(data, shape):
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+# The dictionary, and so the memory it takes to decode, is of this size whatever a file says.
+_LZMA = {"format": lzma.FORMAT_RAW, "filters": [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 23}]}
+
+
+def _lzma_encode(part, axes):
+    """LZMA of differences along the axes given; if any, of red and blue relative to green."""
+    if axes and part.shape[2] == 3:
+        part = np.moveaxis(subtract_green(np.moveaxis(part, 2, 0)), 0, 2)
+    for axis in axes:
+        part = np.diff(part, axis=axis, prepend=np.uint8(0))  # modulo 256
+    return lzma.compress(part.tobytes(), **_LZMA)
+
+
+def _lzma_decode(data, shape, axes):
+    decompressor = lzma.LZMADecompressor(**_LZMA)
+    flat = decompressor.decompress(data, math.prod(shape) + 1)  # one more, so that too much shows
+    if decompressor.unused_data or not decompressor.eof:
+        raise ValueError("an LZMA stream of another length")
+    part = np.frombuffer(flat, np.uint8).reshape(shape)
+    for axis in axes:
+        part = np.cumsum(part, axis=axis, dtype=np.uint8)
+    if axes and shape[2] == 3:
+        part = np.moveaxis(add_green(np.moveaxis(part, 2, 0)), 0, 2)
+    return part
+
+
+WEBP_SIDE = 16383  # the longest side of a WebP image, in pixels
+# A lossless WebP file is a header of 20 bytes, which follows from the length of what it is a header for, and the
+# VP8L bitstream, padded to an even length. Only the latter is kept.
+_WEBP_HEADER = struct.Struct("<4sI8sI")
+
+
+def _webp_encode(part):
+    if max(part.shape[:2]) > WEBP_SIDE:
+        return None
+    file = encode(part, "WEBP", lossless=True)
+    _, _, kind, length = _WEBP_HEADER.unpack_from(file)
+    return file[_WEBP_HEADER.size :][:length] if kind == b"WEBPVP8L" else None
+
+
+def _webp_decode(data, shape):
+    # The size is read here, for Pillow takes the memory before it tells: a byte 0x2f, width - 1 and height - 1.
+    fields = int.from_bytes(data[1:5], "little")
+    if data[:1] != b"\x2f" or (1 + (fields >> 14 & 0x3FFF), 1 + (fields & 0x3FFF)) != shape[:2]:
+        raise ValueError("a WebP bitstream of another size")
+    padded = data + bytes(len(data) % 2)
+    file = _WEBP_HEADER.pack(b"RIFF", 12 + len(padded), b"WEBPVP8L", len(data)) + padded
+    with Image.open(io.BytesIO(file), formats=["WEBP"]) as image:
+        return np.asarray(image.convert("RGB"))[..., : shape[2]]
+
+
+METHODS = (
+    Method("raw", _raw_encode, _raw_decode),
+    Method("LZMA", *(functools.partial(half, axes=()) for half in (_lzma_encode, _lzma_decode))),
+    Method("LZMA", *(functools.partial(half, axes=(1,)) for half in (_lzma_encode, _lzma_decode))),
+    Method("LZMA", *(functools.partial(half, axes=(1, 0)) for half in (_lzma_encode, _lzma_decode))),
+    Method("WebP", _webp_encode, _webp_decode),
+)
+LZMA_MOST = 1 << 20  # bytes of a part up to which LZMA, which is slow, is tried beside WebP, which is mostly better
+
+
+def encode_part(part):
+    """The shortest encoding of uint8 [H, W, C]: (index into METHODS, bytes)."""
+    found = {}
+    for i, coder in reversed(list(enumerate(METHODS))):
+        if coder.name != "LZMA" or part.size <= LZMA_MOST or len(METHODS) - 1 not in found:
+            found[i] = coder.encode(part)
+            if found[i] is None:
+                del found[i]
+    return min(found.items(), key=lambda item: len(item[1]))

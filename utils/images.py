@@ -1,0 +1,118 @@
+"""Any image file <-> pixels: 8-bit grey, RGB and palette images, of any size."""
+
+import contextlib
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from utils.cli import UserError
+
+MODES = ("L", "RGB", "P")
+CHANNELS = {"L": 1, "RGB": 3, "P": 1}
+MAX_PIXELS = 1 << 27  # bounds the memory that an image can ask for
+ORIENTATION = 0x0112  # in EXIF data
+# What Pillow may open: not what it would hand on to other programs (EPS), nor what need not be an image of pixels.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+
+class Picture(NamedTuple):
+    """An image, with everything that makes it up."""
+
+    mode: str  # one of MODES
+    pixels: np.ndarray  # uint8 [H, W, C]; C = 3 for RGB, else 1
+    palette: bytes = b""  # of mode P: red, green and blue of every entry
+
+    @property
+    def size(self):
+        """(width, height)"""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    @property
+    def raw_bytes(self):
+        """Bytes of the pixels and the palette."""
+        return self.pixels.size + len(self.palette)
+
+
+def read(path):
+    """Read an image file of one of FORMATS: a Picture. Pixels only: no metadata, and EXIF's orientation unheeded.
+
+    Raises UserError where it is no image, or not one of 8-bit grey, RGB or palette, saying how to convert it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is MAX_PIXELS
+            with Image.open(path, formats=FORMATS) as image:
+                _check_image(path, image)
+                image.load()  # here, where damage shows: Pillow would not tell a second time
+                with contextlib.suppress(Exception):  # metadata may be damaged in any way; they are not kept
+                    if image.getexif().get(ORIENTATION, 1) != 1:
+                        print(f"Note: the EXIF data of {path} say to turn it for display; the pixels are coded as "
+                              "they are stored, and EXIF data not at all")  # fmt: skip
+                return from_pillow(image)
+    except UserError:
+        raise
+    except OSError as error:
+        reason = error.strerror or "it is damaged, or not a JPEG, PNG, WebP, TIFF, BMP, GIF or PPM image"
+        raise UserError(f"{path} cannot be read: {reason}") from None
+    except Exception as error:  # Pillow's readers raise whatever the damage happens to provoke
+        raise UserError(f"{path} cannot be read: it is damaged ({type(error).__name__}: {error})") from None
+
+
+def _check_image(path, image):
+    """Raise UserError where an opened Pillow image is not one of 8-bit grey, RGB or palette without transparency."""
+
+    def refuse(what, conversion=".convert('RGB')"):
+        code = f"from PIL import Image; Image.open({str(path)!r}){conversion}.save('converted.png')"
+        raise UserError(f"{path} {what}; only 8-bit grey, RGB and palette images are coded. Convert it: "
+                        f"python -c {_quote(code)}")  # fmt: skip
+
+    if image.width * image.height > MAX_PIXELS:
+        raise UserError(f"{path} is {image.width}x{image.height}: images of over {MAX_PIXELS:,} pixels are not coded")
+    if image.mode.startswith("I;16"):
+        refuse("has 16 bits a pixel", ".point(lambda v: v / 256).convert('L')")
+    if "RGB;16" in repr(image.tile) or (image.format == "PPM" and _ppm_maximum(image) > 255):
+        refuse("has 16 bits a channel", "")  # Pillow reads the upper 8
+    if image.mode not in MODES and image.has_transparency_data:
+        refuse("has an alpha channel")
+    if image.mode not in MODES:
+        refuse(f"is of mode {image.mode}", ".convert('L')" if image.mode in ("1", "I", "F") else ".convert('RGB')")
+    if image.has_transparency_data:
+        refuse("has transparent pixels", ".convert('RGBA').convert('RGB')")
+    # The further frames of an MPO file, as cameras and telephones write it, are previews of the first.
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        refuse(f"holds {image.n_frames} images")
+
+
+def _ppm_maximum(image):
+    arguments = image.tile[0][3]
+    return arguments[-1] if isinstance(arguments, tuple) and isinstance(arguments[-1], int) else 255
+
+
+def _quote(code):
+    return '"' + code.replace('"', '\\"') + '"'
+
+
+def from_pillow(image):
+    """A Pillow image of one of MODES as a Picture."""
+    pixels = np.atleast_3d(np.array(image))
+    palette = b""
+    if image.mode == "P":
+        palette = bytes(image.getpalette("RGB") or ())
+        # Pixels may point beyond the palette, to black; a PNG file cannot hold that.
+        palette += bytes(max(0, 3 * (int(pixels.max()) + 1) - len(palette)))
+    return Picture(image.mode, pixels, palette)
+
+
+def to_pillow(picture):
+    """The inverse of from_pillow()."""
+    image = Image.fromarray(picture.pixels.squeeze(2) if picture.pixels.shape[2] == 1 else picture.pixels)
+    if picture.mode == "P":
+        image.putpalette(picture.palette)  # turns a grey image into one of mode P
+    return image
+
+
+def same(a, b):
+    """Whether two pictures are equal in everything."""
+    return a.mode == b.mode and a.palette == b.palette and np.array_equal(a.pixels, b.pixels)

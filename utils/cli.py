@@ -3,14 +3,13 @@
 import argparse
 import contextlib
 import functools
+import os
+import signal
 import sys
 from pathlib import Path
 
 from utils import paths
-
-
-class UserError(Exception):
-    """Something the user can put right; the message names the file or flag and the remedy."""
+from utils.errors import UserError
 
 
 def script(main):
@@ -19,10 +18,15 @@ def script(main):
     @functools.wraps(main)
     def run(*args, **kwargs):
         try:
-            return main(*args, **kwargs)
+            result = main(*args, **kwargs)
+            sys.stdout.flush()  # here, where a reader that has gone is noticed
+            return result
         except UserError as error:
             print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
             sys.exit(1)
+        except BrokenPipeError:  # as in `... | head -1`: nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+            sys.exit(128 + signal.SIGPIPE)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             sys.exit(130)

@@ -1,11 +1,9 @@
 """What the figures share: their look, a panel for each model, saving them."""
 
-import contextlib
 import os
 from pathlib import Path
 
 from utils import paths, results
-from utils.cli import UserError
 
 # Okabe and Ito's palette, distinguishable with any kind of colour vision; used by name.
 BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
@@ -89,14 +87,7 @@ def legend(figure, **spacing):
         figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=10, **spacing)
 
 
-@contextlib.contextmanager
-def output(path):
-    """Open `path` for writing bytes, whole or not at all; a failure becomes a UserError that names it."""
-    try:
-        with paths.whole(path) as file:
-            yield file
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+output = paths.replacing
 
 
 def save(figure, stem):

@@ -17,6 +17,9 @@ def script(main):
 
     @functools.wraps(main)
     def run(*args, **kwargs):
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="surrogateescape")  # file names that are not UTF-8 are printed as they are
         try:
             result = main(*args, **kwargs)
             sys.stdout.flush()  # here, where a reader that has gone is noticed
@@ -32,6 +35,11 @@ def script(main):
             sys.exit(130)
 
     return run
+
+
+def printable(name):
+    """A file name as text that can be drawn: bytes that are not UTF-8 become question marks."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def whole_number(least):
@@ -65,9 +73,10 @@ def several(choices=None):
 def refuse_to_overwrite(path, force, source=None):
     """Raise UserError where a file to write is there already, unless --force is given, or is the one that is read."""
     path = Path(path)
-    if source is not None and path.exists() and path.samefile(source):
+    exists = os.path.exists(path)  # unlike Path.exists(), False for a name that is too long
+    if source is not None and exists and os.path.exists(source) and path.samefile(source):
         raise UserError(f"{path} is the file to be read; name another one with -o")
-    if path.exists() and not force:
+    if exists and not force:
         raise UserError(f"{path} is there already; name another one with -o, or overwrite it with --force")
 
 

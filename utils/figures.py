@@ -79,12 +79,13 @@ def remark(axes, x, y, text, **alignment):
 
 def legend(figure, **spacing):
     """One legend above for all panels, each label once."""
+    spacing.setdefault("ncols", 10)
     handles = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=10, **spacing)
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", **spacing)
 
 
 output = paths.replacing

@@ -5,8 +5,8 @@ A folder of results has a folder <dataset><nz> for each model, and in that
     <name>_{nets,elbos,cmas,total}.npy   rates that a compression script measured, floats [chains, images]; see name()
     x.csv, z1.csv ...                    curves that a training script wrote; see stackplot.py
 
-The scripts write to OUTPUT/plots. docs/results has the results that ship, the arrays as float32 (scripts/keep_results.py
-puts them there), and published.json, the paper's numbers.
+The scripts write to OUTPUT/plots. docs/results has the results that ship, the arrays as float32
+(scripts/keep_results.py puts them there), and published.json, the paper's numbers.
 """
 
 import json
@@ -26,11 +26,7 @@ DATASETS = {
     "imagenet": "ImageNet 32×32",
     "imagenetcrop": "ImageNet patches",
 }
-COMPRESSED = (
-    "mnist",
-    "cifar",
-    "imagenet",
-)  # whose compression scripts save arrays: photographs' chains differ in length
+COMPRESSED = ("mnist", "cifar", "imagenet")  # whose scripts save arrays: photographs' chains differ in length
 DEPTHS = {"mnist": (1, 2, 4, 8), "cifar": (1, 2, 4, 8), "imagenet": (1, 2, 4), "imagenetcrop": (4,)}  # the paper's nz
 SCHEMES = {"bitswap": "Bit-Swap", "bbans": "BB-ANS"}
 MEASURES = ("nets", "elbos", "cmas", "total")
@@ -99,10 +95,11 @@ def describe(variant):
 
 def command(dataset, nz, scheme, variant):
     """The command that computes a result."""
-    flags = [f"--nz={nz}", f"--bitswap={int(scheme == 'bitswap')}"]
+    flags = [f"--nz={nz}", f"--bitswap={ {'bitswap': 1, 'bbans': 0}.get(scheme, scheme) }"]
     flags += [f"--quantbits={variant.quantbits}"] * (variant.quantbits != 10)
     flags += ["--exact"] * variant.exact + ["--whiten"] * variant.whiten
-    flags += [f"--experiments={variant.chains}", f"--ndatapoints={variant.images}"]
+    if (variant.chains, variant.images) != FULL:
+        flags += [f"--experiments={variant.chains}", f"--ndatapoints={variant.images}"]
     return " ".join(["python", f"{dataset}_compress.py", *flags])
 
 

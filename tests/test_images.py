@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from pictures import no_codec, round_trip
+from pictures import no_codec, round_trip, sixteen_bit_png
 from PIL import Image
 
 from codec import container
@@ -64,20 +64,6 @@ def test_pixels_beyond_the_palette(tmp_path):
     with Image.open(out) as after:
         np.testing.assert_array_equal(np.asarray(after), [[0, 0], [0, 5]])
     assert from_pillow(Image.new("P", (2, 2))).palette == bytes(3)
-
-
-def sixteen_bit_png(path, channels):
-    """A PNG file of 16 bits a channel, which Pillow does not write for more than one channel."""
-    height, width = 4, 5
-    rows = np.random.default_rng(0).integers(0, 65536, (height, width * channels), np.uint16).astype(">u2")
-    scanlines = b"".join(b"\0" + row.tobytes() for row in rows)
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(scanlines)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
 
 
 def make_unsuitable(folder, kind):

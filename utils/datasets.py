@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils import cli, npz, paths
+from utils import images as pictures
 from utils.cli import UserError
 
 SHAPES = {"mnist": (28, 28, 1), "cifar": (32, 32, 3), "imagenet": (32, 32, 3)}  # of the arrays
@@ -180,6 +181,8 @@ def decode(path):
         with Image.open(path, formats=("JPEG", "PNG")) as image:
             if image.mode != "RGB":
                 return f"{image.mode}, not RGB"
+            if found := pictures.unsuitable(image):  # 16 bits, transparent, animated: Pillow would hand on something
+                return found[0]
             if min(image.size) < PATCH:
                 return f"only {image.width}x{image.height} pixels"
             return np.asarray(image)

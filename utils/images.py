@@ -62,33 +62,40 @@ def read(path):
 
 
 def _check_image(path, image):
-    """Raise UserError where an opened Pillow image is not one of 8-bit grey, RGB or palette without transparency."""
-
-    def refuse(what, conversion="image.convert('RGB')"):
+    """Raise UserError where an opened Pillow image is not to be coded, with a conversion that keeps what it shows."""
+    if image.width * image.height > MAX_PIXELS:
+        raise UserError(f"{path} is {image.width}x{image.height}: images of over {MAX_PIXELS:,} pixels are not coded")
+    if found := unsuitable(image):
+        what, conversion = found
         code = f"from PIL import Image; image = Image.open({str(path)!r}); {conversion}.save('converted.png')"
         raise UserError(f"{path} {what}; only 8-bit grey, RGB and palette images are coded. Convert it: "
                         f"python -c {shlex.quote(code)}")  # fmt: skip
 
-    if image.width * image.height > MAX_PIXELS:
-        raise UserError(f"{path} is {image.width}x{image.height}: images of over {MAX_PIXELS:,} pixels are not coded")
+
+def unsuitable(image):
+    """Why an opened Pillow image is not one of 8-bit grey, RGB or palette without transparency, and its conversion.
+
+    Returns (what it is, Python that makes a Pillow image of `image`), or None where it is suitable.
+    """
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow clips instead of scaling. What the values' range is, files do not say reliably (12 bits in 16, 65535
         # for a 10-bit white, floats of any range): the largest value there is becomes white.
         what = {"I": "has over 8 bits a pixel", "F": "is of mode F"}.get(image.mode, "has 16 bits a pixel")
-        refuse(what, "import numpy as np; a = np.asarray(image, float).clip(0); "
+        return (what, "import numpy as np; a = np.asarray(image, float).clip(0); "
                      "Image.fromarray((a * 255 / (a.max() or 1)).round().astype(np.uint8))")  # fmt: skip
     if "RGB;16" in repr(image.tile) or (image.format == "PPM" and _ppm_maximum(image) > 255):
-        refuse("has 16 bits a channel", "image")  # Pillow reads the upper 8
+        return ("has 16 bits a channel", "image")  # Pillow reads the upper 8
     if image.mode not in MODES and image.has_transparency_data:
-        refuse("has an alpha channel")
+        return "has an alpha channel", "image.convert('RGB')"
     if image.mode not in MODES:
-        refuse(f"is of mode {image.mode}", "image.convert('L')" if image.mode == "1" else "image.convert('RGB')")
+        return (f"is of mode {image.mode}", "image.convert('L')" if image.mode == "1" else "image.convert('RGB')")
     if image.has_transparency_data:
-        refuse("has transparent pixels", "image.convert('RGBA').convert('RGB')")
+        return ("has transparent pixels", "image.convert('RGBA').convert('RGB')")
     # The further frames of an MPO file, as cameras and telephones write it, are previews of the first.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        refuse(f"holds {image.n_frames} images", "[(image.seek(i), image.convert('RGB').save(f'frame{i}.png')) "
+        return (f"holds {image.n_frames} images", "[(image.seek(i), image.convert('RGB').save(f'frame{i}.png')) "
                f"for i in range({image.n_frames})]; image.seek(0); image.convert('RGB')")  # fmt: skip
+    return None
 
 
 def _ppm_maximum(image):

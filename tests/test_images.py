@@ -160,6 +160,8 @@ def test_the_advice_keeps_the_picture(tmp_path, monkeypatch, name):
     """A ramp from black to white of more than 8 bits is a ramp from black to white of 8."""
     top = {"ten.pgm": 1023, "plain.pgm": 1000, "twelve.tiff": 4095, "float.tiff": 1}.get(name, 65535)
     ramp = np.tile(np.linspace(0, top, 64), (8, 1))
+    if name == "deep.png":
+        ramp /= 3  # dark, and stays so
     deep, path = ramp.round().astype(np.uint16), tmp_path / name
     if name == "plain.pgm":
         path.write_text(f"P2 64 8 {top}\n" + " ".join(map(str, deep.ravel())) + "\n")

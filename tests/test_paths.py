@@ -141,3 +141,21 @@ def test_what_is_written_is_read(tmp_path, save):
         save(file, np.arange(5))
     data = (tmp_path / "a" / "b").read_bytes()
     assert len(data) > 40 and listing(tmp_path / "a") == ["b"]
+
+
+def test_every_real_folder_is_listed_once(tmp_path):
+    """Links to the folder itself, to a sibling under an earlier name, to a folder elsewhere, and to one another."""
+    folder = tmp_path / "set"
+    for path in ("set/real/1", "set/real/deep/2", "elsewhere/3", "set/0"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    (folder / "real" / "loop").symlink_to(folder)
+    (folder / "again").symlink_to("real")
+    (folder / "outside").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(folder / "real" / "deep")
+    (folder / "file").symlink_to(tmp_path / "elsewhere" / "3")
+    assert paths.list_files(folder) == ["0", "file", "outside/3", "real/1", "real/deep/2"]
+    (tmp_path / "other").symlink_to(folder)
+    assert len(paths.list_files(tmp_path / "other")) == 5
+    with pytest.raises(OSError, match="absent"):
+        paths.list_files(tmp_path / "absent")

@@ -78,23 +78,24 @@ def unsuitable(image):
     Returns (what it is, Python that makes a Pillow image of `image`), or None where it is suitable.
     """
     if image.mode.startswith("I") or image.mode == "F":
-        # Pillow clips instead of scaling. What the values' range is, files do not say reliably (12 bits in 16, 65535
-        # for a 10-bit white, floats of any range): the largest value there is becomes white.
+        # Pillow clips instead of scaling. White is 65535 in a PNG file, and in a PGM file as Pillow reads it; other
+        # files do not say reliably (12 bits in 16, floats of any range): the largest value there is becomes white.
         what = {"I": "has over 8 bits a pixel", "F": "is of mode F"}.get(image.mode, "has 16 bits a pixel")
-        return (what, "import numpy as np; a = np.asarray(image, float).clip(0); "
-                     "Image.fromarray((a * 255 / (a.max() or 1)).round().astype(np.uint8))")  # fmt: skip
+        white = "65535" if image.format in ("PNG", "PPM") else "(a.max() or 1)"
+        scale = f"Image.fromarray((a * 255 / {white}).round().astype(np.uint8))"
+        return what, f"import numpy as np; a = np.asarray(image, float).clip(0); {scale}"
     if "RGB;16" in repr(image.tile) or (image.format == "PPM" and _ppm_maximum(image) > 255):
-        return ("has 16 bits a channel", "image")  # Pillow reads the upper 8
+        return "has 16 bits a channel", "image"  # Pillow reads the upper 8
     if image.mode not in MODES and image.has_transparency_data:
         return "has an alpha channel", "image.convert('RGB')"
     if image.mode not in MODES:
-        return (f"is of mode {image.mode}", "image.convert('L')" if image.mode == "1" else "image.convert('RGB')")
+        return f"is of mode {image.mode}", "image.convert('L')" if image.mode == "1" else "image.convert('RGB')"
     if image.has_transparency_data:
-        return ("has transparent pixels", "image.convert('RGBA').convert('RGB')")
+        return "has transparent pixels", "image.convert('RGBA').convert('RGB')"
     # The further frames of an MPO file, as cameras and telephones write it, are previews of the first.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        return (f"holds {image.n_frames} images", "[(image.seek(i), image.convert('RGB').save(f'frame{i}.png')) "
-               f"for i in range({image.n_frames})]; image.seek(0); image.convert('RGB')")  # fmt: skip
+        each = f"[(image.seek(i), image.convert('RGB').save(f'frame{{i}}.png')) for i in range({image.n_frames})]"
+        return f"holds {image.n_frames} images", f"{each}; image.seek(0); image.convert('RGB')"
     return None
 
 

@@ -57,6 +57,29 @@ def checkpoints(dataset, output=ROOT):
     return {int(match[1]): path for path, match in found.items() if match}
 
 
+def list_files(folder):
+    """The paths of all files in a folder and its sub-folders, relative to it and sorted; links are followed.
+
+    Every real folder is visited once, however many links lead to it, and under a name without links where it has one.
+    Raises OSError where a folder cannot be read.
+    """
+
+    def fail(error):  # by default os.walk() passes over a folder that it cannot read
+        raise error
+
+    names, seen, starts = [], set(), [str(folder)]
+    for start in starts:  # which grows by the links that are found
+        for parent, folders, files in os.walk(start, onerror=fail):
+            real = os.path.realpath(parent)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            names += [os.path.relpath(os.path.join(parent, file), folder) for file in files]
+            starts += sorted(path for each in folders if os.path.islink(path := os.path.join(parent, each)))
+    return sorted(names)
+
+
 @contextlib.contextmanager
 def replacing(path, mode="wb"):
     """Open a file for writing so that it appears under its name only when it is complete.

@@ -180,7 +180,7 @@ def test_script_uses_what_there_is(run, flag, used):
         (["--ndatapoints=251"], "the test set has 250"),
         (["--seed=4294967296"], "--seed=4294967296"),
         (["imagenet"], "imagenet/test.npy is absent; python model/create_imagenet.py prepares it"),
-        (["--ndatapoints=1", "--experiments=1", "--output=mnist/test.npy"], "cannot be written"),
+        (["--ndatapoints=1", "--experiments=1", "--output=mnist/test.npy"], "cannot write"),
     ],
 )
 def test_script_errors(run, tmp_path, flags, said):

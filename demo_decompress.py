@@ -12,7 +12,7 @@ from pathlib import Path
 
 from codec import block_codec, container
 from codec import header as file_header
-from utils import cli, figures, images, paths
+from utils import cli, images, paths
 from utils.cli import UserError
 
 
@@ -58,14 +58,15 @@ def main(argv=None):
     target = Path(args.output or (source.with_suffix(".png") if source.suffix == ".bitswap" else f"{source}.png"))
     if target.suffix.lower() != ".png":
         raise UserError(f"{target}: images are written as PNG files; name one that ends in .png")
-    cli.refuse_to_overwrite(target, args.force)
+    cli.refuse_to_overwrite(target, args.force, source)
+    paths.check_writable(target)
     data = container.read_file(source)
     try:
         with cli.progress("decompress") as progress:
             picture = container.decode(data, functools.partial(open_codec, args), progress)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-    with figures.output(target) as file:
+    with paths.replacing(target) as file:
         images.to_pillow(picture).save(file, format="PNG")
     height, width, _ = picture.pixels.shape
     print(f"wrote {target}: {width}x{height}, {picture.mode}, its checksum verified")

@@ -1,7 +1,7 @@
 """Conventional lossless compressors on uint8 images: what Bit-Swap is compared with.
 
-The comparison of the paper (Kingma, Abbeel, Ho 2019, section 5) is `measure`. Nothing is tuned: every compressor
-runs with its library's default settings. What is compressed:
+The comparison of the paper (Kingma, Abbeel, Ho 2019, section 5) is `measure`, with the settings of the published code:
+PNG with optimize=True, WebP with quality=100, the others as their libraries have them. What is compressed:
 
     gzip, bz2, LZMA  the raw bytes of all images of an experiment, one after another (rows of interleaved channels),
                      as one stream, so that they may learn across images
@@ -67,7 +67,7 @@ def raw(images, compress):
 
 def png(images, idat_only=False):
     """Bits of the images [..., H, W, C], each a PNG file; with idat_only, of their compressed pixels only."""
-    files = (encode(image, "PNG") for image in _flat(images))
+    files = (encode(image, "PNG", optimize=True) for image in _flat(images))
     return 8 * sum(idat_bytes(file) if idat_only else len(file) for file in files)
 
 
@@ -76,7 +76,7 @@ def webp(images):
 
     WebP knows no images of more than 16383 pixels a side: ValueError.
     """
-    return 8 * sum(len(encode(image, "WEBP", lossless=True)) for image in _flat(images))
+    return 8 * sum(len(encode(image, "WEBP", lossless=True, quality=100)) for image in _flat(images))
 
 
 def jxl_encoder():
@@ -95,6 +95,14 @@ def jxl_encoder():
     except ImportError:
         raise UserError("JPEG XL needs a package: pip install pillow-jxl-plugin (or imagecodecs)") from None
     return lambda image: jpegxl_encode(image.squeeze(-1) if image.shape[-1] == 1 else image, lossless=True)
+
+
+def has_jxl():
+    """Whether there is an encoder for JPEG XL."""
+    try:
+        return bool(jxl_encoder())
+    except UserError:
+        return False
 
 
 def jxl(images):

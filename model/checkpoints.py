@@ -1,6 +1,8 @@
 """Finding and reading the checkpoints that the compression scripts use."""
 
 import hashlib
+import pickle
+import shlex
 from pathlib import Path
 
 import torch
@@ -57,14 +59,39 @@ def load(path, device="cpu"):
     if not path.is_file():
         raise UserError(f"{path} does not exist; name a checkpoint with --checkpoint or train one")
     try:
-        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+        state_dict = plain(torch.load(path, map_location="cpu", weights_only=True))
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" not in str(error):  # but damage
+            raise UserError(f"{path} is corrupt or not a PyTorch checkpoint ({type(error).__name__})") from None
+        code = (
+            f"import torch; c = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
+            "c = c.get('state_dict', c.get('model', c)) if isinstance(c, dict) else c; "
+            "torch.save(c.state_dict() if hasattr(c, 'state_dict') else c, 'weights.pt')"
+        )
+        raise UserError(
+            f"{path} holds other Python objects than weights, which can run code when they are read. If you trust it, "
+            f"take the weights out: python -c {shlex.quote(code)}"
+        ) from None
     except Exception as error:  # torch.load raises whatever the corruption happens to provoke
         raise UserError(f"{path} is corrupt or not a PyTorch checkpoint ({type(error).__name__})") from None
     try:
         model = Model.from_state_dict(state_dict)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    for name, value in model.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise UserError(f"{path}: {name} holds values that are NaN or infinite; take an earlier checkpoint")
     return model.to(device), identity(model.state_dict())
+
+
+def plain(checkpoint):
+    """The state dict in what others save: inside {"state_dict": ...} or {"model": ...}, keys with "module." before."""
+    for key in ("state_dict", "model"):
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
+            checkpoint = checkpoint[key]
+    if isinstance(checkpoint, dict) and checkpoint and all(str(key).startswith("module.") for key in checkpoint):
+        checkpoint = {key.removeprefix("module."): value for key, value in checkpoint.items()}
+    return checkpoint
 
 
 def companions(path, suffix, cached):

@@ -1,6 +1,8 @@
 """Shared by the tests of files: generated pictures, small codecs, and what every file must do."""
 
 import functools
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -54,6 +56,19 @@ def picture_of(kind, height, width, mode, seed=0):
     }[kind]().astype(np.uint8)
     palette = rng.bytes(3 * int(rng.integers(int(pixels.max()) + 1, 257))) if mode == "P" else b""
     return Picture(mode, pixels, palette)
+
+
+def sixteen_bit_png(path, channels, height=4, width=5):
+    """A PNG file of 16 bits a channel, which Pillow does not write for more than one channel."""
+    rows = np.random.default_rng(0).integers(0, 65536, (height, width * channels), np.uint16).astype(">u2")
+    scanlines = b"".join(b"\0" + row.tobytes() for row in rows)
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(scanlines)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
 
 
 def no_codec(header):

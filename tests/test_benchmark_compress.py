@@ -42,7 +42,7 @@ def test_raw_compressors_count_one_stream(shape):
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (5, 28, 28, 1), (5, 32, 32, 3), (2, 3, 32, 32, 3), (7, 41, 3)])
-@pytest.mark.parametrize("name, options", [("PNG", {}), ("WebP", {"lossless": True})])
+@pytest.mark.parametrize("name, options", [("PNG", {"optimize": True}), ("WebP", {"lossless": True, "quality": 100})])
 def test_image_compressors_count_whole_lossless_files(shape, name, options):
     images = synthetic(*shape)
     each = images.reshape(-1, *shape[-3:])
@@ -76,7 +76,7 @@ def test_idat_bytes():
 
 def test_png_counts_idat_only_when_asked():
     images = synthetic(4, 28, 28, 1)
-    files = [conventional.encode(image, "PNG") for image in images]
+    files = [conventional.encode(image, "PNG", optimize=True) for image in images]
     assert conventional.png(images) == 8 * sum(map(len, files))
     assert conventional.png(images, idat_only=True) == 8 * sum(map(conventional.idat_bytes, files))
     # One IDAT chunk: signature 8, IHDR 25, IDAT's frame 12, IEND 12.
@@ -152,14 +152,14 @@ def test_script(run, tmp_path):
     done = run("--experiments=3", "--ndatapoints=5", "--seed=7")
     assert done.returncode == 0, done.stderr
     images = np.load(tmp_path / "mnist" / "test.npy")
-    rates = conventional.measure(images[datasets.sample_chains(250, 3, 5, 7)])
+    rates = conventional.measure(images[datasets.sample_chains(250, 3, 5, 7)], conventional.has_jxl())
     with open(tmp_path / "plots" / "mnist" / "benchmark.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["compressor"]: float(row["bits_per_dim"]) for row in rows} == rates
     keys = {(row["dataset"], row["experiments"], row["ndatapoints"], row["seed"]) for row in rows}
     assert keys == {("mnist", "3", "5", "7")}
     for name, rate in rates.items():
-        assert f"{name:10}  {rate:8.4f}\n" in done.stdout
+        assert f"{name:10}  {rate:12.4f}\n" in done.stdout
     assert "Note" not in done.stdout
 
 
@@ -179,8 +179,8 @@ def test_script_uses_what_there_is(run, flag, used):
         (["--experiments=251"], "the test set has 250"),
         (["--ndatapoints=251"], "the test set has 250"),
         (["--seed=4294967296"], "--seed=4294967296"),
-        (["--dataset=imagenet"], "imagenet/test.npy is absent; python model/create_imagenet.py prepares it"),
-        (["--ndatapoints=1", "--experiments=1", "--output=mnist/test.npy"], "cannot be written"),
+        (["imagenet"], "imagenet/test.npy is absent; python model/create_imagenet.py prepares it"),
+        (["--ndatapoints=1", "--experiments=1", "--output=mnist/test.npy"], "cannot write"),
     ],
 )
 def test_script_errors(run, tmp_path, flags, said):
@@ -191,6 +191,23 @@ def test_script_errors(run, tmp_path, flags, said):
     if "--output" not in flags[-1]:  # the others fail before anything is compressed
         assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_all_that_is_at_hand(run, tmp_path):
+    """One table; photographs are compressed one by one, cropped, and their rates averaged."""
+    (tmp_path / "cifar").mkdir()
+    np.save(tmp_path / "cifar" / "test.npy", synthetic(20, 32, 32, 3))
+    (tmp_path / "imagenetcrop" / "test").mkdir(parents=True)
+    photos = [synthetic(1, 40, 70, 3)[0], synthetic(1, 64, 32, 3)[0] // 2]
+    for k, photo in enumerate(photos):
+        Image.fromarray(photo).save(tmp_path / "imagenetcrop" / "test" / f"{k}.png")
+    done = run("--experiments=1", "--ndatapoints=5")
+    assert done.returncode == 0, done.stderr
+    assert "bits/dim           mnist         cifar  imagenetcrop" in done.stdout
+    cropped = [photos[0][:32, :64], photos[1]]
+    expected = np.mean([conventional.png(photo, idat_only=True) / photo.size for photo in cropped])
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("PNG   ")]
+    assert float(row.split()[-1]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_script_help(run):

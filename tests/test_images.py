@@ -1,12 +1,15 @@
 """Reading images: as they are, or refused with advice."""
 
 import re
+import shlex
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
-from pictures import no_codec, round_trip
+from pictures import no_codec, round_trip, sixteen_bit_png
 from PIL import Image
 
 from codec import container
@@ -63,20 +66,6 @@ def test_pixels_beyond_the_palette(tmp_path):
     assert from_pillow(Image.new("P", (2, 2))).palette == bytes(3)
 
 
-def sixteen_bit_png(path, channels):
-    """A PNG file of 16 bits a channel, which Pillow does not write for more than one channel."""
-    height, width = 4, 5
-    rows = np.random.default_rng(0).integers(0, 65536, (height, width * channels), np.uint16).astype(">u2")
-    scanlines = b"".join(b"\0" + row.tobytes() for row in rows)
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(scanlines)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
-
-
 def make_unsuitable(folder, kind):
     """Write an image that is not coded as it is; returns its path."""
     image, path = photograph(), folder / "image.png"
@@ -101,6 +90,12 @@ def make_unsuitable(folder, kind):
     return path
 
 
+def follow(message):
+    """Run, in a shell, the command that a refusal advises."""
+    command = re.search(r"python (-c .*)$", message)[1]
+    subprocess.run(f"{shlex.quote(sys.executable)} {command}", shell=True, check=True, capture_output=True)
+
+
 @pytest.mark.parametrize(
     "kind, says",
     {
@@ -117,7 +112,7 @@ def test_unsuitable_images_are_refused_with_advice_that_works(tmp_path, monkeypa
     message = str(caught.value)
     assert says in message and str(path) in message and "\n" not in message
     monkeypatch.chdir(tmp_path)
-    exec(re.search(r'python -c "(.*)"$', message)[1].replace('\\"', '"'))  # as the message advises
+    follow(message)
     assert round_trip(read_image(tmp_path / "converted.png"))
 
 
@@ -158,3 +153,47 @@ def test_orientation_is_told_and_not_applied(tmp_path, capsys):
     picture = read_image(path)
     assert picture.pixels.shape == (13, 21, 3)
     assert "EXIF" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["ramp.pgm", "ten.pgm", "plain.pgm", "twelve.tiff", "float.tiff", "deep.png"])
+def test_the_advice_keeps_the_picture(tmp_path, monkeypatch, name):
+    """A ramp from black to white of more than 8 bits is a ramp from black to white of 8."""
+    top = {"ten.pgm": 1023, "plain.pgm": 1000, "twelve.tiff": 4095, "float.tiff": 1}.get(name, 65535)
+    ramp = np.tile(np.linspace(0, top, 64), (8, 1))
+    if name == "deep.png":
+        ramp /= 3  # dark, and stays so
+    deep, path = ramp.round().astype(np.uint16), tmp_path / name
+    if name == "plain.pgm":
+        path.write_text(f"P2 64 8 {top}\n" + " ".join(map(str, deep.ravel())) + "\n")
+    elif path.suffix == ".pgm":
+        path.write_bytes(f"P5 64 8 {top}\n".encode() + deep.astype(">u2").tobytes())
+    else:
+        Image.fromarray(ramp.astype(np.float32) if name == "float.tiff" else deep).save(path)
+    with pytest.raises(UserError) as caught:
+        read_image(path)
+    monkeypatch.chdir(tmp_path)
+    follow(str(caught.value))
+    converted = read_image(tmp_path / "converted.png").pixels.squeeze().astype(float)
+    assert np.abs(converted - ramp * 255 / top).max() <= 1
+
+
+def test_the_advice_keeps_every_frame(tmp_path, monkeypatch):
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "lime", "blue")]
+    path = save(tmp_path, "moving.png", frames[0], save_all=True, append_images=frames[1:])
+    with pytest.raises(UserError, match="3 images") as caught:
+        read_image(path)
+    monkeypatch.chdir(tmp_path)
+    follow(str(caught.value))
+    for i, frame in enumerate(frames):
+        np.testing.assert_array_equal(read_image(tmp_path / f"frame{i}.png").pixels, np.asarray(frame))
+
+
+@pytest.mark.parametrize("name", ["`touch pwned`.png", "$(touch pwned).png", 'it\'s \\ "quoted".png'])
+def test_the_advice_is_quoted_for_the_shell(tmp_path, monkeypatch, name):
+    path = save(tmp_path, name, photograph().convert("RGBA"))
+    with pytest.raises(UserError) as caught:
+        read_image(path)
+    monkeypatch.chdir(tmp_path)
+    follow(str(caught.value))
+    assert {file.name for file in tmp_path.iterdir()} == {name, "converted.png"}
+    np.testing.assert_array_equal(read_image(tmp_path / "converted.png").pixels, np.asarray(photograph()))

@@ -1,6 +1,7 @@
 """Any image file <-> pixels: 8-bit grey, RGB and palette images, of any size."""
 
 import contextlib
+import shlex
 import warnings
 from typing import NamedTuple
 
@@ -61,37 +62,46 @@ def read(path):
 
 
 def _check_image(path, image):
-    """Raise UserError where an opened Pillow image is not one of 8-bit grey, RGB or palette without transparency."""
-
-    def refuse(what, conversion=".convert('RGB')"):
-        code = f"from PIL import Image; Image.open({str(path)!r}){conversion}.save('converted.png')"
-        raise UserError(f"{path} {what}; only 8-bit grey, RGB and palette images are coded. Convert it: "
-                        f"python -c {_quote(code)}")  # fmt: skip
-
+    """Raise UserError where an opened Pillow image is not to be coded, with a conversion that keeps what it shows."""
     if image.width * image.height > MAX_PIXELS:
         raise UserError(f"{path} is {image.width}x{image.height}: images of over {MAX_PIXELS:,} pixels are not coded")
-    if image.mode.startswith("I;16"):
-        refuse("has 16 bits a pixel", ".point(lambda v: v / 256).convert('L')")
+    if found := unsuitable(image):
+        what, conversion = found
+        code = f"from PIL import Image; image = Image.open({str(path)!r}); {conversion}.save('converted.png')"
+        raise UserError(f"{path} {what}; only 8-bit grey, RGB and palette images are coded. Convert it: "
+                        f"python -c {shlex.quote(code)}")  # fmt: skip
+
+
+def unsuitable(image):
+    """Why an opened Pillow image is not one of 8-bit grey, RGB or palette without transparency, and its conversion.
+
+    Returns (what it is, Python that makes a Pillow image of `image`), or None where it is suitable.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow clips instead of scaling. White is 65535 in a PNG file, and in a PGM file as Pillow reads it; other
+        # files do not say reliably (12 bits in 16, floats of any range): the largest value there is becomes white.
+        what = {"I": "has over 8 bits a pixel", "F": "is of mode F"}.get(image.mode, "has 16 bits a pixel")
+        white = "65535" if image.format in ("PNG", "PPM") else "(a.max() or 1)"
+        scale = f"Image.fromarray((a * 255 / {white}).round().astype(np.uint8))"
+        return what, f"import numpy as np; a = np.asarray(image, float).clip(0); {scale}"
     if "RGB;16" in repr(image.tile) or (image.format == "PPM" and _ppm_maximum(image) > 255):
-        refuse("has 16 bits a channel", "")  # Pillow reads the upper 8
+        return "has 16 bits a channel", "image"  # Pillow reads the upper 8
     if image.mode not in MODES and image.has_transparency_data:
-        refuse("has an alpha channel")
+        return "has an alpha channel", "image.convert('RGB')"
     if image.mode not in MODES:
-        refuse(f"is of mode {image.mode}", ".convert('L')" if image.mode in ("1", "I", "F") else ".convert('RGB')")
+        return f"is of mode {image.mode}", "image.convert('L')" if image.mode == "1" else "image.convert('RGB')"
     if image.has_transparency_data:
-        refuse("has transparent pixels", ".convert('RGBA').convert('RGB')")
+        return "has transparent pixels", "image.convert('RGBA').convert('RGB')"
     # The further frames of an MPO file, as cameras and telephones write it, are previews of the first.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        refuse(f"holds {image.n_frames} images")
+        each = f"[(image.seek(i), image.convert('RGB').save(f'frame{{i}}.png')) for i in range({image.n_frames})]"
+        return f"holds {image.n_frames} images", f"{each}; image.seek(0); image.convert('RGB')"
+    return None
 
 
 def _ppm_maximum(image):
     arguments = image.tile[0][3]
     return arguments[-1] if isinstance(arguments, tuple) and isinstance(arguments[-1], int) else 255
-
-
-def _quote(code):
-    return '"' + code.replace('"', '\\"') + '"'
 
 
 def from_pillow(image):

@@ -50,7 +50,7 @@ class Log:
                 with open(path, newline="") as file:
                     self.rows[path] = [old for old in list(csv.reader(file))[1:] if int(old[1]) <= self.epoch]
         self.rows[path].append(row)
-        with paths.whole(path, "w") as file:
+        with paths.replacing(path, "w") as file:
             csv.writer(file, lineterminator="\n").writerows([("Wall time", "Step", "Value"), *self.rows[path]])
 
     @torch.no_grad()
@@ -75,7 +75,7 @@ class Log:
 
 
 def metrics(recon, dec, enc):
-    """Metrics {tag: value}: the negative ELBO and its terms, from log p(x|z_1) and each layer's log p(z_i|.), log q(z_i|.)."""
+    """The negative ELBO and its terms, {tag: value}, from log p(x|z_1), each layer's log p(z_i|.) and its log q(z_i|.)."""
     terms = {"elbo": sum(enc) - sum(dec) - recon, "x/reconstruction": -recon}
     for i, (d, e) in enumerate(zip(dec, enc, strict=True), start=1):
         terms |= {f"z{i}/encoder": -e, f"z{i}/decoder": -d, f"z{i}/KL": e - d}

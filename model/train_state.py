@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
@@ -58,24 +57,9 @@ def save_full(path, state, identity):
 
 
 def save(entries, path):
-    """torch.save() of a whole file, or of none. Raises UserError, naming file and reason, on a full disk."""
-    failed = []
-    try:
-        with paths.whole(path) as file:
-
-            def write(data):  # torch.save() raises another error when this does, which tells nothing
-                try:
-                    return file.write(data)
-                except OSError as error:
-                    failed.append(error)
-                    raise
-
-            try:
-                torch.save(entries, SimpleNamespace(write=write, flush=file.flush))
-            except RuntimeError as error:
-                raise (failed[0] if failed else error) from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
+    """torch.save() of a whole file, or of none; UserError, naming file and reason, as on a full disk."""
+    with paths.replacing(path) as file:
+        torch.save(entries, file)
 
 
 def load_full(path, identity):

@@ -49,8 +49,11 @@ def _train(settings, args, job, on_leaving):
     if job.rank == 0:
         refuse_to_replace(files, args.resume, args.force)
     state, identity = begin(settings, args, job, files, training_images(splits, args, 0))
-    model, ema, optimiser = state.model, state.ema, state.optimiser
-    average_gradients = distributed.average_gradients(job, model.parameters(), args.fp16_allreduce)
+    model, ema, dtype = state.model, state.ema, DTYPES[identity["precision"]]
+    likelihoods, optimiser = distributed.average_gradients(
+        job, Likelihoods(model), state.optimiser, args.fp16_allreduce
+    )
+    state.optimiser = optimiser
     print(
         f"{settings.dataset}, nz={args.nz}: {sum(p.numel() for p in model.parameters()):,} parameters, "
         f"{count:,} training images, {steps_per_epoch:,} steps of {args.batch} an epoch, on {job.device} in "
@@ -99,9 +102,7 @@ def _train(settings, args, job, on_leaving):
                 set_lr(optimiser, lr)
                 sample = seed_step(args.seed, state.step, job, len(batch))
                 x = x.to(job.device, non_blocking=True)
-                sums += train_step(
-                    model, optimiser, job, x, len(batch), sample, average_gradients, DTYPES[identity["precision"]]
-                )
+                sums += train_step(model, optimiser, job, x, len(batch), sample, likelihoods, dtype)
                 state.step += 1
                 counted += 1
                 update_ema(ema, model, state.step)
@@ -156,32 +157,33 @@ def begin(settings, args, job, files, images):
     torch.manual_seed(args.seed)
     model = Model(**architecture).to(job.device)
     optimiser = adam(model, args.lr)
-    saved = None
     if job.rank == 0:
         for path in (files.best, files.full):
             paths.remove_unfinished(path)
-        saved = load_full(files.full, identity) if args.resume else None
-        if saved is None:
+    distributed.barrier(job)
+    saved = load_full(files.full, identity) if args.resume else None
+    step = saved["step"] if saved else 0
+    if distributed.broadcast_object(job, step) != step:
+        raise UserError(f"rank {job.rank} and rank 0 find different checkpoints at {files.full}: they need one disk")
+    if identity["precision"] is None:
+        chosen = (saved or {}).get("identity", {}).get("precision") or precision(job.device)
+        identity["precision"] = distributed.broadcast_object(job, chosen)
+    if saved is None:
+        if job.rank == 0:
             warm_up(model, images[_order(args.seed, 0, len(images))[: WARMUP_BATCHES * args.batch]])
-        else:
-            model.load_state_dict(saved["model"])
-            for group in saved["optimiser"]["param_groups"]:
-                group["fused"] = True  # whichever form of Adam saved it
-            optimiser.load_state_dict(saved["optimiser"])
-        if identity["precision"] is None:
-            identity["precision"] = (saved or {}).get("identity", {}).get("precision") or precision(job.device)
-    identity["precision"] = distributed.broadcast_object(job, identity["precision"])
-    # Only now, with the data-dependent initialisation done, are the parameters what training starts from.
-    distributed.broadcast(job, model.state_dict().values())
-    distributed.broadcast_optimiser(job, optimiser)
-    state = State(model, copy.deepcopy(model), optimiser)
-    if saved is not None:
+        # Only now, with the data-dependent initialisation done, are the parameters what training starts from.
+        distributed.broadcast(job, model.state_dict().values())
+        state = State(model, copy.deepcopy(model), optimiser)
+    else:
+        model.load_state_dict(saved["model"])
+        for group in saved["optimiser"]["param_groups"]:
+            group["fused"] = True  # whichever form of Adam saved it
+        optimiser.load_state_dict(saved["optimiser"])
+        state = State(model, copy.deepcopy(model), optimiser)
         state.ema.load_state_dict(saved["ema"])
         # A run that was killed during a test has it still before it.
         state.step, state.tested = saved["step"], saved.get("tested", saved["step"])
         state.best, state.run = saved["best"], saved.get("run")
-    distributed.broadcast(job, state.ema.state_dict().values())
-    state.step, state.tested, state.best = distributed.broadcast_object(job, (state.step, state.tested, state.best))
     model.train()
     return state, identity
 
@@ -250,33 +252,43 @@ def seed_step(seed, step, job, count):
     return sample
 
 
-def train_step(model, optimiser, job, x, count, sample=rand.sample, average_gradients=lambda: None, dtype=None):
+class Likelihoods(torch.nn.Module):
+    """log_likelihoods() of a model as a module, since DistributedDataParallel averages gradients of a forward()."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x, sample):
+        return log_likelihoods(self.model, x, sample)
+
+
+def train_step(model, optimiser, job, x, count, sample=rand.sample, likelihoods=None, dtype=None):
     """One optimiser step on a batch of `count` images, of which x, uint8 [B, C, H, W], is this process's part.
 
-    sample: draws z. average_gradients: as distributed.average_gradients() returns it. dtype: for autocast, or None.
+    sample: draws z. likelihoods: Likelihoods(model), or what averages its gradients. dtype: for autocast, or None.
     Returns a tensor: loss, gradient norm, and what by_tag() takes, all in bits/dim of the whole batch but the norm.
     """
-    objective, loss, terms = forward(model, job, x, count, sample, dtype)
-    backward(optimiser, objective, average_gradients)
+    objective, loss, terms = forward(likelihoods or Likelihoods(model), model.xs, job, x, count, sample, dtype)
+    distributed.backward(objective, optimiser)
     gnorm = clip(model)
-    optimiser.step()
+    distributed.step(optimiser)
     return torch.cat((torch.stack((loss, gnorm)), terms))
 
 
-def forward(model, job, x, count, sample=rand.sample, dtype=None):
-    """What backward() takes, the loss of the whole batch, and its terms as by_tag() takes them, in bits/dim.
+def forward(likelihoods, xs, job, x, count, sample=rand.sample, dtype=None):
+    """What to call backward() of, the loss of the whole batch, and its terms as by_tag() takes them, in bits/dim.
 
     The loss gives every channel of every latent one free bit: sum over layers and channels of max(KL, 1), with the
-    KL averaged over the batch (paper, appendix D), all processes together.
+    KL averaged over the batch (paper, appendix D), all processes together. x may be empty: the last batch of an
+    epoch may have fewer images than there are processes.
     """
-    dims = math.prod(model.xs)
-    if len(x):
-        with torch.autocast(job.device.type, dtype, enabled=dtype is not None):
-            logrecon, logdec, logenc = log_likelihoods(model, x, sample)
-        recon, dec, enc = logrecon.sum() / count, logdec.sum(1) / count, logenc.sum(1) / count
-    else:  # the last batch of an epoch may have fewer images than there are processes
-        recon = torch.zeros((), device=job.device)
-        dec = enc = torch.zeros(model.nz, model.zs[0], device=job.device)
+    dims, weight = math.prod(xs), 1 / count
+    if not len(x):  # a blank image that weighs nothing, as averaging gradients takes a forward() of all processes
+        x, sample, weight = x.new_zeros(1, *xs), rand.sample, 0
+    with torch.autocast(job.device.type, dtype, enabled=dtype is not None):
+        logrecon, logdec, logenc = likelihoods(x, sample)
+    recon, dec, enc = logrecon.sum() * weight, logdec.sum(1) * weight, logenc.sum(1) * weight
     kl = enc - dec  # [nz, zchannels]
     all_terms = torch.cat((recon.detach()[None], dec.detach().flatten(), enc.detach().flatten()))
     all_terms = distributed.total(job, all_terms, "terms")
@@ -291,14 +303,6 @@ def forward(model, job, x, count, sample=rand.sample, dtype=None):
 def by_tag(terms, nz):
     """Metrics {tag: bits/dim} from log p(x|z_1), then log p(z_i|...) and then log q(z_i|...) of the nz layers."""
     return metrics(terms[0], terms[1 : 1 + nz], terms[1 + nz :])
-
-
-def backward(optimiser, objective, average_gradients):
-    """Leave in every parameter its gradient, averaged over the processes."""
-    optimiser.zero_grad(set_to_none=True)
-    if objective.requires_grad:
-        objective.backward()
-    average_gradients()
 
 
 def clip(model):

@@ -10,6 +10,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+import utils  # noqa: F401  (before PyTorch: it says how OpenMP's threads wait)
+
+# isort: split
 import torch
 
 from model.vae import Model, log_likelihoods

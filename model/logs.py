@@ -75,7 +75,7 @@ class Log:
 
 
 def metrics(recon, dec, enc):
-    """The negative ELBO and its terms, {tag: value}, from log p(x|z_1), each layer's log p(z_i|.) and its log q(z_i|.)."""
+    """The negative ELBO and its terms, {tag: value}, from log p(x|z_1), the layers' log p(z_i|.) and log q(z_i|.)."""
     terms = {"elbo": sum(enc) - sum(dec) - recon, "x/reconstruction": -recon}
     for i, (d, e) in enumerate(zip(dec, enc, strict=True), start=1):
         terms |= {f"z{i}/encoder": -e, f"z{i}/decoder": -d, f"z{i}/KL": e - d}

@@ -192,7 +192,8 @@ def _horovod(place, device):
         return module, ours
 
     name = f"Horovod {horovod.__version__} over " + ("NCCL" if device.type == "cuda" else "MPI")
-    broadcast_object = functools.partial(hvd.broadcast_object, root_rank=0)
+    # The default name is that of the type of the value, which may differ between the processes.
+    broadcast_object = functools.partial(hvd.broadcast_object, root_rank=0, name="object")
     return Backend(
         name, lambda tensor: hvd.broadcast_(tensor, 0), broadcast_object, start_sum, average_gradients, hvd.shutdown
     ), None

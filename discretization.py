@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from model import checkpoints
+from model.vae import sample_latents
 from utils import cli, datasets, npz, paths
 from utils.cli import UserError
 from utils.fixed_point import EqualMassBins, UniformBins, pixel_bins
@@ -40,8 +42,8 @@ class Ranges(NamedTuple):
         return hashlib.sha256(parts).hexdigest()[:16]
 
 
-def bins(model, ranges):
-    """The bins of every variable, pixels first, for codec.conditionals.Conditionals.
+def bins(model, ranges, levels=256):
+    """The bins of every variable, pixels first, for codec.conditionals.Conditionals. levels: that a pixel may have.
 
     Raises UserError where a latent ranges wider than integers here can hold.
     """
@@ -50,12 +52,12 @@ def bins(model, ranges):
         lower = [UniformBins.between(lo, hi, n) for lo, hi in zip(ranges.lo, ranges.hi, strict=True)]
     except ValueError as error:
         raise UserError(f"the latents of this checkpoint are out of any range ({error}); it is of no use") from None
-    return [pixel_bins(int(np.prod(model.xs))), *lower, EqualMassBins(n)]
+    return [pixel_bins(int(np.prod(model.xs)), levels), *lower, EqualMassBins(n)]
 
 
 @torch.inference_mode()
-def sample_ranges(model, images, quantbits, checkpoint, seed=100):
-    """Sample the chains of a model.
+def sample_ranges(model, images, quantbits, checkpoint="", seed=100):
+    """Sample the chains of a model: any module with xs, zs, nz, infer() and generate() (see docs/extending.md).
 
     images: uint8 [N, H, W, C], the training set, or None to sample the generative chain only.
     quantbits: q; SAMPLES_PER_BIN * 2^q samples are drawn of each chain. checkpoint: the identity to record.
@@ -64,6 +66,7 @@ def sample_ranges(model, images, quantbits, checkpoint, seed=100):
     count = SAMPLES_PER_BIN << quantbits
     device = next(model.parameters()).device
     model = fold_weight_norm(model)
+    to_levels = getattr(model, "to_levels", nn.Identity())
     lo = torch.full((model.nz - 1, *model.zs), torch.inf, device=device)
     hi = -lo
 
@@ -80,13 +83,12 @@ def sample_ranges(model, images, quantbits, checkpoint, seed=100):
             torch.manual_seed(seed)
             for first in tqdm(range(0, count, BATCH), desc="bins", unit="batch", dynamic_ncols=True):
                 size = min(BATCH, count - first)
-                z = rand.sample(*(fill(size, *model.zs, device=device) for fill in (torch.zeros, torch.ones)))
-                for i in reversed(range(1, model.nz)):
-                    z = rand.sample(*model.generate(i, z))
-                    see(i - 1, z)
+                _, *lower = sample_latents(model, size)
+                for i, z in enumerate(reversed(lower)):
+                    see(i, z)
                 if images is not None:
-                    batch = datasets.to_channels_first(images[indices[first : first + size]])
-                    z = model.to_levels(torch.from_numpy(batch).to(device))
+                    batch = datasets.to_channels_first(images[indices[first : first + size]], model.xs[1:])
+                    z = to_levels(torch.from_numpy(batch).to(device))
                     for i in range(model.nz - 1):
                         z = rand.sample(*model.infer(i, z))
                         see(i, z)

@@ -35,7 +35,7 @@ def _sigmoid(y):
 
 
 @functools.cache
-def _tables():
+def tables():
     """(cdf, inverse): the cdf at every point, and 1 / scale of every scale, a 20-bit mantissa above a 6-bit shift."""
     points = decimals(lambda k: _sigmoid(Decimal(k) / (1 << _CELLS) - _REACH), (2 * _REACH << _CELLS) + 2, _CDF_BITS)
     octave = decimals(lambda k: 2 ** (-Decimal(k) / SCALES_PER_OCTAVE), SCALES_PER_OCTAVE, FRACTION)
@@ -59,15 +59,11 @@ class Logistic:
             raise ValueError("mu is out of range")
         if scale.size and (scale.min() < 0 or scale.max() >= SCALES):
             raise ValueError("scale is not an index of the table of scales")
-        self.parameters = (mu, scale, bins.n, bins.lo, bins.width, bins.edges, *_tables())
+        self.parameters = (mu, scale, bins.n, bins.lo, bins.width, bins.edges, *tables())
 
     def interval(self, symbols):
-        """Intervals (start, freq), int64 [lanes, dims], of symbols [lanes, dims]."""
+        """Intervals (start, freq), int64 [lanes, dims], of symbols [lanes, dims]: PRECISION - log2(freq) bits each."""
         return _interval(np.ascontiguousarray(symbols, np.int64), *self.parameters)
-
-    def locate(self, cf):
-        """The (symbols, start, freq), int64 [lanes, dims], of the intervals that hold cf [lanes, dims]."""
-        return _locate(np.ascontiguousarray(cf, np.int64), *self.parameters)
 
     def push(self, coder, symbols):
         """Push symbols, int64 [lanes, dims], the last dimension first. Raises ValueError where one is not of a bin."""
@@ -167,18 +163,6 @@ def _find(cf, n, d, mu, inverse, lo, width, edges, cdf):
         # One bin off is usual, so try the next one first; then halve what is left.
         k = (high if cf < start else low) if near else (low + high) // 2
         near = False
-
-
-@compiled
-def _locate(cf, mu, scale, n, lo, width, edges, cdf, inverses):
-    symbols, start, freq = np.empty_like(cf), np.empty_like(cf), np.empty_like(cf)
-    lanes, dims = cf.shape
-    for lane in range(lanes):
-        for d in range(dims):
-            inverse = inverses[scale[lane, d]]
-            found = _find(cf[lane, d], n, d, mu[lane, d], inverse, lo, width, edges, cdf)
-            symbols[lane, d], start[lane, d], freq[lane, d] = found
-    return symbols, start, freq
 
 
 @compiled

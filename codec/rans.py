@@ -69,6 +69,10 @@ class Rans:
         heads = np.stack((self.heads, self.heads >> _WORD), axis=1).astype(np.uint32)
         return [np.concatenate((self.words[i, :n], heads[i])) for i, n in enumerate(self.counts)]
 
+    def bits(self):
+        """The bits on each lane, float64 [lanes]: log2 of its head and 32 for every word below."""
+        return 32 * self.counts + np.log2(self.heads)
+
     def push(self, start, freq):
         """Push one symbol onto each of the first n lanes.
 

@@ -151,6 +151,16 @@ def to_unit_range(x):
     return (x.float() - 127.5) / 127.5
 
 
+def sample_latents(model, count):
+    """Draw latents down the generative chain: yields z_nz, ..., z_1, float32 [count, *zs], on the model's device."""
+    z = torch.zeros(count, *model.zs, device=next(model.parameters()).device)
+    z = rand.sample(z, torch.ones_like(z))  # the prior
+    yield z
+    for i in reversed(range(1, model.nz)):
+        z = rand.sample(*model.generate(i, z))
+        yield z
+
+
 def log_likelihoods(model, pixels, sample=rand.sample):
     """The terms of the evidence lower bound at one sample of every latent, in bits per image.
 

@@ -287,12 +287,12 @@ def model_shape(dataset):
     return (3, PATCH, PATCH) if dataset == PHOTOGRAPHS else (SHAPES[dataset][-1], 32, 32)
 
 
-def to_channels_first(images):
-    """Turn uint8 images [..., H, W, C] into what the models take: uint8 [..., C, 32, 32].
+def to_channels_first(images, size=(32, 32)):
+    """Turn uint8 images [..., H, W, C] into what the models take: uint8 [..., C, *size].
 
     Smaller images (MNIST's 28x28) are zero-padded evenly on every side, as in the paper.
     """
-    height, width = images.shape[-3:-1]
-    pads = [(0, 0)] * (images.ndim - 3) + [((32 - size) // 2, 32 - size - (32 - size) // 2) for size in (height, width)]
+    missing = [whole - side for whole, side in zip(size, images.shape[-3:-1], strict=True)]
+    pads = [(0, 0)] * (images.ndim - 3) + [(each // 2, each - each // 2) for each in missing]
     padded = np.pad(images, [*pads, (0, 0)])
     return np.ascontiguousarray(np.moveaxis(padded, -1, -3))

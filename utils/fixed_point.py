@@ -111,9 +111,10 @@ class EqualMassBins:
         return _logits(2 * self.n)[2 * symbols.astype(np.int64)]
 
 
-def pixel_bins(dims):
-    """The 256 grey levels at (k - 127.5) / 127.5, with edges midway between them."""
-    return UniformBins.between(np.full(dims, -128 / 127.5), np.full(dims, 128 / 127.5), 256)
+def pixel_bins(dims, levels=256):
+    """The grey levels k at (k - h) / h, where h = (levels - 1) / 2, with edges midway between them."""
+    end = np.full(dims, levels / (levels - 1))
+    return UniformBins.between(-end, end, levels)
 
 
 @compiled

@@ -7,6 +7,7 @@ width between the least and the greatest of samples drawn down the generative ch
 
 import hashlib
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +16,10 @@ from torch import nn
 from tqdm import tqdm
 
 from model import checkpoints
-from model.vae import sample_latents
+from model.vae import LatentVariableModel, sample_latents
 from utils import cli, datasets, npz, paths
 from utils.cli import UserError
-from utils.fixed_point import EqualMassBins, UniformBins, pixel_bins
+from utils.fixed_point import Bins, EqualMassBins, UniformBins, pixel_bins
 from utils.torch import rand
 from utils.torch.modules import fold_weight_norm
 
@@ -36,13 +37,13 @@ class Ranges(NamedTuple):
     with_images: bool  # whether the inference chain was sampled too
 
     @property
-    def identity(self):
+    def identity(self) -> str:
         """A digest of everything the bins follow from: 16 hexadecimal digits."""
         parts = self.lo.tobytes() + self.hi.tobytes() + f"{self.quantbits} {self.checkpoint}".encode()
         return hashlib.sha256(parts).hexdigest()[:16]
 
 
-def bins(model, ranges, levels=256):
+def bins(model: LatentVariableModel, ranges: Ranges, levels: int = 256) -> list[Bins]:
     """The bins of every variable, pixels first, for codec.conditionals.Conditionals. levels: that a pixel may have.
 
     Raises UserError where a latent ranges wider than integers here can hold.
@@ -56,8 +57,14 @@ def bins(model, ranges, levels=256):
 
 
 @torch.inference_mode()
-def sample_ranges(model, images, quantbits, checkpoint="", seed=100):
-    """Sample the chains of a model: any module with xs, zs, nz, infer() and generate() (see docs/extending.md).
+def sample_ranges(
+    model: LatentVariableModel,
+    images: np.ndarray | datasets.Patches | None,
+    quantbits: int,
+    checkpoint: str = "",
+    seed: int = 100,
+) -> Ranges:
+    """Sample the chains of a model.
 
     images: uint8 [N, H, W, C], the training set, or None to sample the generative chain only.
     quantbits: q; SAMPLES_PER_BIN * 2^q samples are drawn of each chain. checkpoint: the identity to record.
@@ -67,12 +74,12 @@ def sample_ranges(model, images, quantbits, checkpoint="", seed=100):
     device = next(model.parameters()).device
     model = fold_weight_norm(model)
     to_levels = getattr(model, "to_levels", nn.Identity())
-    lo = torch.full((model.nz - 1, *model.zs), torch.inf, device=device)
-    hi = -lo
+    least = torch.full((model.nz - 1, *model.zs), torch.inf, device=device)
+    greatest = -least
 
     def see(layer, z):
-        lo[layer] = torch.minimum(lo[layer], z.amin(0))
-        hi[layer] = torch.maximum(hi[layer], z.amax(0))
+        least[layer] = torch.minimum(least[layer], z.amin(0))
+        greatest[layer] = torch.maximum(greatest[layer], z.amax(0))
 
     if model.nz > 1:
         if images is not None:
@@ -92,7 +99,7 @@ def sample_ranges(model, images, quantbits, checkpoint="", seed=100):
                     for i in range(model.nz - 1):
                         z = rand.sample(*model.infer(i, z))
                         see(i, z)
-    lo, hi = (limit.flatten(1).double().cpu().numpy() for limit in (lo, hi))
+    lo, hi = (limit.flatten(1).double().cpu().numpy() for limit in (least, greatest))
     if not (np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < hi).all()):
         raise UserError("the latents sampled from this checkpoint are constant or not finite; it is of no use")
     return Ranges(lo, hi, quantbits, checkpoint, images is not None)
@@ -102,12 +109,12 @@ def _draw(images, count, seed):
     return np.random.default_rng(seed).choice(images, count, replace=count > images)
 
 
-def save(ranges, path):
+def save(ranges: Ranges, path: str | Path) -> None:
     """Write ranges as an .npz file, whole or not at all."""
     npz.save(path, **ranges._asdict())
 
 
-def load(path):
+def load(path: str | Path) -> Ranges:
     """Read ranges that save() wrote. Raises UserError where the file holds something else."""
     lo, hi, quantbits, checkpoint, with_images = npz.load(path, Ranges._fields, "delete it to have it made again")
     sound = lo.dtype == hi.dtype == np.float64 and lo.ndim == 2 and lo.shape == hi.shape
@@ -116,7 +123,15 @@ def load(path):
     return Ranges(lo, hi, int(quantbits), str(checkpoint), bool(with_images))
 
 
-def for_checkpoint(path, model, identity, dataset, quantbits, data=None, output=paths.ROOT):
+def for_checkpoint(
+    path: str | Path,
+    model: LatentVariableModel,
+    identity: str,
+    dataset: str,
+    quantbits: int,
+    data: str | Path | None = None,
+    output: str | Path = paths.ROOT,
+) -> Ranges:
     """The ranges for a checkpoint: those beside it, those in the cache, or new ones, which are then cached.
 
     path: the checkpoint's. data: folder of the datasets; without the training set the generative chain alone is
@@ -145,7 +160,7 @@ def for_checkpoint(path, model, identity, dataset, quantbits, data=None, output=
 
 
 @cli.script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = cli.parser(
         "Make the bins of a checkpoint's latents. The compression scripts do so by themselves where they are missing.\n"
         "\nWrites bins/<dataset>_nz<k>_<q>bits_<checkpoint>.npz, or the file that --to names."

@@ -3,7 +3,10 @@
 PyTorch is imported after the flags have been read, so that --help answers at once.
 """
 
+import argparse
 import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,12 +14,15 @@ from codec import conventional
 from codec.bitsback import NAMES, SCHEDULES, whitened
 from utils import cli, datasets, paths
 
+if TYPE_CHECKING:
+    from codec import experiment
+
 MEASURES = ("nets", "elbos", "cmas", "total")  # of experiment.Result, kept as arrays
 FIRST_LOOK = (10, 10)  # chains and images of a run without any flag
 SEED = 100  # of the published choice of images
 
 
-def main(dataset, argv=None):
+def main(dataset: str, argv: list[str] | None = None) -> None:
     """Entry point of a dataset's compression script."""
     cli.script(_main)(dataset, argv)
 
@@ -60,7 +66,7 @@ def _main(dataset, argv):
         )
 
 
-def parse(dataset, argv=None):
+def parse(dataset: str, argv: list[str] | None = None) -> argparse.Namespace:
     """The flags of a dataset's compression script."""
     chains, images = FIRST_LOOK
     parser = cli.parser(
@@ -84,7 +90,7 @@ def parse(dataset, argv=None):
     return args
 
 
-def add_and_parse(parser, argv):
+def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """Add the arguments that all compression scripts end with, and parse."""
     both = "1: Bit-Swap, 0: BB-ANS, both: one after the other, in a table with other compressors"
     parser.add_argument("--bitswap", choices=("0", "1", "both"), default="both", help=both)
@@ -101,18 +107,27 @@ def add_and_parse(parser, argv):
     return args
 
 
-def variant(args):
+def variant(args: argparse.Namespace) -> str:
     """What tells the results of a run from those of the plain protocol, in the names of files."""
     flags = {"_exact": args.exact, "_whitened": args.whiten, f"_seed{args.seed}": args.seed != SEED}
     return f"{args.quantbits}bits" + "".join(name for name, is_set in flags.items() if is_set)
 
 
-def schemes(args):
+def schemes(args: argparse.Namespace) -> tuple[str, ...]:
     """The schemes that the flags choose."""
     return {"0": ("bbans",), "1": ("bitswap",), "both": tuple(SCHEDULES)}[args.bitswap]
 
 
-def run_schemes(setup, args, chains, what, header, size, keep, unit="image"):
+def run_schemes(
+    setup: "experiment.Setup",
+    args: argparse.Namespace,
+    chains: Sequence[np.ndarray] | np.ndarray,
+    what: str,
+    header: dict[str, Any],
+    size: str,
+    keep: "Callable[[str, experiment.Result, experiment.Result | None], None]",
+    unit: str = "image",
+) -> None:
     """Code chains with each scheme that the flags choose, write them, decode them from disk and compare.
 
     setup: an experiment.Setup. chains: as experiment.compress() takes them. what: they in words. header: what the
@@ -146,7 +161,7 @@ def run_schemes(setup, args, chains, what, header, size, keep, unit="image"):
             experiment.verify(file, whole_header, schedule, conditional, chains, initial, unit)
 
 
-def summary(result, padding):
+def summary(result: "experiment.Result", padding: float) -> str:
     """A Result in words, in bits per real dimension. padding: padded dimensions to a real one."""
     count = result.nets.shape[1]
     lines = [
@@ -159,7 +174,7 @@ def summary(result, padding):
     return "\n".join([*lines, f"encoded in {1e3 * result.seconds / result.nets.size:.2f} ms per image"])
 
 
-def comparison(rates, paper=None):
+def comparison(rates: dict[str, float], paper: dict[str, float] | None = None) -> str:
     """A table of rates {name: bits/dim}, the least first; with a column for those of them that the paper reports."""
     width = max(map(len, rates))
     lines = ["", f"{'':{width}}  bits/dim" + ("  paper" if paper else "")]

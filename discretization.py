@@ -8,20 +8,17 @@ width between the least and the greatest of samples drawn down the generative ch
 import hashlib
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import nn
 from tqdm import tqdm
 
-from model import checkpoints
-from model.vae import LatentVariableModel, sample_latents
 from utils import cli, datasets, npz, paths
 from utils.cli import UserError
 from utils.fixed_point import Bins, EqualMassBins, UniformBins, pixel_bins
-from utils.torch import rand
-from utils.torch.modules import fold_weight_norm
+
+if TYPE_CHECKING:  # elsewhere PyTorch is imported where it is needed, so that --help answers at once
+    from model.vae import LatentVariableModel
 
 SAMPLES_PER_BIN = 30  # samples of each chain, per bin
 BATCH = 256
@@ -43,7 +40,7 @@ class Ranges(NamedTuple):
         return hashlib.sha256(parts).hexdigest()[:16]
 
 
-def bins(model: LatentVariableModel, ranges: Ranges, levels: int = 256) -> list[Bins]:
+def bins(model: "LatentVariableModel", ranges: Ranges, levels: int = 256) -> list[Bins]:
     """The bins of every variable, pixels first, for codec.conditionals.Conditionals. levels: that a pixel may have.
 
     Raises UserError where a latent ranges wider than integers here can hold.
@@ -56,9 +53,8 @@ def bins(model: LatentVariableModel, ranges: Ranges, levels: int = 256) -> list[
     return [pixel_bins(int(np.prod(model.xs)), levels), *lower, EqualMassBins(n)]
 
 
-@torch.inference_mode()
 def sample_ranges(
-    model: LatentVariableModel,
+    model: "LatentVariableModel",
     images: np.ndarray | datasets.Patches | None,
     quantbits: int,
     checkpoint: str = "",
@@ -70,10 +66,16 @@ def sample_ranges(
     quantbits: q; SAMPLES_PER_BIN * 2^q samples are drawn of each chain. checkpoint: the identity to record.
     Returns Ranges. Memory: one batch of network activations and one of images.
     """
+    import torch
+
+    from model.vae import sample_latents
+    from utils.torch import rand
+    from utils.torch.modules import fold_weight_norm
+
     count = SAMPLES_PER_BIN << quantbits
     device = next(model.parameters()).device
     model = fold_weight_norm(model)
-    to_levels = getattr(model, "to_levels", nn.Identity())
+    to_levels = getattr(model, "to_levels", torch.nn.Identity())
     least = torch.full((model.nz - 1, *model.zs), torch.inf, device=device)
     greatest = -least
 
@@ -86,7 +88,7 @@ def sample_ranges(
             images = datasets.recrop(images, seed, math.ceil(count / len(images)))
             # With replacement only where there are fewer images than samples.
             indices = _draw(len(images), count, seed)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with torch.inference_mode(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             for first in tqdm(range(0, count, BATCH), desc="bins", unit="batch", dynamic_ncols=True):
                 size = min(BATCH, count - first)
@@ -125,7 +127,7 @@ def load(path: str | Path) -> Ranges:
 
 def for_checkpoint(
     path: str | Path,
-    model: LatentVariableModel,
+    model: "LatentVariableModel",
     identity: str,
     dataset: str,
     quantbits: int,
@@ -137,6 +139,8 @@ def for_checkpoint(
     path: the checkpoint's. data: folder of the datasets; without the training set the generative chain alone is
     sampled, with a warning.
     """
+    from model import checkpoints
+
     cached = paths.bins(output) / f"{dataset}_nz{model.nz}_{quantbits}bits_{identity}.npz"
     partial = None
     for candidate in checkpoints.companions(path, ".bins.npz", cached):
@@ -170,6 +174,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--to", help="write here; CHECKPOINT.bins.npz beside CHECKPOINT.pt is found by itself")
     args = parser.parse_args(argv)
+    from model import checkpoints
+
     path, model, identity = checkpoints.open_for(args.dataset, args)
     if args.to:
         ranges = sample_ranges(model, datasets.load(args.dataset, "train", args.data), args.quantbits, identity)

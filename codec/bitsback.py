@@ -69,7 +69,6 @@ def bbans(nz: int) -> Schedule:
 
 
 SCHEDULES = {"bitswap": bitswap, "bbans": bbans}
-NAMES = {"bitswap": "Bit-Swap", "bbans": "BB-ANS"}  # as people write them
 _INVERSES = {"pop": "push", "push": "pop", "whiten": "whiten"}
 
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from codec import conventional
-from codec.bitsback import NAMES, SCHEDULES, whitened
+from codec.bitsback import SCHEDULES, whitened
 from utils import cli, datasets, paths
+from utils.results import BITSWAP, MEASURES, SCHEMES
 
 if TYPE_CHECKING:
     from codec import experiment
 
-MEASURES = ("nets", "elbos", "cmas", "total")  # of experiment.Result, kept as arrays
 FIRST_LOOK = (10, 10)  # chains and images of a run without any flag
 SEED = 100  # of the published choice of images
 
@@ -43,13 +43,13 @@ def _main(dataset, argv):
 
     def keep(scheme, result, floats):
         for measure in MEASURES:
-            with paths.whole(folder / f"{scheme}_{variant(args)}{size}_{measure}.npy") as array:
+            with paths.replacing(folder / f"{scheme}_{variant(args)}{size}_{measure}.npy") as array:
                 np.save(array, getattr(result, measure))
         print(summary(result, padding))
         if floats is not None:
             print(f"net, in floats  {floats.nets.mean() * padding:.4f} bits/dim")
-        rates[f"{NAMES[scheme]}, net"] = result.nets.mean() * padding
-        rates[f"{NAMES[scheme]}, sent"] = result.cmas[:, -1].mean() * padding
+        rates[f"{SCHEMES[scheme]}, net"] = result.nets.mean() * padding
+        rates[f"{SCHEMES[scheme]}, sent"] = result.cmas[:, -1].mean() * padding
         rates["ELBO"] = result.elbos.mean() * padding
 
     what, header = f"{chains} chains of {count} images", {"chains": chains, "images": count}
@@ -93,7 +93,7 @@ def parse(dataset: str, argv: list[str] | None = None) -> argparse.Namespace:
 def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """Add the arguments that all compression scripts end with, and parse."""
     both = "1: Bit-Swap, 0: BB-ANS, both: one after the other, in a table with other compressors"
-    parser.add_argument("--bitswap", choices=("0", "1", "both"), default="both", help=both)
+    parser.add_argument("--bitswap", choices=(*BITSWAP.values(), "both"), default="both", help=both)
     exact = "compute with the networks' exact form, in integers: decodes on any machine (default: in floats)"
     parser.add_argument("--exact", action="store_true", help=exact)
     whiten = "whiten the bits that latents are popped with, which brings the rate to the ELBO; beyond the paper"
@@ -115,7 +115,7 @@ def variant(args: argparse.Namespace) -> str:
 
 def schemes(args: argparse.Namespace) -> tuple[str, ...]:
     """The schemes that the flags choose."""
-    return {"0": ("bbans",), "1": ("bitswap",), "both": tuple(SCHEDULES)}[args.bitswap]
+    return tuple(scheme for scheme, value in BITSWAP.items() if args.bitswap in (value, "both"))
 
 
 def run_schemes(
@@ -149,7 +149,7 @@ def run_schemes(
             schedule = whitened(schedule)
         file = paths.bitstreams(dataset, model.nz, args.output) / f"{scheme}_{variant(args)}{size}.npz"
         whole_header = setup.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
-        print(f"\n{dataset}, nz={model.nz}, {NAMES[scheme]}: {what}")
+        print(f"\n{dataset}, nz={model.nz}, {SCHEMES[scheme]}: {what}")
         if not args.verify_only:
             result = experiment.compress(schedule, model, conditional, chains, initial, unit=unit)
             experiment.save_bitstreams(file, whole_header, result.words)

@@ -10,15 +10,18 @@ block, or whose channels are not the model's is coded by conventional methods al
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from codec import block_codec, blocks, conventional
+from codec import blocks, conventional
 from codec.bitsback import Progress
-from codec.block_codec import BlockCodec
 from codec.header import MAGIC, ContainerError, Header, pack, unpack
 from utils.cli import UserError
 from utils.images import CHANNELS, MAX_PIXELS, Picture
+
+if TYPE_CHECKING:  # elsewhere codec.block_codec, and with it PyTorch, is imported where there are blocks to code
+    from codec.block_codec import BlockCodec
 
 OVERHEAD = 64  # no file is more bytes than this larger than the raw pixels
 CHOICES = ("auto", "smallest", "bitswap")  # of encode()
@@ -26,7 +29,7 @@ CHOICES = ("auto", "smallest", "bitswap")  # of encode()
 
 def encode(
     picture: Picture,
-    codec: BlockCodec | None = None,
+    codec: "BlockCodec | None" = None,
     coder: str = "auto",
     lanes: int | None = None,
     progress: Progress = iter,
@@ -40,6 +43,8 @@ def encode(
     progress: wraps the steps, e.g. tqdm.
     Raises UserError where the picture is too large.
     """
+    from codec import block_codec
+
     width, height = picture.size
     if not 0 < height * width <= MAX_PIXELS:
         raise UserError(f"an image of {width}x{height} is not coded: it takes 1 to {MAX_PIXELS:,} pixels")
@@ -72,13 +77,15 @@ def _header(picture: Picture, parts: list[tuple[int, bytes]]) -> Header:
     return Header(picture.mode, *picture.size, len(picture.palette) // 3, crc(picture), 0, sizes)
 
 
-def decode(data: bytes, open_codec: Callable[[Header], BlockCodec], progress: Progress = iter) -> Picture:
+def decode(data: bytes, open_codec: "Callable[[Header], BlockCodec]", progress: Progress = iter) -> Picture:
     """The Picture in the bytes of a .bitswap file, exactly as it was encoded.
 
     open_codec(header): the BlockCodec to use; called only where there are Bit-Swap blocks.
     Raises ContainerError where the bytes are not sound, need another checkpoint or other bins than open_codec()
     gives, or were written under settings under which floats round in other ways than here.
     """
+    from codec import block_codec
+
     header, payload = unpack(data)
     chains: list[np.ndarray] = []
     codec = None

@@ -75,7 +75,7 @@ def _fetch(dataset, split, path):
             f"{dataset} could not be downloaded ({reason}); put its {split} images at {path}, "
             f"a uint8 array [N, {height}, {width}, {channels}] written with numpy.save"
         ) from None
-    with paths.whole(path) as file:
+    with paths.replacing(path) as file:
         np.save(file, np.asarray(data).reshape(-1, *SHAPES[dataset]))
 
 
@@ -219,7 +219,7 @@ def _decode_all(folder, names, target):
     """
     room = min(DECODED_LIMIT, shutil.disk_usage(target.parent).free // 2)
     good, sizes, skipped = [], [], []
-    with paths.whole(target) as file:
+    with paths.replacing(target) as file:
         for i, pixels in enumerate(_decode_each(folder, names)):
             if isinstance(pixels, str):
                 skipped.append(f"{names[i].decode(errors='replace')} ({pixels})")

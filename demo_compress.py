@@ -19,10 +19,8 @@ import time
 import warnings
 from pathlib import Path
 
-from codec import block_codec, container, conventional
+from codec import container, conventional
 from codec import header as file_header
-from model import checkpoints
-from model.exact import NoExactFormError
 from utils import cli, figures, images, paths
 from utils.cli import UserError
 
@@ -34,7 +32,7 @@ def arguments(argv=None):
     """The command line."""
     parser = cli.parser(__doc__)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="what to compress")
-    parser.add_argument("-o", "--output", metavar="OUT.bitswap", help="write this (of one image only)")
+    parser.add_argument("-o", "--to", metavar="OUT.bitswap", help="write this (of one image only)")
     parser.add_argument("--force", action="store_true", help="overwrite files that are there")
     coders = (
         "auto: Bit-Swap unless a PNG file would be smaller; smallest: Bit-Swap only where no conventional coder makes "
@@ -50,7 +48,7 @@ def arguments(argv=None):
     gpu = "index of the GPU, -1 for the CPU (default: -1)"
     parser.add_argument("--gpu", type=cli.whole_number(-1), default=-1, help=gpu)
     args = parser.parse_args(argv)
-    if args.output and len(args.images) != 1:
+    if args.to and len(args.images) != 1:
         parser.error("-o goes with one image")
     args.coder = args.coder or ("auto" if args.images else "bitswap")
     return args
@@ -70,6 +68,10 @@ def compress(picture, target, open_codec, args):
 
     open_codec: a function that gives the block_codec.BlockCodec. Returns (bytes of the file, the decoded picture).
     """
+    from codec import (
+        block_codec,  # with PyTorch: here and below only where it is needed, so that --help answers at once
+    )
+
     codec = open_codec() if block_codec.codes_blocks(picture) else None
     began = time.perf_counter()
     with cli.progress("compress") as progress:
@@ -106,6 +108,8 @@ def contents(header, payload):
 
 def advice(picture, header, sizes, coder):
     """A line on what another --coder would make of a picture, or an empty one."""
+    from codec import block_codec
+
     webp = sizes["WebP"]
     if header.side and coder != "smallest" and webp is not None and webp < sizes[NAME]:
         return "\nWebP makes less of this image: --coder smallest would have used it"
@@ -227,6 +231,10 @@ def check_paths(source, target, force):
 def main(argv=None):
     """Compress every image, or the examples. Of many, one that fails does not keep the others from it."""
     args = arguments(argv)
+    from codec import block_codec
+    from model import checkpoints
+    from model.exact import NoExactFormError
+
     device = cli.device(args.gpu)
 
     @functools.cache
@@ -245,7 +253,7 @@ def main(argv=None):
     failed = []
     for source in args.images:
         try:
-            target = Path(args.output or Path(source).with_suffix(".bitswap"))
+            target = Path(args.to or Path(source).with_suffix(".bitswap"))
             check_paths(source, target, args.force)
             do(source, target, images.read(source), open_codec, args)
         except UserError as error:

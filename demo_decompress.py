@@ -10,7 +10,7 @@ import contextlib
 import functools
 from pathlib import Path
 
-from codec import block_codec, container
+from codec import container
 from codec import header as file_header
 from utils import cli, images, paths
 from utils.cli import UserError
@@ -20,7 +20,7 @@ def arguments(argv=None):
     """The command line."""
     parser = cli.parser(__doc__)
     parser.add_argument("file", metavar="FILE.bitswap", help="what to decompress")
-    parser.add_argument("-o", "--output", metavar="OUT.png", help="write this (default: FILE.png)")
+    parser.add_argument("-o", "--to", metavar="OUT.png", help="write this (default: FILE.png)")
     parser.add_argument("--force", action="store_true", help="overwrite a file that is there")
     checkpoint = "the checkpoint of the file (default: searched for among those trained here and shipped)"
     parser.add_argument("--checkpoint", help=checkpoint)
@@ -31,6 +31,8 @@ def arguments(argv=None):
 
 def open_codec(args, header):
     """The block_codec.BlockCodec that a file calls for."""
+    from codec import block_codec  # with PyTorch: only here, so that --help answers at once
+
     device = cli.device(args.gpu if args.gpu is not None or header.arithmetic == file_header.FLOAT_GPU else -1)
     if args.checkpoint:
         candidates = [Path(args.checkpoint)]
@@ -55,7 +57,7 @@ def main(argv=None):
     """Decode the file, write the image."""
     args = arguments(argv)
     source = Path(args.file)
-    target = Path(args.output or (source.with_suffix(".png") if source.suffix == ".bitswap" else f"{source}.png"))
+    target = Path(args.to or (source.with_suffix(".png") if source.suffix == ".bitswap" else f"{source}.png"))
     if target.suffix.lower() != ".png":
         raise UserError(f"{target}: images are written as PNG files; name one that ends in .png")
     cli.refuse_to_overwrite(target, args.force, source)

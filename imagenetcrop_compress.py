@@ -30,8 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 from codec import command, conventional
-from codec.bitsback import NAMES
-from utils import cli, figures, paths, photographs
+from utils import cli, figures, paths, photographs, processes, results
 
 DATASET = "imagenetcrop"
 # Of Kingma, Abbeel, Ho 2019: their model of full size, on other photographs.
@@ -42,14 +41,12 @@ PAPER = {"Bit-Swap, sent": 3.51, "BB-ANS, sent": 3.62, "PNG": 4.71, "WebP": 3.66
 def main(argv=None):
     """Choose the photographs, compress them in every way that the flags ask for, write the results."""
     args = arguments(argv)
-    from utils import processes  # with PyTorch: only now, so that --help answers at once
-
     with processes.joined(args, "coding") as job:
         _compress(args, job)
 
 
 def _compress(args, job):
-    from codec import experiment
+    from codec import experiment  # with PyTorch: only now, so that --help answers at once
     from model import checkpoints
 
     path, model, identity = checkpoints.open_for(DATASET, args)
@@ -63,10 +60,10 @@ def _compress(args, job):
     bits = {}  # {row of the table: int64 [photographs]}
 
     def keep(scheme, result, floats):
-        ours = scheme_bits(NAMES[scheme], result, chains)
+        ours = scheme_bits(results.SCHEMES[scheme], result, chains)
         if floats is not None:
-            row = f"{NAMES[scheme]}, net"
-            ours[f"{row}, in floats"] = scheme_bits(NAMES[scheme], floats, chains)[row]
+            row = f"{results.SCHEMES[scheme]}, net"
+            ours[f"{row}, in floats"] = scheme_bits(results.SCHEMES[scheme], floats, chains)[row]
         bits.update(ours)
         for name, column in ours.items():
             print(f"{name:24} {(column / dims).mean():.4f} bits/dim")
@@ -149,7 +146,7 @@ def write_csv(path, header, rows):
     table = csv.writer(text, lineterminator="\n")
     table.writerow(header)
     table.writerows(rows)
-    with figures.output(path) as file:
+    with paths.replacing(path) as file:
         file.write(text.getvalue().encode())
     return path
 

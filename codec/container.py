@@ -8,19 +8,32 @@ block, or whose channels are not the model's is coded by conventional methods al
 """
 
 import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from codec import block_codec, blocks, conventional
+from codec import blocks, conventional
+from codec.bitsback import Progress
 from codec.header import MAGIC, ContainerError, Header, pack, unpack
 from utils.cli import UserError
 from utils.images import CHANNELS, MAX_PIXELS, Picture
+
+if TYPE_CHECKING:  # elsewhere codec.block_codec, and with it PyTorch, is imported where there are blocks to code
+    from codec.block_codec import BlockCodec
 
 OVERHEAD = 64  # no file is more bytes than this larger than the raw pixels
 CHOICES = ("auto", "smallest", "bitswap")  # of encode()
 
 
-def encode(picture, codec=None, coder="auto", lanes=None, progress=iter):
+def encode(
+    picture: Picture,
+    codec: "BlockCodec | None" = None,
+    coder: str = "auto",
+    lanes: int | None = None,
+    progress: Progress = iter,
+) -> bytes:
     """The bytes of a .bitswap file, at most OVERHEAD more than the picture's raw bytes.
 
     codec: a BlockCodec, or None to do without Bit-Swap.
@@ -30,10 +43,12 @@ def encode(picture, codec=None, coder="auto", lanes=None, progress=iter):
     progress: wraps the steps, e.g. tqdm.
     Raises UserError where the picture is too large.
     """
+    from codec import block_codec
+
     width, height = picture.size
     if not 0 < height * width <= MAX_PIXELS:
         raise UserError(f"an image of {width}x{height} is not coded: it takes 1 to {MAX_PIXELS:,} pixels")
-    file = None
+    file = b""
     if codec is not None and block_codec.codes_blocks(picture, codec.conditional.xs[0], codec.conditional.xs[-1]):
         if coder == "smallest":
             file = _encode_conventionally(picture)
@@ -52,25 +67,28 @@ def encode(picture, codec=None, coder="auto", lanes=None, progress=iter):
     return file or _encode_conventionally(picture)
 
 
-def _encode_conventionally(picture):
+def _encode_conventionally(picture: Picture) -> bytes:
     parts = blocks.encode_rest(picture)
     return pack(_header(picture, parts), b"".join(data for _, data in parts))
 
 
-def _header(picture, parts):
+def _header(picture: Picture, parts: list[tuple[int, bytes]]) -> Header:
     sizes = tuple((method, len(data)) for method, data in parts)
     return Header(picture.mode, *picture.size, len(picture.palette) // 3, crc(picture), 0, sizes)
 
 
-def decode(data, open_codec, progress=iter):
+def decode(data: bytes, open_codec: "Callable[[Header], BlockCodec]", progress: Progress = iter) -> Picture:
     """The Picture in the bytes of a .bitswap file, exactly as it was encoded.
 
     open_codec(header): the BlockCodec to use; called only where there are Bit-Swap blocks.
     Raises ContainerError where the bytes are not sound, need another checkpoint or other bins than open_codec()
     gives, or were written under settings under which floats round in other ways than here.
     """
+    from codec import block_codec
+
     header, payload = unpack(data)
-    chains, codec = None, None
+    chains: list[np.ndarray] = []
+    codec = None
     if header.side:
         codec = open_codec(header)
         block_codec.check(header, codec)
@@ -86,14 +104,14 @@ def decode(data, open_codec, progress=iter):
     return picture
 
 
-def crc(picture):
+def crc(picture: Picture) -> int:
     """CRC-32 of everything that makes up a picture."""
     height, width, _ = picture.pixels.shape
     start = zlib.crc32(f"{picture.mode} {width}x{height}".encode() + picture.palette)
-    return zlib.crc32(np.ascontiguousarray(picture.pixels), start)
+    return zlib.crc32(np.ascontiguousarray(picture.pixels).data, start)
 
 
-def read_file(path):
+def read_file(path: str | Path) -> bytes:
     """The bytes of a .bitswap file; of another, or a very large one, only so much as it takes to tell.
 
     Raises UserError where it cannot be read.
@@ -106,8 +124,8 @@ def read_file(path):
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _assemble(header, chains, data):
-    """The Picture that the blocks, as of _decode_blocks(), and the bytes of the conventional parts make up."""
+def _assemble(header: Header, chains: list[np.ndarray], data: bytes) -> Picture:
+    """The Picture that the blocks, as of block_codec.decode(), and the bytes of the conventional parts make up."""
     channels = CHANNELS[header.mode]
     places = blocks.regions(header.width, header.height, header.side, header.blocks)
     shapes = [(y.stop - y.start, x.stop - x.start, channels) for y, x in places]

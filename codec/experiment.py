@@ -4,10 +4,12 @@ The chains are the lanes of one coder: each network call is a batch with one ima
 those of coding one chain after the other. Several processes are dealt a part of the chains each.
 """
 
+import argparse
 import json
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +17,11 @@ from tqdm import tqdm
 
 import discretization
 from codec import bitsback
+from codec.bitsback import CodedVariables, Schedule
 from codec.conditionals import Conditionals, FloatNetwork
 from codec.rans import EmptyLaneError, Rans
 from model import make_exact
-from model.vae import PRECISIONS, for_inference, log_likelihoods
+from model.vae import PRECISIONS, Model, for_inference, log_likelihoods
 from utils import distributed, npz
 from utils.cli import UserError
 from utils.processes import ALONE, deal, gather, gather_words, slowest
@@ -31,11 +34,11 @@ UNRECORDED = {"precision": "float32", "processes": 1}  # what a file was written
 class Setup(NamedTuple):
     """What the flags of a compression script choose: see open_setup()."""
 
-    model: torch.nn.Module  # for inference; what the ELBO is of
+    model: Model  # for inference; what the ELBO is of
     conditional: Conditionals  # of that model, or of its exact form
     floats: Conditionals | None  # of the model, to compare the rates where `conditional` is exact
-    header: dict  # of the bitstream files, as far as these determine it
-    decoder: Callable  # the Conditionals to decode with, given the precision that a file was written in
+    header: dict[str, Any]  # of the bitstream files, as far as these determine it
+    decoder: Callable[[str], Conditionals]  # what to decode with, given the precision that a file was written in
 
 
 class Result(NamedTuple):
@@ -44,7 +47,7 @@ class Result(NamedTuple):
     Where chains differ in length, N is that of the longest, and a shorter one's rows end in NaN.
     """
 
-    words: list  # each chain's words, uint32, as Rans.to_words() returns them
+    words: list[np.ndarray]  # each chain's words, uint32, as Rans.to_words() returns them
     nets: np.ndarray  # bits/dim that each image added to its chain
     elbos: np.ndarray  # bits/dim, negative ELBO of each image at fresh samples of z
     cmas: np.ndarray  # bits/dim of the chain so far, the initial bits included
@@ -52,7 +55,16 @@ class Result(NamedTuple):
     seconds: float  # spent encoding, the ELBO not included
 
 
-def compress(schedule, model, conditional, chains, initial, desc="encode", unit="image", job=ALONE):
+def compress(
+    schedule: Schedule,
+    model: Model,
+    conditional: Conditionals,
+    chains: Sequence[np.ndarray] | np.ndarray,
+    initial: np.ndarray,
+    desc: str = "encode",
+    unit: str = "image",
+    job: distributed.Job = ALONE,
+) -> Result:
     """Code chains of images side by side; a lane whose chain has ended leaves the batch.
 
     schedule: of codec.bitsback. chains: uint8 [N_i, *xs] each, the longest first; or all in one, uint8 [E, N, *xs].
@@ -73,7 +85,7 @@ def compress(schedule, model, conditional, chains, initial, desc="encode", unit=
     seconds = 0.0
     with _bar(lengths, desc, unit, job) as bar:
         for t in range(lengths[0]):
-            lanes = np.count_nonzero(t < lengths)
+            lanes = int(np.count_nonzero(t < lengths))
             images = np.stack([chain[t] for chain in chains[:lanes]])
             known = {0: conditional.to_symbols(images)}
             began, before = time.perf_counter(), coder.counts.copy()
@@ -84,7 +96,7 @@ def compress(schedule, model, conditional, chains, initial, desc="encode", unit=
             seconds += time.perf_counter() - began
             added[:lanes, t] = (coder.counts - before)[:lanes]
             stack[:lanes, t] = (coder.counts + 1 - least)[:lanes]  # the head counts as one more word
-            elbos[:lanes, t] = negative_elbo(model, images, job, np.count_nonzero(t < everywhere))
+            elbos[:lanes, t] = negative_elbo(model, images, job, int(np.count_nonzero(t < everywhere)))
             net, elbo = 32 * np.nanmean(added[:, : t + 1]) / dims, np.nanmean(elbos[:, : t + 1]) / dims
             bar.set_postfix_str(f"{net:.4f} bits/dim, {net - elbo:+.4f} to the ELBO")
             bar.update(lanes)
@@ -100,7 +112,9 @@ def _bar(lengths, desc, unit, job):
 
 
 @torch.inference_mode()
-def negative_elbo(model, images, job=ALONE, everywhere=None):
+def negative_elbo(
+    model: Model, images: np.ndarray, job: distributed.Job = ALONE, everywhere: int | None = None
+) -> np.ndarray:
     """The negative ELBO, in bits, of images uint8 [B, *xs], each at one fresh sample of the latents: [B].
 
     everywhere: images in all processes of the job. The random numbers are drawn for all of these, so that an image has
@@ -116,7 +130,15 @@ def negative_elbo(model, images, job=ALONE, everywhere=None):
     return ((logenc - logdec).sum((0, 2)) - logrecon).double().cpu().numpy()
 
 
-def decompress(schedule, conditional, words, lengths, desc="decode", unit="image", job=ALONE):
+def decompress(
+    schedule: Schedule,
+    conditional: CodedVariables,
+    words: Sequence[np.ndarray],
+    lengths: Sequence[int],
+    desc: str = "decode",
+    unit: str = "image",
+    job: distributed.Job = ALONE,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Undo compress(): from each chain's words and the number of images in it, of the chains of this process.
 
     Returns (chains, a list of uint8 [N_i, *xs], the words left, which are the initial ones).
@@ -133,13 +155,13 @@ def decompress(schedule, conditional, words, lengths, desc="decode", unit="image
     return chains, coder.to_words()
 
 
-def initial_words(chains, conditional, seed):
+def initial_words(chains: int, conditional: CodedVariables, seed: int) -> np.ndarray:
     """Random words for each chain to start from, uint32 [chains, W]: enough to pop every latent without a push."""
     count = sum(conditional.dims[1:]) + 2  # no pop takes more than a word
     return np.random.default_rng(seed).integers(1, 1 << 32, (chains, count), dtype=np.uint32)
 
 
-def save_bitstreams(path, header, words):
+def save_bitstreams(path: str | Path, header: dict[str, Any], words: Sequence[np.ndarray]) -> None:
     """Write the words of all chains and a header (a dict that JSON can hold) to one file."""
     npz.save(
         path,
@@ -149,7 +171,7 @@ def save_bitstreams(path, header, words):
     )
 
 
-def load_bitstreams(path, header):
+def load_bitstreams(path: str | Path, header: dict[str, Any]) -> tuple[list[np.ndarray], str]:
     """Read a file of bitstreams whose header must be `header`, but for the precision, which the file decides.
 
     Returns (each chain's words, the precision of the networks that they were coded with).
@@ -172,10 +194,19 @@ def load_bitstreams(path, header):
     differing = [f"{key} {found.get(key)} instead of {wanted[key]}" for key in wanted if found.get(key) != wanted[key]]
     if differing:
         raise UserError(f"{path} was written with {', '.join(differing)}; {remedy}, or decode with the same settings")
-    return np.split(words, np.cumsum(lengths)[:-1]), found["precision"]
+    return np.split(words, np.cumsum(lengths)[:-1]), str(found["precision"])
 
 
-def verify(path, header, schedule, decoder, chains, initial, unit="image", job=ALONE):
+def verify(
+    path: str | Path,
+    header: dict[str, Any],
+    schedule: Schedule,
+    decoder: Callable[[str], CodedVariables],
+    chains: Sequence[np.ndarray] | np.ndarray,
+    initial: np.ndarray,
+    unit: str = "image",
+    job: distributed.Job = ALONE,
+) -> None:
     """Decode a file of bitstreams, compare everything that went into it and say so; each process does its own chains.
 
     decoder: of a Setup. The other arguments are those of compress(). Raises UserError where one image or one initial
@@ -203,7 +234,9 @@ def verify(path, header, schedule, decoder, chains, initial, unit="image", job=A
     print(f"all {count:,} {unit}s and all initial words are identical")
 
 
-def open_setup(dataset, args, path, model, identity, job=ALONE):
+def open_setup(
+    dataset: str, args: argparse.Namespace, path: Path, model: Model, identity: str, job: distributed.Job = ALONE
+) -> Setup:
     """The Setup of a checkpoint, as checkpoints.open_for() gives it, with bins that are made where there are none."""
     ranges = discretization.for_checkpoint(path, model, identity, dataset, args.quantbits, args.data, args.output, job)
     header = {"dataset": dataset, "quantbits": args.quantbits, "checkpoint": identity, "bins": ranges.identity}

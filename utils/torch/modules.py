@@ -100,7 +100,7 @@ class ResNetBlock(nn.Sequential):
 class Convolution(nn.Conv2d):
     """A plain convolution, computed in the type of its weight whatever the type of its input."""
 
-    output = None  # the type of the output, where it is another
+    output: torch.dtype | None = None  # the type of the output, where it is another
 
     def forward(self, x):
         return super().forward(x.to(self.weight.dtype)).to(self.output or self.weight.dtype)

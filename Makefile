@@ -1,33 +1,35 @@
-# make demo        compress and decompress two photographs
-# make demo-mnist  compress and verify MNIST test images, in a table beside other compressors
-# make test        the tests (a few minutes); make test-slow adds those that take longer
-# make bench       time and memory of coding beside the network alone, and of training (10 minutes)
-# make horovod     build Horovod for training with mpiexec (scripts/install_horovod.sh says what it needs)
-# Each creates the environment in .venv first, once; VENV=DIR uses another folder.
+# Everything but help makes the environment in .venv first, once; VENV=DIR uses another folder, PYTHON=... another Python.
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo demo-mnist test test-slow lint bench horovod
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-mnist test test-slow lint bench pretrained horovod
 
-demo: $(VENV)/ready
+help:  ## this list
+	@echo "make TARGET, with one of"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
+	@echo "The environment is made in $(VENV) first, once; VENV=DIR uses another folder."
+
+demo: $(VENV)/ready  ## compress and decompress two photographs, beside PNG, WebP, ...
 	$(RUN) demo_compress.py
 
-demo-mnist: $(VENV)/ready
-	$(RUN) mnist_compress.py --nz=2 --compare --experiments=10 --ndatapoints=10 --output=demo
+demo-mnist: $(VENV)/ready  ## the same with 10 x 10 MNIST digits, with Bit-Swap and BB-ANS
+	$(RUN) mnist_compress.py --experiments=10 --ndatapoints=10 --output=demo
 
-test: $(VENV)/ready-dev
+test: $(VENV)/ready-dev  ## the tests (a few minutes)
 	$(RUN) -m pytest -n auto --dist loadgroup
 
-test-slow: $(VENV)/ready-dev
+test-slow: $(VENV)/ready-dev  ## those that take longer, too
 	$(RUN) -m pytest -n auto --dist loadgroup -m "slow or not slow"
 
-lint: $(VENV)/ready-dev
+lint: $(VENV)/ready-dev  ## style, format and the direction of imports
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
 
-bench: $(VENV)/ready
+bench: $(VENV)/ready  ## time and memory of coding and of training (10 minutes)
 	-$(RUN) -m pip install --quiet constriction
 	$(RUN) benchmarks/coder.py
 	$(RUN) benchmarks/memory.py
@@ -35,7 +37,10 @@ bench: $(VENV)/ready
 	$(RUN) benchmarks/chart.py
 	$(RUN) benchmarks/training.py --processes 1 2
 
-horovod: $(VENV)/ready
+pretrained: $(VENV)/ready  ## train the checkpoints that ship (two hours of one core with bfloat16 instructions); resumable
+	$(RUN) scripts/pretrained.py
+
+horovod: $(VENV)/ready  ## build Horovod, for training with mpiexec (scripts/install_horovod.sh --help says what it needs)
 	PYTHON=$(RUN) scripts/install_horovod.sh
 
 $(VENV)/bin/python:

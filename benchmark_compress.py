@@ -1,13 +1,18 @@
-"""Compress a test set with gzip, bz2, LZMA, PNG and WebP: the benchmark of Kingma, Abbeel, Ho 2019, section 5.
+"""Compress test sets with gzip, bz2, LZMA, PNG and WebP: the benchmark of Kingma, Abbeel, Ho 2019, section 5.
 
-The images are the very ones that the compression experiment draws: EXPERIMENTS times NDATAPOINTS of the test set,
-none twice. Results are in bits per dimension of the images themselves (MNIST: 28x28, not padded).
+Without a data set, all whose test sets are at hand. The images are the very ones that the compression experiments take:
+EXPERIMENTS times NDATAPOINTS of a test set, none twice; of photographs (imagenetcrop) all, cropped to multiples of 32
+pixels, and their mean rate. Results are in bits per dimension of the images themselves (MNIST: 28x28, not padded).
 
-    gzip, bz2, LZMA        compress the raw bytes of an experiment's images as one stream
+    gzip, bz2, LZMA        compress the raw bytes of an experiment's images, or of a photograph, as one stream
     PNG, WebP, JPEG XL     compress every image as a file of its own; of PNG only the compressed pixels are counted
                            (the payload of the IDAT chunks)
 
-Reads   DATA/<dataset>/test.npy; where it is absent, MNIST and CIFAR-10 are downloaded and kept there
+The settings are the published ones: PNG with optimize=True, WebP with quality=100. JPEG XL is measured, too, where
+the package pillow-jxl-plugin is installed.
+
+Reads   DATA/<dataset>/test.npy, or DATA/imagenetcrop/test/; where one that was named is absent, MNIST and CIFAR-10 are
+        downloaded and kept there
 Writes  OUTPUT/plots/<dataset>/benchmark.csv   one row for each compressor
         and the table on stdout
 """
@@ -16,53 +21,87 @@ import csv
 import functools
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
-from utils import benchmarks, cli, datasets, paths
+from codec import conventional
+from utils import cli, datasets, paths, photographs
 
 
 def arguments(argv=None):
     """The command line."""
     parser = cli.parser(__doc__)
-    parser.add_argument("--dataset", choices=tuple(datasets.SHAPES), default="mnist", help="whose test set")
+    parser.add_argument("datasets", nargs="*", metavar="DATASET", help=f"of {', '.join(datasets.NAMES)}")
     datasets.add_arguments(parser)
-    parser.add_argument("--jxl", action="store_true", help="JPEG XL, too; needs pillow-jxl-plugin or imagecodecs")
     parser.add_argument("--output", type=Path, default=paths.ROOT, help="folder under which plots/ is written")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name in args.datasets:
+        if name not in datasets.NAMES:
+            parser.error(f"{name} is none of {', '.join(datasets.NAMES)}")
+    return args
 
 
-def write(path, rates, args, experiments, ndatapoints):
-    """Write the table {compressor: bits/dim} as CSV."""
-    header = ["dataset", "compressor", "bits_per_dim", "experiments", "ndatapoints", "seed"]
+def at_hand(data):
+    """The data sets whose test sets are under a folder."""
+    files = {name: Path(data) / name / "test.npy" for name in datasets.SHAPES}
+    files[datasets.PHOTOGRAPHS] = Path(data) / datasets.PHOTOGRAPHS / "test"
+    return [name for name, path in files.items() if path.exists()]
+
+
+def measure(dataset, args):
+    """What compressors make of a data set: (rates {compressor: bits/dim}, the images in words, rows' counts)."""
+    jxl = conventional.has_jxl()
+    if dataset == datasets.PHOTOGRAPHS:
+        chosen = photographs.choose(Path(args.data) / dataset / "test", None, args.seed)
+        bar = tqdm(chosen, desc=dataset, unit="photograph", dynamic_ncols=True)
+        each = [conventional.measure(photograph.pixels[None, None], jxl) for photograph in bar]
+        rates = {name: float(np.mean([rate[name] for rate in each])) for name in each[0]}
+        return rates, f"{len(chosen)} photographs", (len(chosen), 1)
+    images = datasets.load(dataset, "test", args.data)
+    chains = datasets.sample_chains(len(images), args.experiments, args.ndatapoints, args.seed)
+    bar = functools.partial(tqdm, desc=dataset, unit="experiment", dynamic_ncols=True)
+    rates = conventional.measure(images[chains], jxl, bar)
+    experiments, count = chains.shape
+    height, width, channels = images.shape[1:]
+    return rates, f"{experiments} x {count} test images of {height}x{width}x{channels}", chains.shape
+
+
+def write(path, dataset, rates, counts, seed):
+    """Write the rates {compressor: bits/dim} of a data set as CSV."""
     try:
         with paths.whole(path, "w") as file:
             table = csv.writer(file, lineterminator="\n")
-            table.writerow(header)
-            for name, rate in rates.items():
-                table.writerow([args.dataset, name, rate, experiments, ndatapoints, args.seed])
+            table.writerow(["dataset", "compressor", "bits_per_dim", "experiments", "ndatapoints", "seed"])
+            table.writerows([dataset, name, rate, *counts, seed] for name, rate in rates.items())
     except OSError as error:
         raise cli.UserError(f"{path} cannot be written ({error.strerror or error}); see --output") from None
 
 
-@cli.script
-def main():
-    """Draw the images, compress them, print the table and write it."""
-    args = arguments()
-    images = datasets.load(args.dataset, "test", args.data)
-    chains = datasets.sample_chains(len(images), args.experiments, args.ndatapoints, args.seed)
-    experiments, ndatapoints = chains.shape
-    bar = functools.partial(tqdm, desc=args.dataset, unit="experiment")
-    rates = benchmarks.measure(images[chains], args.jxl, bar)
+def table(rates):
+    """All rates {dataset: {compressor: bits/dim}} as text, a column for each data set."""
+    lines = [f"{'bits/dim':10}" + "".join(f"  {dataset:>12}" for dataset in rates)]
+    for name in next(iter(rates.values())):
+        lines.append(f"{name:10}" + "".join(f"  {column[name]:12.4f}" for column in rates.values()))
+    return "\n".join(lines)
 
-    height, width, channels = images.shape[1:]
-    print(f"{args.dataset}, {experiments} x {ndatapoints} test images of {height}x{width}x{channels}, seed {args.seed}")
-    print(f"\n{'compressor':10}  bits/dim\n{'-' * 20}")
-    for name, rate in rates.items():
-        print(f"{name:10}  {rate:8.4f}")
-    print("\nPNG counts the payload of the IDAT chunks only.")
-    path = args.output / "plots" / args.dataset / "benchmark.csv"
-    write(path, rates, args, experiments, ndatapoints)
-    print(f"wrote {path}")
+
+@cli.script
+def main(argv=None):
+    """Draw the images, compress them, write the rates of each data set and print the table."""
+    args = arguments(argv)
+    names = args.datasets or at_hand(args.data)
+    if not names:
+        raise cli.UserError(f"there is no test set in {args.data}; name one, e.g. mnist, and it is fetched")
+    rates, described = {}, []
+    for dataset in names:
+        rates[dataset], images, counts = measure(dataset, args)
+        described.append(f"{dataset}: {images}, seed {args.seed}")
+        path = args.output / "plots" / dataset / "benchmark.csv"
+        write(path, dataset, rates[dataset], counts, args.seed)
+        print(f"wrote {path}")
+    print("\n" + "\n".join(described) + f"\n\n{table(rates)}\n\nPNG counts the payload of the IDAT chunks only.")
+    if not conventional.has_jxl():
+        print("For JPEG XL: pip install pillow-jxl-plugin")
 
 
 if __name__ == "__main__":

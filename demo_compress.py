@@ -14,11 +14,16 @@ Writes, beside the image, or under demo/ without one:
 
 import functools
 import os
+import sys
 import time
+import warnings
 from pathlib import Path
 
+from codec import block_codec, container, conventional
+from codec import header as file_header
+from model import checkpoints
 from model.exact import NoExactFormError
-from utils import benchmarks, checkpoints, cli, container, figures, paths
+from utils import cli, figures, images, paths
 from utils.cli import UserError
 
 EXAMPLES = ("china", "flower")
@@ -37,7 +42,7 @@ def arguments(argv=None):
         "examples)"
     )
     parser.add_argument("--coder", choices=container.CHOICES, help=coders)
-    lanes = f"blocks to code side by side, up to {container.MAX_LANES} (default: by the size of the image)"
+    lanes = f"blocks to code side by side, up to {file_header.MAX_LANES} (default: by the size of the image)"
     parser.add_argument("--lanes", type=cli.whole_number(1), help=lanes)
     parser.add_argument("--checkpoint", help="a checkpoint, which decoding will need (default: the one at hand)")
     floats = "compute in floats: faster, but the file decodes only where they round alike: see --help of the decoder"
@@ -57,26 +62,26 @@ def example(name):
         from sklearn.datasets import load_sample_image
     except ImportError:
         raise UserError("the examples come with a package: pip install scikit-learn; or name an image") from None
-    return container.Picture("RGB", load_sample_image(f"{name}.jpg"))
+    return images.Picture("RGB", load_sample_image(f"{name}.jpg"))
 
 
 def compress(picture, target, open_codec, args):
     """Compress a picture, write it, read it again, decode it and compare.
 
-    open_codec: a function that gives the container.Codec. Returns (bytes of the file, the decoded picture).
+    open_codec: a function that gives the block_codec.BlockCodec. Returns (bytes of the file, the decoded picture).
     """
-    codec = open_codec() if container.codes_blocks(picture) else None
+    codec = open_codec() if block_codec.codes_blocks(picture) else None
     began = time.perf_counter()
     with cli.progress("compress") as progress:
         data = container.encode(picture, codec, args.coder, args.lanes, progress)
     encoded = time.perf_counter()
-    with figures.output(target) as file:
+    with paths.replacing(target) as file:
         file.write(data)
     try:
         written = container.read_file(target)
         with cli.progress("decompress") as progress:
             decoded = container.decode(written, lambda header: codec, progress)
-        if not container.same(picture, decoded):
+        if not images.same(picture, decoded):
             raise UserError("other pixels than those of the image")
     except UserError as error:
         os.unlink(target)
@@ -87,7 +92,7 @@ def compress(picture, target, open_codec, args):
 
 def contents(header, payload):
     """What a file consists of, in words."""
-    names = " and ".join(sorted({container.CODERS[coder].name for coder, _ in header.parts}))
+    names = " and ".join(sorted({conventional.METHODS[method].name for method, _ in header.parts}))
     if not header.side:
         return f"coded by {names} alone"
     initial = sum(length for _, length in header.parts)
@@ -104,15 +109,29 @@ def advice(picture, header, sizes, coder):
     webp = sizes["WebP"]
     if header.side and coder != "smallest" and webp is not None and webp < sizes[NAME]:
         return "\nWebP makes less of this image: --coder smallest would have used it"
-    if not header.side and coder == "auto" and container.codes_blocks(picture):
-        return "\nBit-Swap would make more of this image than PNG does: --coder bitswap insists on it"
+    if not header.side and coder == "auto" and block_codec.codes_blocks(picture):
+        return "\nBit-Swap's file would be larger than PNG's for this image; --coder bitswap insists on it"
     return ""
+
+
+def given_file(source, size):
+    """A line on the file that was given, and another where it is a smaller JPEG. size: bytes of ours."""
+    given = os.path.getsize(source)
+    line = f"the file given: {given:,} bytes"
+    with open(source, "rb") as file:
+        is_jpeg = file.read(3) == b"\xff\xd8\xff"
+    if is_jpeg and given < size:
+        line += (
+            "\nIt is a JPEG, which has left out detail already. The .bitswap file holds every decoded pixel, and is "
+            "larger: leave a JPEG as it is"
+        )
+    return line
 
 
 def measure(picture, data):
     """The sizes in bytes that compressors make of a picture, {name: bytes}, the least first; None where one cannot."""
     sizes = {NAME: len(data)}
-    for name, compressor in benchmarks.COMPRESSORS.items():
+    for name, compressor in conventional.COMPRESSORS.items():
         try:
             sizes[name] = compressor(picture.pixels) // 8 + len(picture.palette)
         except ValueError:
@@ -138,12 +157,12 @@ def draw(name, picture, decoded, target, sizes):
     shown = min(max(height / width, 0.4), 1.6)  # of the panels, in units of their width
     figure = figures.sheet(9.6, 3 * shown + 0.8)
     axes = figure.subplots(1, 3, width_ratios=(1, 1, 0.85))
-    titles = (f"{name}, {width}×{height}", f"decoded from {target.name}: identical")
+    titles = (f"{cli.printable(name)}, {width}×{height}", f"decoded from {cli.printable(target.name)}: identical")
     for panel, image, title in zip(axes, (picture, decoded), titles, strict=False):
-        thumbnail = container.to_pillow(image).convert("RGB")
+        thumbnail = images.to_pillow(image).convert("RGB")
         thumbnail.thumbnail((1200, 1200))
         panel.imshow(thumbnail)
-        panel.set_title(title)
+        panel.set_title(title, parse_math=False)
         panel.set_axis_off()
     bars = axes[2]
     sizes = {compressor: size for compressor, size in reversed(sizes.items()) if size is not None}
@@ -161,42 +180,80 @@ def draw(name, picture, decoded, target, sizes):
     return figure
 
 
+def write_chart(name, picture, decoded, target, sizes):
+    """Draw the figure and write it; whether that worked. It is an extra: a failure is one line of warning."""
+    chart = chart_of(target)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of characters that the font lacks: they are drawn as boxes
+            figure = draw(name, picture, decoded, target, sizes)
+            with paths.replacing(chart) as file:
+                figure.savefig(file, format="png", dpi=200)
+    except Exception as error:  # Matplotlib raises what its settings, its fonts and its cache happen to provoke
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"warning: no chart: {reason}", file=sys.stderr)
+        return False
+    return True
+
+
+def chart_of(target):
+    """Where the chart of a compressed image goes."""
+    return target.with_suffix(".comparison.png")
+
+
+def do(source, target, picture, open_codec, args):
+    """Compress one picture, print what became of it and draw it."""
+    height, width, _ = picture.pixels.shape
+    print(f"\n{source}: {width}x{height}, {picture.mode}")
+    data, decoded = compress(picture, target, open_codec, args)
+    header, payload = file_header.unpack(data)
+    print(f"{contents(header, payload)}\n")
+    sizes = measure(picture, data)
+    print(table(picture, sizes) + advice(picture, header, sizes, args.coder))
+    if args.images:
+        print(given_file(source, len(data)))
+    drawn = write_chart(Path(source).name, picture, decoded, target, sizes)
+    print(f"wrote {target}" + (f", {chart_of(target)}" if drawn else ""))
+
+
+def check_paths(source, target, force):
+    """Raise UserError, before the work, where a target is there already or cannot be written."""
+    for path in (target, chart_of(target)):
+        cli.refuse_to_overwrite(path, force, source)
+    paths.check_writable(target)
+
+
 @cli.script
 def main(argv=None):
-    """Compress every image, or the examples."""
+    """Compress every image, or the examples. Of many, one that fails does not keep the others from it."""
     args = arguments(argv)
     device = cli.device(args.gpu)
 
     @functools.cache
     def open_codec():
-        path = checkpoints.find(container.DATASET, checkpoint=args.checkpoint)
+        path = checkpoints.find(block_codec.DATASET, checkpoint=args.checkpoint)
         try:
-            return container.open_codec(path, device, exact=not args.floats)
+            return block_codec.open_checkpoint(path, device, integers=not args.floats)
         except NoExactFormError as error:
             raise UserError(f"{error}; or go without with --floats") from None
 
-    if args.images:
-        jobs = [(path, args.output or Path(path).with_suffix(".bitswap")) for path in args.images]
-    else:
-        jobs = [(name, paths.ROOT / "demo" / f"{name}.bitswap") for name in EXAMPLES]
-    for source, target in jobs:
-        target = Path(target)
-        chart = target.with_suffix(".comparison.png")
-        if args.images:
-            for path in (target, chart):
-                cli.refuse_to_overwrite(path, args.force, source)
-        picture = container.read(source) if args.images else example(source)
-        height, width, _ = picture.pixels.shape
-        print(f"\n{source}: {width}x{height}, {picture.mode}")
-        data, decoded = compress(picture, target, open_codec, args)
-        header, payload = container.unpack(data)
-        print(f"{contents(header, payload)}\n")
-        sizes = measure(picture, data)
-        print(table(picture, sizes) + advice(picture, header, sizes, args.coder))
-        figure = draw(Path(source).name, picture, decoded, target, sizes)
-        with figures.output(chart) as file:
-            figure.savefig(file, format="png", dpi=200)
-        print(f"wrote {target}, {chart}")
+    if not args.images:
+        for name in EXAMPLES:
+            target = paths.ROOT / "demo" / f"{name}.bitswap"
+            paths.check_writable(target)
+            do(name, target, example(name), open_codec, args)
+    failed = []
+    for source in args.images:
+        try:
+            target = Path(args.output or Path(source).with_suffix(".bitswap"))
+            check_paths(source, target, args.force)
+            do(source, target, images.read(source), open_codec, args)
+        except UserError as error:
+            if len(args.images) == 1:
+                raise
+            failed.append(str(error))
+    if failed:
+        raise UserError(f"{len(failed)} of {len(args.images)} images not compressed: " + "; ".join(failed))
 
 
 if __name__ == "__main__":

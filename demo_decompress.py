@@ -10,7 +10,9 @@ import contextlib
 import functools
 from pathlib import Path
 
-from utils import cli, container, figures, paths
+from codec import block_codec, container
+from codec import header as file_header
+from utils import cli, images, paths
 from utils.cli import UserError
 
 
@@ -28,18 +30,18 @@ def arguments(argv=None):
 
 
 def open_codec(args, header):
-    """The container.Codec that a file calls for."""
-    device = cli.device(args.gpu if args.gpu is not None or header.arithmetic == container.FLOAT_GPU else -1)
+    """The block_codec.BlockCodec that a file calls for."""
+    device = cli.device(args.gpu if args.gpu is not None or header.arithmetic == file_header.FLOAT_GPU else -1)
     if args.checkpoint:
         candidates = [Path(args.checkpoint)]
     else:
         # One trained here hides the one shipped of as many layers, but the file may be of the latter.
-        shipped = paths.PRETRAINED.glob(f"{container.DATASET}_nz*.pt")
-        candidates = dict.fromkeys((*paths.checkpoints(container.DATASET).values(), *shipped))
+        shipped = paths.PRETRAINED.glob(f"{block_codec.DATASET}_nz*.pt")
+        candidates = dict.fromkeys((*paths.checkpoints(block_codec.DATASET).values(), *shipped))
     for path in candidates:
         with contextlib.nullcontext() if args.checkpoint else contextlib.suppress(UserError):
-            exact = header.arithmetic == container.INTEGERS
-            codec = container.open_codec(path, device, exact, header.quantbits, wanted=header.networks)
+            integers = header.arithmetic == file_header.INTEGERS
+            codec = block_codec.open_checkpoint(path, device, integers, header.quantbits, wanted=header.networks)
             if codec is not None:
                 return codec
     searched = ", ".join(map(str, candidates)) or paths.PRETRAINED
@@ -56,15 +58,16 @@ def main(argv=None):
     target = Path(args.output or (source.with_suffix(".png") if source.suffix == ".bitswap" else f"{source}.png"))
     if target.suffix.lower() != ".png":
         raise UserError(f"{target}: images are written as PNG files; name one that ends in .png")
-    cli.refuse_to_overwrite(target, args.force)
+    cli.refuse_to_overwrite(target, args.force, source)
+    paths.check_writable(target)
     data = container.read_file(source)
     try:
         with cli.progress("decompress") as progress:
             picture = container.decode(data, functools.partial(open_codec, args), progress)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-    with figures.output(target) as file:
-        container.to_pillow(picture).save(file, format="PNG")
+    with paths.replacing(target) as file:
+        images.to_pillow(picture).save(file, format="PNG")
     height, width, _ = picture.pixels.shape
     print(f"wrote {target}: {width}x{height}, {picture.mode}, its checksum verified")
 

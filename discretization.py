@@ -7,16 +7,16 @@ width between the least and the greatest of samples drawn down the generative ch
 
 import hashlib
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from utils import checkpoints, cli, datasets, npz, paths
+from model import checkpoints
+from utils import cli, datasets, npz, paths
 from utils.cli import UserError
-from utils.discretized import EqualMassBins, UniformBins, pixel_bins
+from utils.fixed_point import EqualMassBins, UniformBins, pixel_bins
 from utils.torch import rand
 from utils.torch.modules import fold_weight_norm
 
@@ -41,7 +41,7 @@ class Ranges(NamedTuple):
 
 
 def bins(model, ranges):
-    """The bins of every variable, pixels first, for utils.bitsback.Conditionals.
+    """The bins of every variable, pixels first, for codec.conditionals.Conditionals.
 
     Raises UserError where a latent ranges wider than integers here can hold.
     """
@@ -122,15 +122,14 @@ def for_checkpoint(path, model, identity, dataset, quantbits, data=None, output=
     """
     cached = paths.bins(output) / f"{dataset}_nz{model.nz}_{quantbits}bits_{identity}.npz"
     partial = None
-    for candidate in (Path(path).with_suffix(".bins.npz"), cached):
-        if candidate.exists():
-            ranges = load(candidate)
-            if (ranges.checkpoint, ranges.quantbits) == (identity, quantbits):
-                if ranges.lo.shape != (model.nz - 1, int(np.prod(model.zs))):
-                    raise UserError(f"{candidate} does not fit its checkpoint; delete it to have it made again")
-                if ranges.with_images:
-                    return ranges
-                partial = ranges
+    for candidate in checkpoints.companions(path, ".bins.npz", cached):
+        ranges = load(candidate)
+        if (ranges.checkpoint, ranges.quantbits) == (identity, quantbits):
+            if ranges.lo.shape != (model.nz - 1, int(np.prod(model.zs))):
+                raise UserError(f"{candidate} does not fit its checkpoint; delete it to have it made again")
+            if ranges.with_images:
+                return ranges
+            partial = ranges
     try:
         images = datasets.load(dataset, "train", data)
     except UserError as error:
@@ -150,7 +149,7 @@ def main(argv=None):
         "\nWrites bins/<dataset>_nz<k>_<q>bits_<checkpoint>.npz, or the file that --to names."
     )
     parser.add_argument("dataset", choices=sorted(datasets.NAMES), help="the dataset the checkpoint was trained on")
-    checkpoints.add_arguments(parser)
+    cli.add_checkpoint_arguments(parser)
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--to", help="write here; CHECKPOINT.bins.npz beside CHECKPOINT.pt is found by itself")
     args = parser.parse_args(argv)

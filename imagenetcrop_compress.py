@@ -10,14 +10,15 @@ Reads, under --data:
   imagenetcrop/test/class/*   JPEG or PNG; what is not RGB, or under 32 pixels a side, is passed over
 
 Writes, under --output:
-  plots/imagenetcrop<nz>/table_<q>bits.csv             the table
-  plots/imagenetcrop<nz>/table_<q>bits.{pdf,png}       the table as a bar chart
-  plots/imagenetcrop<nz>/photographs_<q>bits.csv       the bits of each photograph, in the order of the bitstreams
-  bitstreams/imagenetcrop<nz>/<scheme>_<q>bits.npz     the compressed photographs
+  plots/imagenetcrop<nz>/table_<variant>.csv           the table
+  plots/imagenetcrop<nz>/table_<variant>.{pdf,png}     the table as a bar chart
+  plots/imagenetcrop<nz>/photographs_<variant>.csv     the bits of each photograph, in the order of the bitstreams
+  bitstreams/imagenetcrop<nz>/<scheme>_<variant>.npz   the compressed photographs
   bins/imagenetcrop_nz<nz>_<q>bits_<checkpoint>.npz    the bins, where there are none yet
 
-With --bitswap, plots/imagenetcrop<nz>/<scheme>_<q>bits.csv takes the place of the table and photographs_<q>bits.csv.
-There are no arrays for cma.py: its figure is of chains of one length.
+The variant is <q>bits, with _exact, _whitened, _seed<seed> and _<count>photos where these are not the paper's. With
+--bitswap=0 or 1, plots/imagenetcrop<nz>/<scheme>_<variant>.csv takes the place of the tables. There are no arrays
+for cma.py: its figure is of chains of one length.
 """
 
 import csv
@@ -27,7 +28,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils import benchmarks, checkpoints, cli, experiment, figures, paths, photographs
+from codec import command, conventional
+from codec.bitsback import NAMES
+from utils import cli, figures, paths, photographs
 
 DATASET = "imagenetcrop"
 # Of Kingma, Abbeel, Ho 2019: their model of full size, on other photographs.
@@ -38,9 +41,12 @@ PAPER = {"Bit-Swap, sent": 3.51, "BB-ANS, sent": 3.62, "PNG": 4.71, "WebP": 3.66
 def main(argv=None):
     """Choose the photographs, compress them in every way that the flags ask for, write the results."""
     args = arguments(argv)
+    from codec import experiment  # with PyTorch: only now, so that --help answers at once
+    from model import checkpoints
+
     path, model, identity = checkpoints.open_for(DATASET, args)
     chosen = photographs.choose(Path(args.data) / DATASET / "test", args.nphotos, args.seed)
-    codec = experiment.open_codec(DATASET, args, path, model, identity)
+    setup = experiment.open_setup(DATASET, args, path, model, identity)
     chains = [photographs.to_blocks(photograph.pixels) for photograph in chosen]
     dims = np.array([chain.size for chain in chains])
     blocks = sum(map(len, chains))
@@ -49,25 +55,26 @@ def main(argv=None):
     bits = {}  # {row of the table: int64 [photographs]}
 
     def keep(scheme, result, floats):
-        ours = scheme_bits(experiment.NAMES[scheme], result, chains)
+        ours = scheme_bits(NAMES[scheme], result, chains)
         if floats is not None:
-            row = f"{experiment.NAMES[scheme]}, net"
-            ours[f"{row}, in floats"] = scheme_bits(experiment.NAMES[scheme], floats, chains)[row]
+            row = f"{NAMES[scheme]}, net"
+            ours[f"{row}, in floats"] = scheme_bits(NAMES[scheme], floats, chains)[row]
         bits.update(ours)
         for name, column in ours.items():
             print(f"{name:24} {(column / dims).mean():.4f} bits/dim")
         print(f"encoded in {1e3 * result.seconds / blocks:.2f} ms per block")
 
-    experiment.run_schemes(codec, args, chains, what, header, keep, unit="block")
+    size = "" if args.nphotos in (None, photographs.COUNT) else f"_{args.nphotos}photos"
+    command.run_schemes(setup, args, chains, what, header, size, keep, unit="block")
     if args.verify_only:
         return
-    folder, suffix = paths.results(DATASET, model.nz, args.output), f"{args.quantbits}bits"
-    if not args.compare:
-        print(f"wrote {write_photographs(folder / f'{experiment.schemes(args)[0]}_{suffix}.csv', chosen, bits)}")
+    folder, suffix = paths.results(DATASET, model.nz, args.output), command.variant(args) + size
+    if args.bitswap != "both":
+        print(f"wrote {write_photographs(folder / f'{command.schemes(args)[0]}_{suffix}.csv', chosen, bits)}")
         return
     bits |= benchmark_bits(chosen)
     rates = {name: (column / dims).mean() for name, column in bits.items()}
-    print(experiment.comparison(rates, PAPER))
+    print(command.comparison(rates, PAPER))
     print("(paper: its model of full size, on other photographs)\n")
     written = [
         write_table(folder / f"table_{suffix}.csv", rates, len(chosen), args),
@@ -80,15 +87,11 @@ def main(argv=None):
 def arguments(argv=None):
     """The command line."""
     parser = cli.parser(__doc__)
-    both = "1: Bit-Swap alone, 0: BB-ANS alone (default: both, in a table with other compressors)"
-    parser.add_argument("--bitswap", type=int, choices=(0, 1), help=both)
     fewer = f"(default: {photographs.COUNT}, or as many as there are)"
     parser.add_argument("--nphotos", type=cli.whole_number(1), help=f"photographs {fewer}")
     parser.add_argument("--seed", type=cli.whole_number(0), default=100, help="seed of the choice of photographs")
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
-    args = experiment.add_and_parse(parser, argv)
-    args.compare |= args.bitswap is None
-    return args
+    return command.add_and_parse(parser, argv)
 
 
 def scheme_bits(name, result, chains):
@@ -109,7 +112,7 @@ def benchmark_bits(chosen):
     """What other compressors take for each photograph: {name: int64 [photographs]}."""
     bits = []
     for photograph in tqdm(chosen, desc="other compressors", unit="photograph", dynamic_ncols=True):
-        rates = benchmarks.measure(photograph.pixels[None, None])
+        rates = conventional.measure(photograph.pixels[None, None])
         bits.append({name: rate * photograph.pixels.size for name, rate in rates.items()})
     return {name: _whole([each[name] for each in bits]) for name in bits[0]}
 
@@ -149,7 +152,7 @@ def draw(rates, count):
     colours = {"Bit-Swap": figures.BLUE, "BB-ANS": figures.VERMILLION}
     nets = {name: rates[f"{name}, net"] for name in colours}
     whole = {name: rates[f"{name}, sent"] for name in colours}
-    whole |= {name: rates[name] for name in benchmarks.COMPRESSORS}
+    whole |= {name: rates[name] for name in conventional.COMPRESSORS}
     names = sorted(whole, key=whole.get)
     for y, name in enumerate(names):
         colour, net = colours.get(name, figures.GREY), nets.get(name, whole[name])

@@ -4,27 +4,30 @@ One panel per trained model: rows are datasets, columns numbers of latent layers
 test set, in bits/dim: at the bottom x given z1, then each layer's share (bits under the generative model less bits got
 back from the inference model), z1 first. MNIST per dimension of the 28x28 images, not of the padded 32x32.
 
-Reads   RESULTS/<dataset><nz>/x.csv, z1.csv ... z<nz>.csv, header "Wall time,Step,Value": Step is the epoch, Value in
-        bits per dimension as the model sees it. Where a run was trained in parts, its curves may be in parts too:
-        x1.csv, z11.csv, z21.csv ... are the first part of x, z1, z2 ..., and x2.csv, z12.csv, z22.csv ... the second
-        (so z12.csv is part 2 of z1 if there is an x1.csv, and latent layer 12 if there is not). A part counts up to
-        the epoch at which the next begins. The training scripts write the curves.
-Writes  OUTPUT/stackplot.pdf, vector, and OUTPUT/stackplot.png, 300 dpi; the name says what --dataset and --nz chose:
-        stackplot_mnist4.pdf, stackplot_mnist.pdf, stackplot_nz4.pdf. On stdout, each model's last ELBO.
+Reads   <dataset><nz>/x.csv, z1.csv ... z<nz>.csv, header "Wall time,Step,Value": Step is the epoch, Value in bits per
+        dimension as the model sees it; in the folder --results, or else in OUTPUT/plots, where the training scripts
+        write them, or else, where that has none, in docs/results, the curves of the models that ship; stdout says which
+        Where a run was trained in parts, its curves may be in parts too: x1.csv, z11.csv, z21.csv ... are the first
+        part of x, z1, z2 ..., and x2.csv, z12.csv, z22.csv ... the second (so z12.csv is part 2 of z1 if there is an
+        x1.csv, and latent layer 12 if there is not). A part counts up to the epoch at which the next begins.
+Writes  OUTPUT/plots/stackplot.pdf, vector, and OUTPUT/plots/stackplot.png, 300 dpi; the name says what --dataset and
+        --nz chose: stackplot_mnist4.pdf, stackplot_mnist.pdf, stackplot_nz4.pdf. On stdout, each model's last ELBO.
+
+Epochs and values are drawn as they were measured. The paper's figure is that of --log --smooth.
 """
 
 import csv
 import math
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from utils import cli, figures
+from utils import cli, figures, results
 
 HEADER = ["Wall time", "Step", "Value"]
 CURVE = re.compile(r"[xz]\d*\.csv")
+SMOOTHED = {"mnist": 18, "cifar": 4}  # tests that the paper's figure averages over; elsewhere one
 
 
 def command(dataset, nz):
@@ -109,18 +112,36 @@ def colours(deepest):
     return ["#E3E3E3", *(viridis((i / max(deepest - 1, 3)) ** 0.7) for i in range(deepest))]
 
 
-def draw_panel(axes, epochs, values, palette):
-    """Draw one model's areas: epochs [T], values [1 + nz, T] in bits/dim."""
+def smooth(epochs, values, count):
+    """The mean of every `count` tests, at the epoch of the last of them; as they are where there are fewer tests.
+
+    epochs [T], values [1 + nz, T] -> epochs [T - count + 1], values [1 + nz, T - count + 1].
+    """
+    if count > len(epochs):
+        return epochs, values
+    return epochs[count - 1 :], np.lib.stride_tricks.sliding_window_view(values, count, axis=1).mean(axis=2)
+
+
+def draw_panel(axes, epochs, values, palette, log):
+    """Draw one model's areas: epochs [T], values [1 + nz, T] in bits/dim. A single test is drawn as a bar."""
+    if log:
+        epochs, values = epochs[epochs > 0], values[:, epochs > 0]
+        axes.set_xscale("log")
+    left, right = epochs[[0, -1]]
+    if left == right:
+        epochs, values = epochs + np.array([-0.3, 0.3]), np.repeat(values, 2, axis=1)
+        left, right = left - 0.9, right + 0.9
+        axes.set_xticks([left + 0.9], [f"{left + 0.9:g}"])
+        axes.set_xticks([], minor=True)
+    elif not log:
+        axes.locator_params("x", nbins=6)
     tops = np.cumsum(values, axis=0)  # [1 + nz, T]
     bottoms = np.vstack([np.zeros_like(epochs), tops[:-1]])
-    marker = "o" if len(epochs) == 1 else None
-    axes.plot(epochs, tops[-1], color="black", lw=0.8, marker=marker, ms=3, zorder=3, label="ELBO")
+    axes.plot(epochs, tops[-1], color="black", lw=0.8, zorder=3, label="ELBO")
     for i, (bottom, top) in enumerate(zip(bottoms, tops, strict=True)):
         axes.fill_between(epochs, bottom, top, color=palette[i], lw=0, label=f"$z_{{{i}}}$" if i else "$x$")
         axes.plot(epochs, bottom, color="white", lw=0.2)
-    axes.set_xlim(epochs[0] if len(epochs) > 1 else 0, max(1, epochs[-1]))
-    axes.locator_params("x", nbins=6)
-    figures.remark(axes, 0.98, 0.98, f"ELBO {tops[-1, -1]:.2f} at epoch {epochs[-1]:g}", ha="right", va="top")
+    axes.set_xlim(left, right)
 
 
 def upper_limit(models):
@@ -128,71 +149,67 @@ def upper_limit(models):
     return 1.15 * max(np.quantile(values.sum(axis=0), 0.95) for _, values in models)
 
 
-def draw(models):
-    """The figure, from {(dataset, nz): (epochs, values)}; returns it and the (dataset, nz) its grid lacks."""
-    datasets = [dataset for dataset in figures.DATASETS if any(key[0] == dataset for key in models)]
-    depths = sorted({nz for _, nz in models})
-    width, height = (6.75, 1.75) if len(models) > 1 else (5, 3)  # a page's width, or most of it
-    figure, axes = figures.grid(len(datasets), len(depths), max(width / len(depths), 1.7), height)
-    palette = colours(max(depths))
-    missing = [(dataset, nz) for dataset in datasets for nz in depths if (dataset, nz) not in models]
-    for row, dataset in zip(axes, datasets, strict=True):
-        drawn = []
-        for panel, nz in zip(row, depths, strict=True):
-            if (dataset, nz) in models:
-                draw_panel(panel, *models[dataset, nz], palette)
-                drawn.append(panel)
-            else:
-                figures.empty(panel, f"no curves yet; fill in with\n\n{figures.folded(command(dataset, nz))}")
-        row[0].set_ylabel(f"{figures.DATASETS[dataset]}\nbits/dim")
-        drawn[0].tick_params(labelleft=True)
-        drawn[0].set_ylim(0, upper_limit([models[key] for key in models if key[0] == dataset]))
-    for panel, nz in zip(axes[0], depths, strict=True):
-        panel.set_title(f"{nz} latent layer{'s' if nz > 1 else ''}")
+def draw(models, log=False, smoothed=lambda dataset: 1):
+    """The figure, from {(dataset, nz): (epochs, values)}.
+
+    log: the epochs on a logarithmic axis, from the first after 0. smoothed(dataset): how many tests to average over.
+    """
+    figure, panels = figures.panels(models)
+    palette = colours(max(nz for _, nz in models))
+    rows = {}
+    for (dataset, nz), panel in panels.items():
+        epochs, values = models[dataset, nz]
+        remark = f"ELBO {values[:, -1].sum():.2f} at epoch {epochs[-1]:g}"
+        epochs, values = smooth(epochs, values, smoothed(dataset))
+        draw_panel(panel, epochs, values, palette, log)
+        figures.remark(panel, 0.98, 0.98, remark, ha="right", va="top")
+        rows.setdefault(dataset, []).append((panel, (epochs, values)))
+    for row in rows.values():
+        row[0][0].set_ylim(0, upper_limit([curves for _, curves in row]))
     figure.supxlabel("epoch", fontsize=8)
     figures.legend(figure, handlelength=1.2, handletextpad=0.4, columnspacing=1)
-    return figure, missing
+    return figure
 
 
-def stem(dataset, nz):
-    """The files' name, without suffix, for a choice of --dataset and --nz (None: not given)."""
-    depth = "" if nz is None else f"{nz}" if dataset else f"nz{nz}"
-    return f"stackplot_{dataset or ''}{depth}".rstrip("_")
+def stem(datasets, depths):
+    """The files' name, without suffix, for a choice of --dataset and --nz (lists, or None where not given)."""
+    names = "-".join(datasets or [])
+    numbers = "-".join(map(str, depths or []))
+    return f"stackplot_{names}{'nz' if depths and not datasets else ''}{numbers}".rstrip("_")
 
 
 def arguments(argv=None):
     """The command line."""
     parser = cli.parser(__doc__)
-    parser.add_argument("--dataset", choices=figures.DATASETS, help="draw only this dataset; otherwise all found")
-    parser.add_argument("--nz", type=cli.whole_number(1), help="draw only so many latent layers; otherwise all found")
-    parser.add_argument("--results", type=Path, default=figures.RESULTS, metavar="DIR", help="holds <dataset><nz>/")
-    parser.add_argument("--output", type=Path, default=figures.RESULTS, metavar="DIR", help="receives the files")
+    results.add_arguments(parser)
+    parser.add_argument("--log", action="store_true", help="epochs on a logarithmic axis")
+    published = ", ".join(f"{count} for {results.DATASETS[dataset]}" for dataset, count in SMOOTHED.items())
+    help = f"moving average over N tests; without N as in the paper's figure: {published}, elsewhere none"
+    parser.add_argument("--smooth", type=cli.whole_number(1), nargs="?", const=0, default=1, metavar="N", help=help)
     return parser.parse_args(argv)
 
 
 @cli.script
-def main():
+def main(argv=None):
     """Read the curves, write the figure."""
-    args = arguments()
-    chosen = [
-        (dataset, nz)
-        for dataset, nz in figures.found(args.results, CURVE.fullmatch)
-        if args.dataset in (None, dataset) and args.nz in (None, nz)
-    ]
+    args = arguments(argv)
+    folder = results.where(args.results, args.output, CURVE.fullmatch)
+    chosen = [model for model in results.found(folder, CURVE.fullmatch) if results.chosen(args)(*model)]
     if not chosen:
-        folder = figures.folder(args.dataset or "<dataset>", args.nz or "<nz>", args.results)
-        remedy = command(args.dataset or "mnist", args.nz or 4)
-        raise cli.UserError(f"no training curves (x.csv, z1.csv ...) in {folder}; train a model: {remedy}")
+        what = "training curves (x.csv, z1.csv ...)"
+        raise results.nothing(what, folder, args, command, results.DATASETS)
+    print(f"curves in {folder}")
     models = {}
     for dataset, nz in chosen:
-        epochs, values = load(figures.folder(dataset, nz, args.results), nz)
-        values *= figures.per_real_dimension(dataset)
+        epochs, values = load(results.folder(dataset, nz, folder), nz)
+        if args.log and epochs[-1] <= 0:
+            raise cli.UserError(f"{results.folder(dataset, nz, folder)}: no epoch after 0; leave out --log")
+        values *= results.per_real_dimension(dataset)
         models[dataset, nz] = epochs, values
         print(f"{dataset}, nz={nz}: ELBO {values[:, -1].sum():.4f} bits/dim at epoch {epochs[-1]:g}")
-    figure, missing = draw(models)
-    for dataset, nz in missing:
-        print(f"note: no curves for {dataset}, nz={nz}; run {command(dataset, nz)}", file=sys.stderr)
-    print("wrote " + ", ".join(map(str, figures.save(figure, args.output / stem(args.dataset, args.nz)))))
+    figure = draw(models, args.log, lambda dataset: args.smooth or SMOOTHED.get(dataset, 1))
+    written = figures.save(figure, args.output / "plots" / stem(args.dataset, args.nz))
+    print("wrote " + ", ".join(map(str, written)))
 
 
 if __name__ == "__main__":

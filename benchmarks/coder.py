@@ -4,9 +4,10 @@ import common
 import numpy as np
 import torch
 
+from codec.logistic import Logistic
+from codec.rans import Rans
 from utils import cli
-from utils.discretized import Logistic, UniformBins, quantize
-from utils.rans import Rans
+from utils.fixed_point import UniformBins, quantize
 
 COLUMNS = ["coder", "model", "lanes", "encode Msymbols/s", "decode Msymbols/s", "bits/symbol", "exact bits/symbol"]
 BINS, LIMIT = 1024, 12.0  # bins between -LIMIT and LIMIT

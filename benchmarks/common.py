@@ -38,11 +38,11 @@ def conditionals(network):
     import numpy as np
 
     import discretization
-    from utils.bitsback import Conditionals
+    from codec.conditionals import Conditionals, FloatNetwork
 
     shape = network.nz - 1, int(np.prod(network.zs))
     ranges = discretization.Ranges(np.full(shape, -12.0), np.full(shape, 12.0), 10, "", False)
-    return Conditionals(network, discretization.bins(network, ranges))
+    return Conditionals(FloatNetwork(network), discretization.bins(network, ranges))
 
 
 def parser(description, csv_name):

@@ -9,9 +9,11 @@ import common
 import numpy as np
 import torch
 
-from utils import bitsback, cli, experiment
-from utils.discretized import Logistic, Uniform
-from utils.rans import Rans, compiled, pop_symbol, push_intervals
+from codec import bitsback, conditionals, experiment
+from codec.logistic import Logistic, Uniform
+from codec.rans import Rans, pop_symbol, push_intervals
+from utils import cli
+from utils.compiled import compiled
 
 PARTS = ("network", "cdf", "rANS", "rest")
 COLUMNS = ["model", "scheme", "lanes", "threads", "clock", "forward ms"]
@@ -91,7 +93,7 @@ class Stopwatch:
         timed = {
             (network, "infer"): self.timed("network", network.infer),
             (network, "generate"): self.timed("network", network.generate),
-            (bitsback, "quantize"): self.timed("cdf", bitsback.quantize),
+            (conditionals, "quantize"): self.timed("cdf", conditionals.quantize),
             (Logistic, "push"): self.coded(Logistic.push, push_intervals),
             (Logistic, "pop"): self.coded(Logistic.pop, pop_known),
             (Uniform, "push"): self.timed("rANS", Uniform.push),

@@ -38,8 +38,8 @@ def bins(clock, name, quantbits):
 
 def experiment(clock, name, lanes, images):
     """Code `lanes` chains of `images` images, encoder and decoder."""
-    from utils import bitsback
-    from utils import experiment as experiments
+    from codec import bitsback
+    from codec import experiment as experiments
 
     network = common.model(name)
     conditional = common.conditionals(network)

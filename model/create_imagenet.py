@@ -44,19 +44,6 @@ def arguments(argv=None):
     return parser.parse_args(argv)
 
 
-def list_files(folder):
-    """The paths of all files in a folder and its subfolders, relative to it and sorted."""
-
-    def fail(error):  # by default os.walk() passes over a folder that it cannot read
-        raise error
-
-    names = []
-    for parent, _, files in os.walk(folder, onerror=fail, followlinks=True):
-        parent = os.path.relpath(parent, folder)
-        names += [os.path.normpath(os.path.join(parent, file)) for file in files]
-    return sorted(names)
-
-
 def decode(path):
     """The pixels of an image file: HEIGHT * WIDTH * CHANNELS bytes, in that order.
 
@@ -112,7 +99,7 @@ def create(folder, target):
     the files (200 bytes each or so), but the pixels of one image only.
     Returns N and the number of files skipped. Raises UserError where there is no good image.
     """
-    with tqdm(list_files(folder), desc=f"{target.stem} images", unit="image", dynamic_ncols=True) as names:
+    with tqdm(paths.list_files(folder), desc=f"{target.stem} images", unit="image", dynamic_ncols=True) as names:
         images = good_images(folder, names)
         first = next(images, None)
         if first is None:

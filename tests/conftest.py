@@ -17,6 +17,8 @@ from utils.torch.modules import init_mode
 
 ROOT = Path(__file__).resolve().parents[1]
 
+pytest.register_assert_rewrite("pictures", "exact_reference")
+
 torch.set_num_threads(1)
 
 # Environments in which the libraries take other instructions than they would here.

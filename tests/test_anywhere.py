@@ -9,7 +9,7 @@ from PIL import Image
 
 import demo_compress
 import demo_decompress
-from utils import container
+from codec import header as file_header
 
 # Written by demo_compress.py --coder bitswap with the checkpoint that ships. It is never to be written anew: a change
 # with which it does not decode breaks every file there is.
@@ -32,8 +32,8 @@ def assert_is_picture(path):
 
 
 def test_the_kept_file_decodes(tmp_path):
-    header, _ = container.unpack(KEPT.read_bytes())
-    assert header.arithmetic == container.INTEGERS and header.blocks > 12
+    header, _ = file_header.unpack(KEPT.read_bytes())
+    assert header.arithmetic == file_header.INTEGERS and header.blocks > 12
     done = run_main(demo_decompress.main, KEPT, "-o", tmp_path / "out.png")
     assert done.returncode == 0, done.stderr
     assert_is_picture(tmp_path / "out.png")
@@ -52,8 +52,8 @@ def there_and_back(tmp_path, **elsewhere):
     run_script("demo_decompress.py", KEPT, "-o", out, check=0, **elsewhere)
     assert_is_picture(out)
     run_script("demo_compress.py", out, "-o", there, "--coder", "bitswap", check=0, **elsewhere)
-    header, _ = container.unpack(there.read_bytes())
-    assert header.arithmetic == container.INTEGERS and header.blocks > 12
+    header, _ = file_header.unpack(there.read_bytes())
+    assert header.arithmetic == file_header.INTEGERS and header.blocks > 12
     assert run_main(demo_decompress.main, there, "-o", tmp_path / "back.png").returncode == 0
     assert_is_picture(tmp_path / "back.png")
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from utils import benchmarks, datasets, paths
+from codec import conventional
+from utils import datasets, paths
 from utils.cli import UserError
 
 
@@ -37,18 +38,18 @@ def test_raw_compressors_count_one_stream(shape):
     for name, module in {"gzip": gzip, "bz2": bz2, "LZMA": lzma}.items():
         stream = module.compress(images.tobytes())
         np.testing.assert_array_equal(np.frombuffer(module.decompress(stream), np.uint8).reshape(shape), images)
-        assert benchmarks.COMPRESSORS[name](images) == 8 * len(stream)
+        assert conventional.COMPRESSORS[name](images) == 8 * len(stream)
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (5, 28, 28, 1), (5, 32, 32, 3), (2, 3, 32, 32, 3), (7, 41, 3)])
-@pytest.mark.parametrize("name, options", [("PNG", {}), ("WebP", {"lossless": True})])
+@pytest.mark.parametrize("name, options", [("PNG", {"optimize": True}), ("WebP", {"lossless": True, "quality": 100})])
 def test_image_compressors_count_whole_lossless_files(shape, name, options):
     images = synthetic(*shape)
     each = images.reshape(-1, *shape[-3:])
-    files = [benchmarks.encode(image, name, **options) for image in each]
+    files = [conventional.encode(image, name, **options) for image in each]
     for image, file in zip(each, files, strict=True):
         np.testing.assert_array_equal(decoded(file, shape[-1]), image)
-    assert benchmarks.COMPRESSORS[name](images) == 8 * sum(map(len, files))
+    assert conventional.COMPRESSORS[name](images) == 8 * sum(map(len, files))
 
 
 def test_idat_bytes():
@@ -66,38 +67,38 @@ def test_idat_bytes():
         rest = rest[12 + length :]
     sizes = [length for kind, length in chunks if kind == b"IDAT"]
     assert len(sizes) > 1 and data.count(b"IDAT") > len(sizes)
-    assert benchmarks.idat_bytes(data) == sum(sizes)
-    assert benchmarks.idat_bytes(data) == len(data) - 8 - sum(12 + (kind != b"IDAT") * size for kind, size in chunks)
+    assert conventional.idat_bytes(data) == sum(sizes)
+    assert conventional.idat_bytes(data) == len(data) - 8 - sum(12 + (kind != b"IDAT") * size for kind, size in chunks)
     for damaged in (data[:-1], data[:-13], data[:50], b"", b"GIF89a" + data):
         with pytest.raises(ValueError, match="PNG"):
-            benchmarks.idat_bytes(damaged)
+            conventional.idat_bytes(damaged)
 
 
 def test_png_counts_idat_only_when_asked():
     images = synthetic(4, 28, 28, 1)
-    files = [benchmarks.encode(image, "PNG") for image in images]
-    assert benchmarks.png(images) == 8 * sum(map(len, files))
-    assert benchmarks.png(images, idat_only=True) == 8 * sum(map(benchmarks.idat_bytes, files))
+    files = [conventional.encode(image, "PNG", optimize=True) for image in images]
+    assert conventional.png(images) == 8 * sum(map(len, files))
+    assert conventional.png(images, idat_only=True) == 8 * sum(map(conventional.idat_bytes, files))
     # One IDAT chunk: signature 8, IHDR 25, IDAT's frame 12, IEND 12.
-    assert benchmarks.png(images) - benchmarks.png(images, idat_only=True) == 8 * 57 * len(images)
+    assert conventional.png(images) - conventional.png(images, idat_only=True) == 8 * 57 * len(images)
 
 
 def test_measure():
     images = synthetic(3, 4, 28, 28, 1)
     seen = []
-    rates = benchmarks.measure(images, progress=lambda chains: (seen.append(len(c)) or c for c in chains))
+    rates = conventional.measure(images, progress=lambda chains: (seen.append(len(c)) or c for c in chains))
     assert list(rates) == ["gzip", "bz2", "LZMA", "PNG", "WebP"]
     assert seen == [4, 4, 4]
     dims = 3 * 4 * 28 * 28
     assert rates["gzip"] == sum(8 * len(gzip.compress(chain.tobytes())) for chain in images) / dims
-    assert rates["PNG"] == benchmarks.png(images, idat_only=True) / dims
-    assert rates["WebP"] == benchmarks.webp(images) / dims
+    assert rates["PNG"] == conventional.png(images, idat_only=True) / dims
+    assert rates["WebP"] == conventional.webp(images) / dims
 
 
 @pytest.mark.parametrize("shape, dtype", [((2, 8, 8, 1), float), ((8, 8), np.uint8), ((2, 8, 8, 4), np.uint8)])
 def test_other_arrays_are_refused(shape, dtype):
     images = np.zeros(shape, dtype)
-    for compressor in benchmarks.COMPRESSORS.values():
+    for compressor in conventional.COMPRESSORS.values():
         with pytest.raises(ValueError, match="not uint8"):
             compressor(images)
 
@@ -107,21 +108,21 @@ def test_jxl_is_lossless(package, monkeypatch):
     pytest.importorskip(package)
     monkeypatch.setitem(sys.modules, {"pillow_jxl": "imagecodecs", "imagecodecs": "pillow_jxl"}[package], None)
     for images in (synthetic(2, 28, 28, 1), synthetic(2, 32, 32, 3)):
-        files = [benchmarks.jxl_encoder()(image) for image in images]
+        files = [conventional.jxl_encoder()(image) for image in images]
         for image, file in zip(images, files, strict=True):
             if package == "pillow_jxl":
                 pixels = decoded(file, image.shape[-1])
             else:
                 pixels = np.atleast_3d(sys.modules[package].jpegxl_decode(file))
             np.testing.assert_array_equal(pixels, image)
-        assert benchmarks.measure(images[None], with_jxl=True)["JPEG XL"] == 8 * sum(map(len, files)) / images.size
+        assert conventional.measure(images[None], with_jxl=True)["JPEG XL"] == 8 * sum(map(len, files)) / images.size
 
 
 def test_jxl_without_a_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     with pytest.raises(UserError, match="pillow-jxl-plugin"):
-        benchmarks.measure(synthetic(1, 1, 28, 28, 1), with_jxl=True)
+        conventional.measure(synthetic(1, 1, 28, 28, 1), with_jxl=True)
 
 
 def test_sample_chains():
@@ -151,14 +152,14 @@ def test_script(run, tmp_path):
     done = run("--experiments=3", "--ndatapoints=5", "--seed=7")
     assert done.returncode == 0, done.stderr
     images = np.load(tmp_path / "mnist" / "test.npy")
-    rates = benchmarks.measure(images[datasets.sample_chains(250, 3, 5, 7)])
+    rates = conventional.measure(images[datasets.sample_chains(250, 3, 5, 7)], conventional.has_jxl())
     with open(tmp_path / "plots" / "mnist" / "benchmark.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["compressor"]: float(row["bits_per_dim"]) for row in rows} == rates
     keys = {(row["dataset"], row["experiments"], row["ndatapoints"], row["seed"]) for row in rows}
     assert keys == {("mnist", "3", "5", "7")}
     for name, rate in rates.items():
-        assert f"{name:10}  {rate:8.4f}\n" in done.stdout
+        assert f"{name:10}  {rate:12.4f}\n" in done.stdout
     assert "Note" not in done.stdout
 
 
@@ -178,8 +179,8 @@ def test_script_uses_what_there_is(run, flag, used):
         (["--experiments=251"], "the test set has 250"),
         (["--ndatapoints=251"], "the test set has 250"),
         (["--seed=4294967296"], "--seed=4294967296"),
-        (["--dataset=imagenet"], "imagenet/test.npy is absent; python model/create_imagenet.py prepares it"),
-        (["--ndatapoints=1", "--experiments=1", "--output=mnist/test.npy"], "cannot be written"),
+        (["imagenet"], "imagenet/test.npy is absent; python model/create_imagenet.py prepares it"),
+        (["--ndatapoints=1", "--experiments=1", "--output=mnist/test.npy"], "cannot write"),
     ],
 )
 def test_script_errors(run, tmp_path, flags, said):
@@ -190,6 +191,23 @@ def test_script_errors(run, tmp_path, flags, said):
     if "--output" not in flags[-1]:  # the others fail before anything is compressed
         assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_all_that_is_at_hand(run, tmp_path):
+    """One table; photographs are compressed one by one, cropped, and their rates averaged."""
+    (tmp_path / "cifar").mkdir()
+    np.save(tmp_path / "cifar" / "test.npy", synthetic(20, 32, 32, 3))
+    (tmp_path / "imagenetcrop" / "test").mkdir(parents=True)
+    photos = [synthetic(1, 40, 70, 3)[0], synthetic(1, 64, 32, 3)[0] // 2]
+    for k, photo in enumerate(photos):
+        Image.fromarray(photo).save(tmp_path / "imagenetcrop" / "test" / f"{k}.png")
+    done = run("--experiments=1", "--ndatapoints=5")
+    assert done.returncode == 0, done.stderr
+    assert "bits/dim           mnist         cifar  imagenetcrop" in done.stdout
+    cropped = [photos[0][:32, :64], photos[1]]
+    expected = np.mean([conventional.png(photo, idat_only=True) / photo.size for photo in cropped])
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("PNG   ")]
+    assert float(row.split()[-1]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_script_help(run):

@@ -7,10 +7,12 @@ from conftest import small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils import bitsback
-from utils.bitsback import Conditionals, Step
-from utils.discretized import FRACTION, EqualMassBins, Logistic, Uniform, UniformBins, pixel_bins, quantize
-from utils.rans import EmptyLaneError, Rans
+from codec import bitsback
+from codec.bitsback import Step
+from codec.conditionals import Conditionals, FloatNetwork
+from codec.logistic import Logistic, Uniform
+from codec.rans import EmptyLaneError, Rans
+from utils.fixed_point import FRACTION, EqualMassBins, UniformBins, pixel_bins, quantize
 from utils.torch.modules import fold_weight_norm
 
 
@@ -22,6 +24,10 @@ def bins_for(model, q):
     dims = int(np.prod(model.zs))
     lower = [UniformBins.between(np.full(dims, -8.0), np.full(dims, 8.0), 1 << q)] * (model.nz - 1)
     return [pixel_bins(int(np.prod(model.xs))), *lower, EqualMassBins(1 << q)]
+
+
+def conditionals(model, q):
+    return Conditionals(FloatNetwork(model), bins_for(model, q))
 
 
 def assert_round_trip(schedule, conditional, images, initial):
@@ -46,14 +52,14 @@ def test_model_round_trip(nz, scheme, conditional_scale):
     rng = np.random.default_rng(nz)
     images = rng.integers(0, 256, (3, 2, 1, 32, 32), np.uint8)
     initial = random_words(rng, 3, 512 * nz + 2)
-    assert_round_trip(bitsback.SCHEDULES[scheme](nz), Conditionals(model, bins_for(model, 10)), images, initial)
+    assert_round_trip(bitsback.SCHEDULES[scheme](nz), conditionals(model, 10), images, initial)
 
 
 def test_colour_transform_round_trip():
     model = fold_weight_norm(small_model(2, xs=(3, 32, 32), colour_transform=True))
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 2, 3, 32, 32), np.uint8)
-    assert_round_trip(bitsback.bitswap(2), Conditionals(model, bins_for(model, 6)), images, random_words(rng, 2, 514))
+    assert_round_trip(bitsback.bitswap(2), conditionals(model, 6), images, random_words(rng, 2, 514))
 
 
 @pytest.mark.parametrize("scheme", bitsback.SCHEDULES)
@@ -69,7 +75,10 @@ def test_a_model_gone_wild_is_lossless_all_the_same(scheme, factor):
     rng = np.random.default_rng(0)
     images = rng.choice(np.array([0, 1, 254, 255, 128], np.uint8), (2, 2, 1, 32, 32))
     words = assert_round_trip(
-        bitsback.SCHEDULES[scheme](4), Conditionals(model, bins_for(model, 8)), images, random_words(rng, 2, 1100)
+        bitsback.SCHEDULES[scheme](4),
+        conditionals(model, 8),
+        images,
+        random_words(rng, 2, 1100),
     )
     assert len(words[0]) > 1100
 

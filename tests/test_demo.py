@@ -1,6 +1,9 @@
 """demo_compress.py and demo_decompress.py, as a user runs them."""
 
+import os
+import shlex
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -12,8 +15,9 @@ from PIL import Image
 import demo_compress
 import demo_decompress
 import discretization
-from model import exact
-from utils import checkpoints, container, paths
+from codec import block_codec, conventional
+from model import checkpoints, exact, make_exact
+from utils import images, paths
 from utils.cli import UserError
 
 
@@ -32,7 +36,7 @@ def small(tmp_path_factory):
     discretization.save(ranges._replace(with_images=True), path.with_suffix(".bins.npz"))
     images = np.stack([np.asarray(image(32, 32, seed=k)) for k in range(16)])
     exact.save(
-        path.with_suffix(".exact.npz"), exact.make(model, torch.from_numpy(images).permute(0, 3, 1, 2), identity)
+        path.with_suffix(".exact.npz"), make_exact.make(model, torch.from_numpy(images).permute(0, 3, 1, 2), identity)
     )
     return path
 
@@ -86,7 +90,7 @@ def test_without_a_model(tmp_path, mode):
 
 
 def test_one_pixel_and_a_size_beyond_webp(tmp_path):
-    for size in ((1, 1), (container.WEBP_SIDE + 1, 2)):
+    for size in ((1, 1), (conventional.WEBP_SIDE + 1, 2)):
         path = tmp_path / f"{size[0]}.png"
         image(*size).save(path)
         done = run_main(demo_compress.main, path)
@@ -102,7 +106,7 @@ def test_examples(tmp_path, monkeypatch, small):
     pictures = {name: demo_compress.example(name) for name in demo_compress.EXAMPLES}
     assert [picture.pixels.shape for picture in pictures.values()] == [(427, 640, 3)] * 2
     monkeypatch.setattr(paths, "ROOT", tmp_path)
-    monkeypatch.setattr(demo_compress, "example", lambda name: container.from_pillow(image(seed=len(name))))
+    monkeypatch.setattr(demo_compress, "example", lambda name: images.from_pillow(image(seed=len(name))))
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "china.bitswap").write_text("of an earlier run")
     done = run_main(demo_compress.main, "--checkpoint", small)
@@ -169,14 +173,14 @@ def test_damaged_files_leave_nothing_behind(tmp_path):
 
 def test_a_file_that_does_not_decode_again_is_deleted(tmp_path, monkeypatch, small):
     image().save(tmp_path / "photo.png")
-    trick = container._decode_blocks
+    trick = block_codec.decode
 
     def wrong(*args):
         chains, rest = trick(*args)
         chains[0][0, 0, 0, 0] ^= 1
         return chains, rest
 
-    monkeypatch.setattr(container, "_decode_blocks", wrong)
+    monkeypatch.setattr(block_codec, "decode", wrong)
     done = run_main(demo_compress.main, tmp_path / "photo.png", "--coder", "bitswap", "--checkpoint", small)
     assert_one_line_error(done, "photo.bitswap", "deleted")
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
@@ -224,3 +228,58 @@ def test_examples_need_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(UserError, match="pip install scikit-learn"):
         demo_compress.example("china")
+
+
+def test_one_of_many_that_fails_keeps_no_other_from_it(tmp_path):
+    for name in ("a.png", "c.webp", "d.png"):
+        image(20, 20).save(tmp_path / name, **({"lossless": True} if name == "c.webp" else {}))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    done = run_main(
+        demo_compress.main, *(tmp_path / name for name in ("a.png", "b.png", "c.webp", "absent.png", "d.png"))
+    )
+    assert_one_line_error(done, "2 of 5", "b.png", "absent.png")
+    assert {path.stem for path in tmp_path.glob("*.bitswap")} == {"a", "c", "d"}
+
+
+@pytest.mark.parametrize("name", ["price $5 to $6 \\frac.png", "a_$x^{.png", "bad\udcff.png", "日本.png"])
+def test_names_of_any_kind(tmp_path, name):
+    image(20, 20).save(tmp_path / name)
+    command = [sys.executable, paths.ROOT / "demo_compress.py", tmp_path / name]
+    done = subprocess.run(command, capture_output=True)
+    assert done.returncode == 0 and b"warning" not in done.stderr.lower(), done.stderr
+    assert os.fsencode(name) in done.stdout
+    assert len(list(tmp_path.glob("*.bitswap"))) == len(list(tmp_path.glob("*.comparison.png"))) == 1
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), ValueError("no\nfont"), MemoryError()])
+def test_the_chart_is_an_extra(tmp_path, monkeypatch, fault):
+    def fail(*_):
+        raise fault
+
+    monkeypatch.setattr(demo_compress, "draw", fail)
+    image(20, 20).save(tmp_path / "a.png")
+    done = run_main(demo_compress.main, tmp_path / "a.png")
+    assert done.returncode == 0 and sum("warning: no chart" in line for line in done.stderr.splitlines()) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.bitswap"}
+
+
+def test_nothing_is_coded_for_a_file_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "read", lambda path: pytest.fail("work was started"))
+    image(20, 20).save(tmp_path / "a.png")
+    for target in ("/proc/a.bitswap", "/dev/null", tmp_path / ("n" * 300), tmp_path / "a.png" / "b"):
+        done = run_main(demo_compress.main, tmp_path / "a.png", "-o", target, "--force")
+        assert_one_line_error(done, "cannot write", target)
+
+
+def test_a_jpeg_is_better_left_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (31, 31, 3), np.uint8)).save(tmp_path / "a.jpg", quality=20)
+    done = run_main(demo_compress.main, tmp_path / "a.jpg")
+    assert f"{(tmp_path / 'a.jpg').stat().st_size:,} bytes" in done.stdout and "leave a JPEG as it is" in done.stdout
+
+
+def test_a_reader_that_goes_away(tmp_path):
+    image(20, 20).save(tmp_path / "a.png")
+    command = f"{shlex.quote(sys.executable)} demo_compress.py {tmp_path}/a.png | head -c 1"
+    done = subprocess.run(command, shell=True, cwd=paths.ROOT, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr and "Broken" not in done.stderr

@@ -6,9 +6,10 @@ import torch
 from conftest import assert_one_line_error, digits, run_main, run_script, small_model
 
 import discretization
-from utils import checkpoints, datasets
+from model import checkpoints
+from utils import datasets
 from utils.cli import UserError
-from utils.discretized import FRACTION
+from utils.fixed_point import FRACTION
 from utils.torch import rand
 from utils.torch.modules import fold_weight_norm
 

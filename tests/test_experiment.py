@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import ROOT, assert_one_line_error, run_main, run_script, small_model
 
-from utils import experiment, npz
+from codec import command
+from utils import npz
 
 pytestmark = pytest.mark.xdist_group("experiment")  # they share what takes long
 
@@ -17,21 +18,23 @@ SMALL = ("--quantbits=6", "--experiments=5", "--ndatapoints=4")
 
 
 def compress(mnist, checkpoint, output, *flags):
-    flags = (*SMALL, "--data", mnist, "--checkpoint", checkpoint, "--output", output, *flags)
-    return run_main(functools.partial(experiment.main, "mnist"), *flags)
+    flags = (*SMALL, "--bitswap=1", "--data", mnist, "--checkpoint", checkpoint, "--output", output, *flags)
+    return run_main(functools.partial(command.main, "mnist"), *flags)
 
 
 @pytest.fixture(scope="module")
 def results(mnist, checkpoint, tmp_path_factory):
     """The output folder of an experiment with both schemes, and what it printed."""
     output = tmp_path_factory.mktemp("experiment")
-    flags = (*SMALL, "--data", mnist, "--checkpoint", checkpoint, "--output", output, "--compare")
+    flags = (*SMALL, "--data", mnist, "--checkpoint", checkpoint, "--output", output)
     return output, run_script("mnist_compress.py", *flags, check=0).stdout
 
 
-def arrays(output, scheme):
+def arrays(output, scheme, variant=""):
     folder = output / "plots" / "mnist2"
-    return {name: np.load(folder / f"{scheme}_6bits_{name}.npy") for name in ("nets", "elbos", "cmas", "total")}
+    return {
+        name: np.load(folder / f"{scheme}_6bits{variant}_5x4_{name}.npy") for name in ("nets", "elbos", "cmas", "total")
+    }
 
 
 def test_everything_is_verified(results):
@@ -39,8 +42,8 @@ def test_everything_is_verified(results):
     assert printed.count("all 20 images and all initial words are identical") == 2
     written = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
     measures = ("cmas", "elbos", "nets", "total")
-    names = [f"plots/mnist2/{s}_6bits_{m}.npy" for s in ("bbans", "bitswap") for m in measures]
-    assert written[1:] == [*(f"bitstreams/mnist2/{s}_6bits.npz" for s in ("bbans", "bitswap")), *names]
+    names = [f"plots/mnist2/{s}_6bits_5x4_{m}.npy" for s in ("bbans", "bitswap") for m in measures]
+    assert written[1:] == [*(f"bitstreams/mnist2/{s}_6bits_5x4.npz" for s in ("bbans", "bitswap")), *names]
     assert written[0].startswith("bins/mnist_nz2_6bits_")
 
 
@@ -62,7 +65,9 @@ def test_total_is_what_the_file_holds_beyond_the_untouched_initial_words(results
     """The chain's words in the file are the initial ones below the deepest pop, and the `total` counted bits."""
     output, _ = results
     for scheme in ("bitswap", "bbans"):
-        lengths, words = npz.load(output / "bitstreams" / "mnist2" / f"{scheme}_6bits.npz", ("lengths", "words"), "")
+        lengths, words = npz.load(
+            output / "bitstreams" / "mnist2" / f"{scheme}_6bits_5x4.npz", ("lengths", "words"), ""
+        )
         assert lengths.sum() == len(words)
         untouched = lengths - 1 - arrays(output, scheme)["total"][:, -1] / 32  # the file has both words of the head
         assert ((untouched > 0) & (untouched <= 512)).all()
@@ -102,14 +107,40 @@ def test_in_integers_with_whitened_bits(mnist, checkpoint, tmp_path):
     done = compress(mnist, checkpoint, tmp_path, "--exact", "--whiten")
     assert "all 20 images and all initial words are identical" in done.stdout, done.stderr
     assert [path.name.endswith(".exact.npz") for path in (tmp_path / "bins").iterdir()].count(True) == 1
-    integers = arrays(tmp_path, "bitswap")["nets"].mean() * 1024 / 784
+    integers = arrays(tmp_path, "bitswap", "_exact_whitened")["nets"].mean() * 1024 / 784
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("net, in floats")]
     assert abs(float(line.split()[3]) - integers) < 0.05 * integers  # other latents, in 20 images
-    for flags, differs in ((["--exact"], "whiten"), (["--whiten"], "exact")):
+    for flags, kept in ((["--exact"], "bitswap_6bits_exact_5x4.npz"), (["--whiten"], "bitswap_6bits_whitened_5x4.npz")):
         done = compress(mnist, checkpoint, tmp_path, "--verify-only", *flags)
-        assert_one_line_error(done, "was written with", differs)
+        assert_one_line_error(done, kept, "does not exist")
+        shutil.copy(tmp_path / "bitstreams" / "mnist2" / "bitswap_6bits_exact_whitened_5x4.npz",
+                    tmp_path / "bitstreams" / "mnist2" / kept)  # fmt: skip
+        done = compress(mnist, checkpoint, tmp_path, "--verify-only", *flags)
+        assert_one_line_error(done, "was written with", "whiten" if flags == ["--exact"] else "exact")
     done = compress(mnist, checkpoint, tmp_path, "--verify-only", "--exact", "--whiten")
     assert done.returncode == 0 and "identical" in done.stdout, done.stderr
+
+
+def test_without_flags_a_first_look_that_names_the_full_experiment(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["mnist_compress.py"])
+    args = command.parse("mnist")
+    assert (args.experiments, args.ndatapoints, args.bitswap, args.first_look) == (10, 10, "both", True)
+    for flags in (["--full"], ["--nz=2"]):
+        args = command.parse("mnist", flags)
+        assert (args.experiments, args.ndatapoints, args.first_look) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    "flags, name",
+    [
+        ([], "10bits"),
+        (["--exact"], "10bits_exact"),
+        (["--whiten", "--exact", "--quantbits=8"], "8bits_exact_whitened"),
+        (["--seed=3"], "10bits_seed3"),
+    ],
+)
+def test_results_of_another_kind_have_another_name(flags, name):
+    assert command.variant(command.parse("mnist", ["--full", *flags])) == name
 
 
 def damage(path, how):
@@ -127,14 +158,14 @@ def damage(path, how):
 
 @pytest.mark.parametrize("how", ["flip", "cut", "empty", "other"])
 def test_corrupt_bitstreams(copy, mnist, checkpoint, how):
-    path = copy / "bitstreams" / "mnist2" / "bitswap_6bits.npz"
+    path = copy / "bitstreams" / "mnist2" / "bitswap_6bits_5x4.npz"
     damage(path, how)
     assert_one_line_error(compress(mnist, checkpoint, copy, "--verify-only"), path, "compress again")
 
 
 @pytest.mark.parametrize("change", ["word", "initial", "swap", "lengths"])
 def test_a_file_that_parses_but_lies_is_found_out(copy, mnist, checkpoint, change):
-    path = copy / "bitstreams" / "mnist2" / "bitswap_6bits.npz"
+    path = copy / "bitstreams" / "mnist2" / "bitswap_6bits_5x4.npz"
     header, lengths, words = npz.load(path, ("header", "lengths", "words"), "")
     if change == "word":
         words[lengths[0] - 3] ^= 1 << 9
@@ -152,16 +183,18 @@ def test_a_file_that_parses_but_lies_is_found_out(copy, mnist, checkpoint, chang
 
 @pytest.mark.parametrize("lengths", [[-1] * 5, [1] * 5, [2**62] * 5, [5]], ids=str)
 def test_absurd_lengths(copy, mnist, checkpoint, lengths):
-    path = copy / "bitstreams" / "mnist2" / "bitswap_6bits.npz"
+    path = copy / "bitstreams" / "mnist2" / "bitswap_6bits_5x4.npz"
     header, _, words = npz.load(path, ("header", "lengths", "words"), "")
     npz.save(path, header=header, lengths=np.array(lengths), words=words)
     assert_one_line_error(compress(mnist, checkpoint, copy, "--verify-only"), path)
 
 
 def test_a_file_of_another_run_is_refused(copy, mnist, checkpoint):
+    path = copy / "bitstreams" / "mnist2" / "bitswap_6bits_5x4.npz"
+    shutil.copy(path, path.with_name("bitswap_6bits_seed5_5x4.npz"))
     done = compress(mnist, checkpoint, copy, "--verify-only", "--seed=5")
     assert_one_line_error(done, "seed 100 instead of 5")
-    path = copy / "bitstreams" / "mnist2" / "bitswap_6bits.npz"
+    path = copy / "bitstreams" / "mnist2" / "bitswap_6bits_5x4.npz"
     header, lengths, words = npz.load(path, ("header", "lengths", "words"), "")
     header = json.loads(header.tobytes()) | {"checkpoint": "0" * 16}
     npz.save(path, header=np.frombuffer(json.dumps(header).encode(), np.uint8), lengths=lengths, words=words)
@@ -169,7 +202,9 @@ def test_a_file_of_another_run_is_refused(copy, mnist, checkpoint):
 
 
 def test_verify_only_without_a_file(mnist, checkpoint, tmp_path):
-    assert_one_line_error(compress(mnist, checkpoint, tmp_path, "--verify-only"), "bitswap_6bits.npz", "compress again")
+    assert_one_line_error(
+        compress(mnist, checkpoint, tmp_path, "--verify-only"), "bitswap_6bits_5x4.npz", "compress again"
+    )
 
 
 def test_too_many_images(mnist, checkpoint, tmp_path):
@@ -183,7 +218,7 @@ def test_no_such_gpu(mnist, checkpoint, tmp_path):
 
 
 def test_missing_checkpoint_names_the_command(mnist, tmp_path):
-    done = run_main(functools.partial(experiment.main, "mnist"), "--nz=7", "--data", mnist, "--output", tmp_path)
+    done = run_main(functools.partial(command.main, "mnist"), "--nz=7", "--data", mnist, "--output", tmp_path)
     assert_one_line_error(done, "--nz=7", "python model/mnist_train.py --nz=7")
 
 
@@ -208,7 +243,7 @@ def test_foreign_checkpoints(mnist, checkpoint, tmp_path):
 def test_missing_dataset_says_where_to_put_it(tmp_path):
     path = tmp_path / "colour.pt"
     torch.save(small_model(2, xs=(3, 32, 32)).state_dict(), path)
-    imagenet = functools.partial(experiment.main, "imagenet")
+    imagenet = functools.partial(command.main, "imagenet")
     done = run_main(imagenet, "--data", tmp_path, "--checkpoint", path, "--output", tmp_path)
     assert_one_line_error(done, tmp_path / "imagenet" / "test.npy", "create_imagenet.py")
 
@@ -218,7 +253,7 @@ def test_trained_checkpoint_is_taken_before_the_shipped_one(mnist, checkpoint, t
     folder.mkdir(parents=True)
     shutil.copy(checkpoint, folder / "nz2")
     flags = (*SMALL, "--data", mnist, "--output", tmp_path, "--nz=2")
-    done = run_main(functools.partial(experiment.main, "mnist"), *flags)
+    done = run_main(functools.partial(command.main, "mnist"), *flags)
     assert done.returncode == 0
     assert "the small one that ships" not in done.stdout
 

@@ -11,16 +11,17 @@ from conftest import assert_one_line_error, run_main, run_script, small_model
 from PIL import Image
 
 import discretization
+from codec import conventional
 from imagenetcrop_compress import main
-from model import exact
-from utils import benchmarks, checkpoints, npz, photographs
+from model import checkpoints, exact, make_exact
+from utils import npz, photographs
 from utils.cli import UserError
 
 pytestmark = pytest.mark.xdist_group("imagenetcrop_compress")  # they share what takes long
 
 SIZES = {"a.png": (32, 65), "b.jpg": (33, 47), "c.png": (32, 32), "d.jpg": (100, 40)}  # heights, widths
 INITIAL = 2 * 512 + 2  # words that a chain of the small model starts from
-TABLE = ["Bit-Swap, net", "Bit-Swap, sent", "ELBO", "BB-ANS, net", "BB-ANS, sent", *benchmarks.COMPRESSORS]
+TABLE = ["Bit-Swap, net", "Bit-Swap, sent", "ELBO", "BB-ANS, net", "BB-ANS, sent", *conventional.COMPRESSORS]
 
 
 def photograph(height, width, seed):
@@ -56,7 +57,7 @@ def checkpoint(tmp_path_factory):
     ranges = discretization.sample_ranges(model, None, 6, identity)._replace(with_images=True)
     discretization.save(ranges, path.with_suffix(".bins.npz"))
     patches = torch.from_numpy(np.stack([photograph(32, 32, seed) for seed in range(16)])).permute(0, 3, 1, 2)
-    exact.save(path.with_suffix(".exact.npz"), exact.make(model, patches, identity))
+    exact.save(path.with_suffix(".exact.npz"), make_exact.make(model, patches, identity))
     return path
 
 
@@ -113,8 +114,8 @@ def test_other_compressors_see_the_same_pixels(results, data):
     for row in by_photograph(results[0]):
         with Image.open(data / "imagenetcrop" / "test" / row["photograph"]) as image:
             pixels = np.asarray(image)[: int(row["height"]), : int(row["width"])]
-        for name, compressor in benchmarks.COMPRESSORS.items():
-            bits = benchmarks.png(pixels, idat_only=True) if name == "PNG" else compressor(pixels)
+        for name, compressor in conventional.COMPRESSORS.items():
+            bits = conventional.png(pixels, idat_only=True) if name == "PNG" else compressor(pixels)
             assert int(row[f"{name} (bits)"]) == bits
 
 
@@ -163,8 +164,11 @@ def test_one_scheme_alone(results, data, checkpoint, tmp_path):
     done = run_main(main, *flags(data, checkpoint, tmp_path, "--bitswap=0", "--nphotos=2", "--no-verify", "--seed=3"))
     assert done.returncode == 0, done.stderr
     assert "identical" not in done.stdout
-    assert files(tmp_path) == ["bitstreams/imagenetcrop2/bbans_6bits.npz", "plots/imagenetcrop2/bbans_6bits.csv"]
-    rows = read_csv(tmp_path / "plots" / "imagenetcrop2" / "bbans_6bits.csv")
+    assert files(tmp_path) == [
+        "bitstreams/imagenetcrop2/bbans_6bits_seed3_2photos.npz",
+        "plots/imagenetcrop2/bbans_6bits_seed3_2photos.csv",
+    ]
+    rows = read_csv(tmp_path / "plots" / "imagenetcrop2" / "bbans_6bits_seed3_2photos.csv")
     assert len(rows) == 2
     assert list(rows[0])[3:] == ["BB-ANS, net (bits)", "BB-ANS, sent (bits)", "ELBO (bits)"]
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, assert_one_line_error, run_script, small_model
+from pictures import sixteen_bit_png
 from PIL import Image
 
 import discretization
@@ -142,6 +143,17 @@ def test_bad_files_are_skipped_counted_and_named(data, capsys):
 def test_each_bad_file_says_why(tmp_path):
     for name, words in spoil(tmp_path / "bad").items():
         assert datasets.decode(tmp_path / name) == words
+
+
+def test_what_pillow_would_make_rgb_of_is_skipped(tmp_path):
+    """16 bits a channel, a transparent colour and an animation are read as RGB by Pillow, without a word."""
+    image = Image.fromarray(photograph(40, 40))
+    image.save(tmp_path / "transparent.png", transparency=(1, 2, 3))
+    image.save(tmp_path / "moving.png", save_all=True, append_images=[image.rotate(90)])
+    sixteen_bit_png(tmp_path / "deep.png", 3, 40, 40)
+    says = {"transparent.png": "transparent pixels", "moving.png": "2 images", "deep.png": "16 bits a channel"}
+    for name, words in says.items():
+        assert words in datasets.decode(tmp_path / name)
 
 
 def test_a_decompression_bomb_is_not_decoded(tmp_path, monkeypatch):

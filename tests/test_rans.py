@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.rans import PRECISION, EmptyLaneError, Rans
+from codec.rans import PRECISION, EmptyLaneError, Rans
 
 TOTAL = 1 << PRECISION
 

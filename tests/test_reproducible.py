@@ -6,9 +6,9 @@ import torch
 from conftest import small_model
 from test_bitsback import bins_for, random_words
 
-from utils import bitsback
-from utils.bitsback import Conditionals
-from utils.rans import Rans
+from codec import bitsback
+from codec.conditionals import Conditionals, FloatNetwork
+from codec.rans import Rans
 from utils.torch.modules import fold_weight_norm
 
 
@@ -26,7 +26,7 @@ def threads(request):
 def test_lanes_coded_together_decode_together(threads, scheme, channels):
     """The batch shrinks as chains end, down to one lane; the decoder meets the same batches in reverse."""
     model = fold_weight_norm(small_model(2, xs=(channels, 32, 32), zchannels=2))
-    conditional, schedule = Conditionals(model, bins_for(model, 10)), bitsback.SCHEDULES[scheme](2)
+    conditional, schedule = Conditionals(FloatNetwork(model), bins_for(model, 10)), bitsback.SCHEDULES[scheme](2)
     rng = np.random.default_rng(0)
     lengths = [4, 3, 3, 1, 1]
     chains = [rng.integers(0, 256, (length, *model.xs), np.uint8) for length in lengths]

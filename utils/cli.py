@@ -3,12 +3,13 @@
 import argparse
 import contextlib
 import functools
+import os
+import signal
 import sys
 from pathlib import Path
 
-
-class UserError(Exception):
-    """Something the user can put right; the message names the file or flag and the remedy."""
+from utils import paths
+from utils.errors import UserError
 
 
 def script(main):
@@ -16,16 +17,29 @@ def script(main):
 
     @functools.wraps(main)
     def run(*args, **kwargs):
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="surrogateescape")  # file names that are not UTF-8 are printed as they are
         try:
-            return main(*args, **kwargs)
+            result = main(*args, **kwargs)
+            sys.stdout.flush()  # here, where a reader that has gone is noticed
+            return result
         except UserError as error:
             print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
             sys.exit(1)
+        except BrokenPipeError:  # as in `... | head -1`: nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+            sys.exit(128 + signal.SIGPIPE)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             sys.exit(130)
 
     return run
+
+
+def printable(name):
+    """A file name as text that can be drawn: bytes that are not UTF-8 become question marks."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def whole_number(least):
@@ -43,12 +57,26 @@ def whole_number(least):
     return parse
 
 
+def several(choices=None):
+    """An argparse type for action="extend": values divided by commas, of the choices, or whole numbers from 1 up."""
+
+    def parse(text):
+        values = text.split(",")
+        for value in values:
+            if choices and value not in choices:
+                raise argparse.ArgumentTypeError(f"{value!r} is not one of {', '.join(choices)}")
+        return values if choices else list(map(whole_number(1), values))
+
+    return parse
+
+
 def refuse_to_overwrite(path, force, source=None):
     """Raise UserError where a file to write is there already, unless --force is given, or is the one that is read."""
     path = Path(path)
-    if source is not None and path.exists() and path.samefile(source):
+    exists = os.path.exists(path)  # unlike Path.exists(), False for a name that is too long
+    if source is not None and exists and os.path.exists(source) and path.samefile(source):
         raise UserError(f"{path} is the file to be read; name another one with -o")
-    if path.exists() and not force:
+    if exists and not force:
         raise UserError(f"{path} is there already; name another one with -o, or overwrite it with --force")
 
 
@@ -62,6 +90,15 @@ def progress(desc, unit="step"):
 
     with contextlib.ExitStack() as bars:
         yield lambda steps: bars.enter_context(tqdm(steps, desc=desc, unit=unit, dynamic_ncols=True))
+
+
+def add_checkpoint_arguments(parser):
+    """The arguments that choose a checkpoint, its bins, the device it runs on and where everything is written."""
+    parser.add_argument("--nz", type=whole_number(1), help="latent layers (default: the most there are trained)")
+    parser.add_argument("--quantbits", type=int, choices=range(2, 17), default=10, metavar="Q", help="2^Q bins, 2..16")
+    parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
+    parser.add_argument("--gpu", type=whole_number(-1), help="index of the GPU, -1 for the CPU (default: any GPU)")
+    parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

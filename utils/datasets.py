@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils import cli, npz, paths
+from utils import images as pictures
 from utils.cli import UserError
 
 SHAPES = {"mnist": (28, 28, 1), "cifar": (32, 32, 3), "imagenet": (32, 32, 3)}  # of the arrays
@@ -180,6 +181,8 @@ def decode(path):
         with Image.open(path, formats=("JPEG", "PNG")) as image:
             if image.mode != "RGB":
                 return f"{image.mode}, not RGB"
+            if found := pictures.unsuitable(image):  # 16 bits, transparent, animated: Pillow would hand on something
+                return found[0]
             if min(image.size) < PATCH:
                 return f"only {image.width}x{image.height} pixels"
             return np.asarray(image)
@@ -193,16 +196,14 @@ def decode(path):
 
 def _list_files(folder):
     """The sorted paths (bytes) of all files in a folder, relative to it, and a digest that changes when they do."""
-
-    def fail(error):  # by default os.walk() passes over a folder that it cannot read
-        raise UserError(f"{error.filename} cannot be read ({error.strerror})")
-
     files = []
-    for parent, _, names in os.walk(folder, onerror=fail, followlinks=True):
-        for name in names:
-            path = os.path.join(parent, name)
+    try:
+        for name in paths.list_files(folder):
+            path = os.path.join(folder, name)
             status = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a link that leads nowhere
-            files.append((os.fsencode(os.path.relpath(path, folder)), status.st_size, status.st_mtime_ns))
+            files.append((os.fsencode(name), status.st_size, status.st_mtime_ns))
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror})") from None
     files.sort()
     digest = hashlib.sha256()
     for file in files:

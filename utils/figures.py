@@ -1,24 +1,9 @@
-"""What the figures share: names and units of the datasets, where results lie, the look of a figure, saving it."""
+"""What the figures share: their look, a panel for each model, saving them."""
 
-import contextlib
 import os
-import re
 from pathlib import Path
 
-from utils import paths
-from utils.cli import UserError
-
-DATASETS = {
-    "mnist": "MNIST",
-    "cifar": "CIFAR-10",
-    "imagenet": "ImageNet 32×32",
-    "imagenetcrop": "ImageNet patches",
-}
-
-# Results count the dimensions that the model sees; MNIST's 28x28 images are zero-padded to 32x32 for it.
-REAL_DIMENSIONS = {"mnist": 28 * 28 / (32 * 32)}
-
-RESULTS = paths.results("mnist", 2).parent  # the folder that holds every <dataset><nz>/
+from utils import paths, results
 
 # Okabe and Ito's palette, distinguishable with any kind of colour vision; used by name.
 BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
@@ -41,33 +26,6 @@ STYLE = {
 }
 
 
-def per_real_dimension(dataset):
-    """The factor from bits per dimension as the model sees it to bits per dimension of the images themselves."""
-    return 1 / REAL_DIMENSIONS.get(dataset, 1)
-
-
-def folder(dataset, nz, results=RESULTS):
-    """Folder of the results of one model under `results`."""
-    return Path(results) / paths.results(dataset, nz).name
-
-
-def found(results, holds):
-    """The (dataset, nz) under `results` whose folder has a file that `holds(name)` accepts, in the figures' order."""
-    try:
-        folders = [path for path in Path(results).iterdir() if path.is_dir()]
-        matches = {path: re.fullmatch(rf"({'|'.join(DATASETS)})([1-9]\d*)", path.name) for path in folders}
-        models = [
-            (match[1], int(match[2]))
-            for path, match in matches.items()
-            if match and any(holds(file.name) for file in path.iterdir())
-        ]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
-    return sorted(models, key=lambda model: (list(DATASETS).index(model[0]), model[1]))
-
-
 def sheet(width, height):
     """An empty figure; sizes in inches, fonts in points as printed at that size.
 
@@ -88,13 +46,30 @@ def grid(rows, columns, panel_width, panel_height):
     return figure, figure.subplots(rows, columns, sharey="row", squeeze=False)
 
 
-def empty(axes, text):
-    """Turn a panel into a note that says why it is empty."""
-    axes.set_xticks([])
-    axes.tick_params(left=False, labelleft=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    remark(axes, 0.5, 0.5, text, ha="center", va="center")
+def panels(models):
+    """A sheet with a panel for each model: (figure, {(dataset, nz): axes}).
+
+    models: the (dataset, nz) to draw. Rows are datasets, which share their y-axis, in bits/dim; columns are numbers of
+    latent layers. A row or column without a model does not exist, and a cell without one stays blank.
+    """
+    datasets = [dataset for dataset in results.DATASETS if any(dataset == model[0] for model in models)]
+    depths = sorted({nz for _, nz in models})
+    width, height = (6.75, 1.75) if len(models) > 1 else (4.5, 2.7)  # a page's width, or most of it
+    figure, axes = grid(len(datasets), len(depths), max(width / len(depths), 1.7), height)
+    drawn, titled = {}, set()
+    for row, dataset in zip(axes, datasets, strict=True):
+        for panel, nz in zip(row, depths, strict=True):
+            if (dataset, nz) not in models:
+                panel.set_visible(False)
+                continue
+            if not any(model[0] == dataset for model in drawn):
+                panel.set_ylabel(f"{results.DATASETS[dataset]}\nbits/dim")
+                panel.tick_params(labelleft=True)
+            if nz not in titled:
+                panel.set_title(f"{nz} latent layer{'s' if nz > 1 else ''}")
+            titled.add(nz)
+            drawn[dataset, nz] = panel
+    return figure, drawn
 
 
 def remark(axes, x, y, text, **alignment):
@@ -102,29 +77,18 @@ def remark(axes, x, y, text, **alignment):
     axes.text(x, y, text, transform=axes.transAxes, fontsize=6, color=GREY, **alignment)
 
 
-def folded(command):
-    """A command on two lines, the second its flags: narrow enough for a panel."""
-    return command.replace(" --", "\n--", 1)
-
-
 def legend(figure, **spacing):
     """One legend above for all panels, each label once."""
+    spacing.setdefault("ncols", 10)
     handles = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=10, **spacing)
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", **spacing)
 
 
-@contextlib.contextmanager
-def output(path):
-    """Open `path` for writing bytes, whole or not at all; a failure becomes a UserError that names it."""
-    try:
-        with paths.whole(path) as file:
-            yield file
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+output = paths.replacing
 
 
 def save(figure, stem):

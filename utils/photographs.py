@@ -4,7 +4,6 @@ A photograph is cropped so that both sides are multiples of 32 pixels: rows at t
 left out. Its 32x32 blocks, row by row of blocks from the left to the right, are the images of one chain.
 """
 
-import glob
 import hashlib
 import os
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils import datasets
+from utils import datasets, paths
 from utils.cli import UserError
 
 BLOCK = datasets.PATCH  # pixels a side
@@ -37,7 +36,10 @@ def choose(folder, count, seed):
     Raises UserError where there are not enough.
     """
     folder = Path(folder)
-    names = sorted(glob.glob("**/*", root_dir=folder, recursive=True), key=os.fsencode)  # follows links, unlike rglob()
+    try:
+        names = sorted(paths.list_files(folder) if folder.exists() else [], key=os.fsencode)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror})") from None
     names = [name for name in names if (folder / name).is_file()]
     if not names:
         raise UserError(f"there are no photographs in {folder}; put some there (JPEG or PNG, in sub-folders or not)")

@@ -1,0 +1,258 @@
+"""Blocks of an image coded by Bit-Swap, in the lanes of one coder, which start from bits that are sent anyway.
+
+The bits that the first latents are popped with are those of the parts of the image that no model codes
+(codec.container), so that nothing is sent in vain. Blocks are dealt to the lanes in turn, in raster order.
+"""
+
+import contextlib
+import math
+import os
+import platform
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+import discretization
+from codec import bitsback, blocks
+from codec.conditionals import Conditionals, FloatNetwork
+from codec.header import ARITHMETICS, FLOAT_CPU, FLOAT_GPU, INTEGERS, MAX_LANES, MAX_THREADS, ContainerError
+from codec.rans import EmptyLaneError, Rans
+from model import checkpoints, exact, make_exact
+from utils.cli import UserError
+from utils.images import CHANNELS
+from utils.torch.modules import fold_weight_norm
+
+DATASET = "imagenetcrop"  # whose checkpoints code blocks
+_ATTEMPTS = 4  # at finding how many initial bits the lanes need
+
+
+class BlockCodec(NamedTuple):
+    """A model with its bins, ready to code, and what it takes to name them."""
+
+    conditional: Conditionals
+    nz: int
+    quantbits: int
+    networks: str  # identities: 16 hexadecimal digits
+    bins: str
+    arithmetic: int
+
+
+def open_checkpoint(path, device="cpu", integers=True, quantbits=10, wanted=None):
+    """The BlockCodec of the checkpoint at path, with the bins beside it or, where there are none, cached or made.
+
+    integers: whether to compute with its exact form (model.exact) or in floats. An exact form is made where there is
+    none, which takes the training set. wanted: the identity of the networks that a file names; then no exact form is
+    made, and for networks of another identity nothing at all: None is returned.
+    Raises UserError where it is not a checkpoint that can code blocks, or has no exact form.
+    """
+    model, identity = checkpoints.load(path, device)
+    if model.xs[1] != model.xs[2] or model.xs[0] not in CHANNELS.values():
+        raise UserError(f"{path} is for images of shape {model.xs}, not for square blocks of grey or RGB pixels")
+    networks = None
+    if integers:
+        choose = exact.find if wanted else make_exact.for_checkpoint
+        networks = choose(path, model, identity, DATASET)
+        if networks is None:
+            raise exact.NoExactFormError(
+                f"{path} has no exact form; make it with model/make_exact.py {DATASET} --checkpoint {path}"
+            )
+    if wanted not in (None, networks.identity if integers else identity):
+        return None
+    ranges = discretization.for_checkpoint(path, model, identity, DATASET, quantbits)
+    return of_model(model, ranges, identity, networks)
+
+
+def of_model(model, ranges, identity, networks=None):
+    """The BlockCodec of a model, its latents' ranges (discretization.Ranges) and the identity of its parameters.
+
+    networks: the model's ExactModel, to compute in integers.
+    """
+    bins = discretization.bins(model, ranges)
+    if networks is not None:
+        conditional = Conditionals(networks, bins)
+        return BlockCodec(conditional, model.nz, ranges.quantbits, networks.identity, ranges.identity, INTEGERS)
+    conditional = Conditionals(FloatNetwork(fold_weight_norm(model)), bins)
+    arithmetic = FLOAT_CPU if conditional.device.type == "cpu" else FLOAT_GPU
+    return BlockCodec(conditional, model.nz, ranges.quantbits, identity, ranges.identity, arithmetic)
+
+
+def codes_blocks(picture, channels=3, side=32):
+    """Whether a picture has blocks that a model of this shape could code."""
+    return picture.mode != "P" and picture.pixels.shape[2] == channels and blocks.count(*picture.size, side) > 0
+
+
+def settings(device):
+    """What decides, beside the number of threads, how the networks round: one line of ASCII."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    text = f"PyTorch {torch.__version__}, NumPy {np.__version__}, {platform.machine()} {name}"
+    return text.encode("ascii", "replace").decode()[:255]
+
+
+@contextlib.contextmanager
+def _threads(count):
+    """Let PyTorch compute with so many threads; None leaves it as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _schedule(codec):
+    """How blocks are coded."""
+    return bitsback.whitened(bitsback.bitswap(codec.nz))
+
+
+def _trial(codec, images):
+    """What blocks, uint8 [n, C, side, side], each in a lane of its own, cost: two arrays [n] of 32-bit words.
+
+    They are the words that each adds to its lane, and the depth to which it takes words off the lane before.
+    """
+    count = sum(codec.conditional.dims[1:]) + 2  # no pop takes more than a word
+    coder = Rans.from_words(np.random.default_rng(0).integers(1, 1 << 32, (len(images), count), np.uint32))
+    before, least = coder.counts.copy(), coder.counts.copy()
+    known = {0: codec.conditional.to_symbols(images)}
+    for step in _schedule(codec):
+        bitsback.run([step], coder, codec.conditional, known, len(images))
+        least = np.minimum(least, coder.counts)
+    return coder.counts - before, before - least
+
+
+def _plan(picture, side, need, lanes, block_words):
+    """Choose what to code conventionally so that its bytes can start the lanes.
+
+    need: words that each lane starts from. lanes: as many are wanted. block_words: about what a block takes.
+    Moves up to an eighth of the blocks, the last ones, to the conventional part to have all the lanes; more only
+    to have one. Returns (blocks, lanes, parts as of blocks.encode_rest()), or None where it takes all blocks.
+    """
+    whole = blocks.count(*picture.size, side)
+    affordable = whole // 8
+    moved = 0
+    while moved < whole:
+        parts = blocks.encode_rest(picture, side, whole - moved)
+        words = sum(len(data) for _, data in parts) // 4
+        wanted = need * (lanes if moved < affordable else 1)
+        if words >= wanted:
+            return whole - moved, min(lanes, words // need, whole - moved), parts
+        step = max(1, math.ceil((wanted - words) / block_words))
+        moved = min(moved + step, affordable) if moved < affordable else moved + max(step, whole // 16)
+    return None
+
+
+def _lane_starts(data, lanes):
+    """The words that the lanes start from, a list of uint32 arrays, made of the conventional part's bytes.
+
+    On top of each is a 1, the head's upper half: so the head is what it must be, 2^32 at least, and holds 32 bits.
+    """
+    words = np.frombuffer(data + bytes(-len(data) % 4), "<u4")
+    return [np.append(part, np.uint32(1)) for part in np.array_split(words, lanes)]
+
+
+def encode(picture, codec, lanes, most, progress):
+    """Code the blocks of a picture on top of the conventional parts.
+
+    lanes: how many are wanted, None for a number by the size. progress: wraps the steps.
+    Returns (header fields, parts as of blocks.encode_rest(), payload), or None where blocks cannot be coded, or would
+    clearly take over `most` bytes.
+    """
+    side = codec.conditional.xs[-1]
+    whole = blocks.count(*picture.size, side)
+
+    floats = {}
+    if codec.arithmetic != INTEGERS:
+        threads = min(torch.get_num_threads(), MAX_THREADS)
+        floats = {"threads": threads, "settings": settings(codec.conditional.device)}
+
+    def block(k):
+        return np.moveaxis(blocks.view(picture.pixels, side, k), 2, 0)
+
+    sample = np.unique(np.linspace(0, whole - 1, 16, dtype=np.int64))
+    words, depth = _trial(codec, np.stack([block(k) for k in sample]))
+    if 4 * words.mean() * whole > 1.2 * most:
+        return None
+    need = int(1.1 * depth.max()) + 16
+    # With a lane for every block there would be most to start, with a single one coding would take longest.
+    lanes = min(lanes or min(64, math.isqrt(whole)), MAX_LANES)
+    for _ in range(_ATTEMPTS):
+        plan = _plan(picture, side, need, lanes, max(1, words.mean()))
+        if plan is None:
+            return None
+        count, used, parts = plan
+        chains = [np.stack([block(k) for k in range(lane, count, used)]) for lane in range(used)]
+        coder = Rans.from_words(_lane_starts(b"".join(data for _, data in parts), used))
+        try:
+            with _threads(floats.get("threads")):
+                bitsback.encode_chains(_schedule(codec), coder, codec.conditional, chains, progress)
+        except EmptyLaneError:  # a block dug deeper than those of the trial
+            need = need * 5 // 4 + 16
+            continue
+        found = coder.to_words()
+        fields = {
+            "side": side, "blocks": count, "words": tuple(map(len, found)), "quantbits": codec.quantbits,
+            "networks": codec.networks, "bins": codec.bins, "arithmetic": codec.arithmetic, **floats,
+        }  # fmt: skip
+        return fields, parts, np.concatenate(found).astype("<u4").tobytes()
+    return None
+
+
+def decode(header, payload, codec, progress):
+    """Undo encode(): (each lane's blocks, uint8 [N_i, C, side, side], bytes of the conventional parts).
+
+    Raises all sorts of exceptions where the payload is not what encode() wrote, or floats round in other ways.
+    """
+    with _threads(None if codec.arithmetic == INTEGERS else min(header.threads, os.cpu_count() or 1)):
+        return _decode(header, payload, codec, progress)
+
+
+def _decode(header, payload, codec, progress):
+    lanes = len(header.words)
+    lengths = [len(range(lane, header.blocks, lanes)) for lane in range(lanes)]
+    conventional = sum(length for _, length in header.parts)
+    each, more = divmod((conventional + 3) // 4, lanes)  # as np.array_split() has it
+    starts = [each + (lane < more) for lane in range(lanes)]
+    for words, start, length in zip(header.words, starts, lengths, strict=True):
+        # No push adds more than a word. This keeps the lanes, as the coder holds them, to memory in proportion.
+        if words > start + 1 + length * sum(codec.conditional.dims):
+            raise ValueError("a lane is longer than its blocks can make it")
+    lane_words = np.split(np.frombuffer(payload, "<u4").astype(np.uint32), np.cumsum(header.words)[:-1])
+    coder = Rans.from_words(lane_words)
+    chains = bitsback.decode_chains(_schedule(codec), coder, codec.conditional, lengths, progress)
+    left = coder.to_words()
+    if [len(words) for words in left] != [start + 1 for start in starts] or any(words[-1] != 1 for words in left):
+        raise ValueError("the initial bits are not what is left")
+    data = np.concatenate([words[:-1] for words in left]).astype("<u4").tobytes()
+    if any(data[conventional:]):
+        raise ValueError("the initial bits are not what is left")
+    return chains, data[:conventional]
+
+
+def check(header, codec):
+    """Raise ContainerError where a codec is not that which a header calls for."""
+    for what, wanted, found in (
+        ("checkpoint", header.networks, codec.networks),
+        ("number of bins", f"2^{header.quantbits}", f"2^{codec.quantbits}"),
+        ("set of bins", header.bins, codec.bins),
+    ):
+        if wanted != found:
+            raise ContainerError(f"it was written with another {what}, {wanted} where this is {found}; "
+                                 "name the right one with --checkpoint, its bins beside it")  # fmt: skip
+    if (header.arithmetic == INTEGERS) != (codec.arithmetic == INTEGERS):
+        raise ContainerError(f"it was written with networks in {ARITHMETICS[header.arithmetic]}")
+    if (codec.conditional.xs[0], codec.conditional.xs[-1]) != (CHANNELS[header.mode], header.side):
+        raise ContainerError(f"its blocks do not fit the checkpoint's, of shape {codec.conditional.xs}")
+
+
+def verdict(header, codec):
+    """What to say of a file whose checksums are right, and which does not decode with the right codec."""
+    if codec is None or codec.arithmetic == INTEGERS:
+        return "damaged"
+    # The checksums say that the file is as it was written; where it does not decode, the networks are to blame.
+    threads = f"{header.threads} thread" + "s" * (header.threads > 1)
+    return (
+        "intact, but cannot be reproduced here. Its networks were computed in "
+        f"{ARITHMETICS[header.arithmetic]}, {header.settings}, {threads}; here it is "
+        f"{settings(codec.conditional.device)}. Where floating-point numbers round differently, decoding derails: "
+        "decode it under the former settings"
+    )

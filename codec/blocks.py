@@ -1,0 +1,44 @@
+"""Where the blocks of an image lie, and what is left of it without them, which is coded by conventional methods."""
+
+import numpy as np
+
+from codec import conventional
+from utils.images import Picture
+
+
+def regions(width: int, height: int, side: int, blocks: int) -> list[tuple[slice, slice]]:
+    """What is left of an image without its first `blocks` blocks of side x side pixels in raster order.
+
+    Returns the rectangles that are not empty, as pairs of slices (rows, columns): right of the rows of blocks, right
+    of the last block where that row is not full, and everything below.
+    """
+    if not blocks:
+        return [(slice(0, height), slice(0, width))]
+    across = width // side
+    rows, rest = divmod(blocks, across)
+    lower, bottom = side * rows, side * (rows + (rest > 0))
+    found = [
+        (slice(0, lower), slice(side * across, width)),
+        (slice(lower, bottom), slice(side * rest, width)),
+        (slice(bottom, height), slice(0, width)),
+    ]
+    return [(y, x) for y, x in found if y.start < y.stop and x.start < x.stop]
+
+
+def count(width: int, height: int, side: int) -> int:
+    """How many blocks fit into an image."""
+    return (width // side) * (height // side)
+
+
+def view(pixels: np.ndarray, side: int, k: int) -> np.ndarray:
+    """A view of block k of pixels [H, W, C], in raster order: [side, side, C]."""
+    y, x = divmod(k, pixels.shape[1] // side)
+    return pixels[side * y : side * (y + 1), side * x : side * (x + 1)]
+
+
+def encode_rest(picture: Picture, side: int = 0, blocks: int = 0) -> list[tuple[int, bytes]]:
+    """Code everything but the blocks: a list of (index into conventional.METHODS, bytes), a palette first."""
+    parts = [picture.pixels[region] for region in regions(*picture.size, side, blocks)]
+    if picture.mode == "P":
+        parts.insert(0, np.frombuffer(picture.palette, np.uint8).reshape(1, -1, 3))
+    return [conventional.encode_part(part) for part in parts]

@@ -1,0 +1,168 @@
+"""The command line of the compression experiments: what mnist_compress.py and its kin share.
+
+PyTorch is imported after the flags have been read, so that --help answers at once.
+"""
+
+import sys
+
+import numpy as np
+
+from codec import conventional
+from codec.bitsback import NAMES, SCHEDULES, whitened
+from utils import cli, datasets, paths
+
+MEASURES = ("nets", "elbos", "cmas", "total")  # of experiment.Result, kept as arrays
+FIRST_LOOK = (10, 10)  # chains and images of a run without any flag
+SEED = 100  # of the published choice of images
+
+
+def main(dataset, argv=None):
+    """Entry point of a dataset's compression script."""
+    cli.script(_main)(dataset, argv)
+
+
+def _main(dataset, argv):
+    args = parse(dataset, argv)
+    from codec import experiment
+    from model import checkpoints
+
+    path, model, identity = checkpoints.open_for(dataset, args)
+    test = datasets.load(dataset, "test", args.data)
+    chosen = test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
+    chains, count = chosen.shape[:2]
+    setup = experiment.open_setup(dataset, args, path, model, identity)
+    padding = np.prod(model.xs) / np.prod(test.shape[1:])  # padded dimensions to real ones
+    size = "" if (chains, count) == (datasets.CHAINS, datasets.CHAINS) else f"_{chains}x{count}"
+    folder, rates = paths.results(dataset, model.nz, args.output), {}
+
+    def keep(scheme, result, floats):
+        for measure in MEASURES:
+            with paths.whole(folder / f"{scheme}_{variant(args)}{size}_{measure}.npy") as array:
+                np.save(array, getattr(result, measure))
+        print(summary(result, padding))
+        if floats is not None:
+            print(f"net, in floats  {floats.nets.mean() * padding:.4f} bits/dim")
+        rates[f"{NAMES[scheme]}, net"] = result.nets.mean() * padding
+        rates[f"{NAMES[scheme]}, sent"] = result.cmas[:, -1].mean() * padding
+        rates["ELBO"] = result.elbos.mean() * padding
+
+    what, header = f"{chains} chains of {count} images", {"chains": chains, "images": count}
+    run_schemes(setup, args, datasets.to_channels_first(chosen), what, header, size, keep)
+    if args.verify_only:
+        return
+    print(f"wrote {folder}/*_{variant(args)}{size}_*.npy")
+    if args.bitswap == "both":
+        print(comparison(rates | conventional.measure(chosen)))
+    if args.first_look:
+        print(
+            f"\nThis was a first look, at {chains * count} images. The experiment of the paper, "
+            f"{datasets.CHAINS} chains of {datasets.CHAINS} images, is python {dataset}_compress.py --full"
+        )
+
+
+def parse(dataset, argv=None):
+    """The flags of a dataset's compression script."""
+    chains, images = FIRST_LOOK
+    parser = cli.parser(
+        f"Compress {dataset} test images with Bit-Swap or BB-ANS, decode them again from disk and compare.\n\n"
+        f"Without any flag this is a first look: {chains} chains of {images} images, both schemes. With --full, or\n"
+        f"any other flag, it is the paper's experiment: {datasets.CHAINS} chains of {datasets.CHAINS} images.\n\n"
+        "Writes, under --output:\n"
+        f"  plots/{dataset}<nz>/<scheme>_<variant>_{{{','.join(MEASURES)}}}.npy   [chains, images], for cma.py:\n"
+        "      bits/dim (per padded dimension) of each image, of its negative ELBO, of the chain so far, and its bits\n"
+        f"  bitstreams/{dataset}<nz>/<scheme>_<variant>.npz               the compressed images\n"
+        f"  bins/{dataset}_nz<nz>_<q>bits_<checkpoint>.npz                the bins, where there are none yet\n"
+        "The variant is <q>bits, with _exact, _whitened, _seed<seed> and _<chains>x<images> where these are not the\n"
+        "paper's, so that results of different kinds do not replace each other."
+    )
+    parser.add_argument("--full", action="store_true", help="the paper's experiment: the default with any other flag")
+    datasets.add_arguments(parser)
+    args = add_and_parse(parser, argv)
+    args.first_look = not (sys.argv[1:] if argv is None else argv)
+    if args.first_look:
+        args.experiments, args.ndatapoints = FIRST_LOOK
+    return args
+
+
+def add_and_parse(parser, argv):
+    """Add the arguments that all compression scripts end with, and parse."""
+    both = "1: Bit-Swap, 0: BB-ANS, both: one after the other, in a table with other compressors"
+    parser.add_argument("--bitswap", choices=("0", "1", "both"), default="both", help=both)
+    exact = "compute with the networks' exact form, in integers: decodes on any machine (default: in floats)"
+    parser.add_argument("--exact", action="store_true", help=exact)
+    whiten = "whiten the bits that latents are popped with, which brings the rate to the ELBO; beyond the paper"
+    parser.add_argument("--whiten", action="store_true", help=whiten)
+    parser.add_argument("--no-verify", action="store_true", help="do not decode again")
+    parser.add_argument("--verify-only", action="store_true", help="only decode what an earlier run wrote")
+    cli.add_checkpoint_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.verify_only and args.no_verify:
+        parser.error("--verify-only and --no-verify exclude each other")
+    return args
+
+
+def variant(args):
+    """What tells the results of a run from those of the plain protocol, in the names of files."""
+    flags = {"_exact": args.exact, "_whitened": args.whiten, f"_seed{args.seed}": args.seed != SEED}
+    return f"{args.quantbits}bits" + "".join(name for name, is_set in flags.items() if is_set)
+
+
+def schemes(args):
+    """The schemes that the flags choose."""
+    return {"0": ("bbans",), "1": ("bitswap",), "both": tuple(SCHEDULES)}[args.bitswap]
+
+
+def run_schemes(setup, args, chains, what, header, size, keep, unit="image"):
+    """Code chains with each scheme that the flags choose, write them, decode them from disk and compare.
+
+    setup: an experiment.Setup. chains: as experiment.compress() takes them. what: they in words. header: what the
+    bitstreams' header says of them. size: what the file's name does.
+    keep(scheme, result, floats): called for each scheme with its Result, once the bitstreams are written, and with
+    that of the networks in floats, if they are exact, or None; not called with --verify-only.
+    """
+    import torch
+
+    from codec import experiment
+
+    model, conditional, *_ = setup
+    dataset = setup.header["dataset"]
+    initial = experiment.initial_words(len(chains), conditional, args.seed)
+    torch.manual_seed(args.seed)
+    for scheme in schemes(args):
+        schedule = SCHEDULES[scheme](model.nz)
+        if args.whiten:
+            schedule = whitened(schedule)
+        file = paths.bitstreams(dataset, model.nz, args.output) / f"{scheme}_{variant(args)}{size}.npz"
+        whole_header = setup.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
+        print(f"\n{dataset}, nz={model.nz}, {NAMES[scheme]}: {what}")
+        if not args.verify_only:
+            result = experiment.compress(schedule, model, conditional, chains, initial, unit=unit)
+            experiment.save_bitstreams(file, whole_header, result.words)
+            floats = None
+            if setup.floats is not None:
+                floats = experiment.compress(schedule, model, setup.floats, chains, initial, "in floats", unit)
+            keep(scheme, result, floats)
+        if not args.no_verify:
+            experiment.verify(file, whole_header, schedule, conditional, chains, initial, unit)
+
+
+def summary(result, padding):
+    """A Result in words, in bits per real dimension. padding: padded dimensions to a real one."""
+    count = result.nets.shape[1]
+    lines = [
+        f"ELBO            {result.elbos.mean() * padding:.4f} bits/dim",
+        f"net             {result.nets.mean() * padding:.4f} bits/dim, +- {result.nets.std() * padding:.4f}",
+    ]
+    for t in sorted({1, 50, 100, count}):
+        if t <= count:
+            lines.append(f"cma after {t:<5} {result.cmas[:, t - 1].mean() * padding:.4f} bits/dim")
+    return "\n".join([*lines, f"encoded in {1e3 * result.seconds / result.nets.size:.2f} ms per image"])
+
+
+def comparison(rates, paper=None):
+    """A table of rates {name: bits/dim}, the least first; with a column for those of them that the paper reports."""
+    width = max(map(len, rates))
+    lines = ["", f"{'':{width}}  bits/dim" + ("  paper" if paper else "")]
+    for name, rate in sorted(rates.items(), key=lambda item: item[1]):
+        lines.append(f"{name:{width}}  {rate:8.4f}" + (f"  {paper[name]:5.2f}" if paper and name in paper else ""))
+    return "\n".join(lines)

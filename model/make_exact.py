@@ -1,0 +1,228 @@
+"""Make the exact form of a checkpoint: its networks in integers (model.exact), without retraining.
+
+A layer's fixed-point numbers are chosen so that float32 holds every sum (utils.torch.integers), from how large its
+inputs are on some images of the training set.
+"""
+
+import itertools
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from model import checkpoints
+from model.exact import (
+    VALUE_LIMIT,
+    ExactModel,
+    Fields,
+    NoExactFormError,
+    cached,
+    find,
+    input_least,
+    save,
+    walk,
+)
+from model.vae import architecture, log_likelihoods
+from utils import cli, datasets, paths
+from utils.cli import UserError
+from utils.fixed_point import FRACTION, LEAST_SCALE_LOG2, SCALES_PER_OCTAVE
+from utils.torch import rand
+from utils.torch.integers import EXACT, largest_sums
+from utils.torch.modules import fold_weight_norm
+
+MARGIN = 1.5  # activations are clamped at so many times the largest one in calibration
+CALIBRATION = 64  # images
+TOLERANCE = 0.003  # bits/dim that single passes may cost
+
+
+def make(model, pixels, checkpoint="", two_passes=None):
+    """Turn a trained model into integers: an ExactModel.
+
+    pixels: uint8 [B, *xs], images that show how large activations are. checkpoint: the identity to record.
+    two_passes: which layers get two passes, "heads" or "all"; by default the heads alone, unless that costs more than
+    TOLERANCE bits/dim on these images.
+    Raises ValueError where the activations of the model are too large for the fixed-point numbers here.
+    """
+    folded = fold_weight_norm(model).cpu()
+    arguments = architecture(model.state_dict()) | {"xs": model.xs}
+    seen = {}  # {convolution: (largest absolute value, mean square) of its inputs}
+
+    def see(convolution, inputs):
+        seen[convolution] = inputs[0].abs().max().item(), inputs[0].square().mean().item()
+
+    hooks = [m.register_forward_pre_hook(see) for m in folded.modules() if isinstance(m, nn.Conv2d)]
+    rate = bits_per_dim(folded, pixels).mean()
+    for hook in hooks:
+        hook.remove()
+    for which in [two_passes] if two_passes else ["heads", "all"]:
+        exact = ExactModel(quantize_all(folded, seen, which, arguments, checkpoint))
+        if which == "all" or two_passes or bits_per_dim(in_floats(exact), pixels).mean() - rate <= TOLERANCE:
+            return exact
+
+
+def quantize_all(folded, seen, two_passes, arguments, checkpoint):
+    """The Fields of a folded model. seen: {convolution: (peak, power)} as quantize() takes them."""
+    parts = []
+
+    def visit(name, convolutions):
+        weight, bias = (
+            np.concatenate([getattr(convolution, part).double().numpy() for convolution in convolutions])
+            for part in ("weight", "bias")
+        )
+        two = two_passes == "all" or name.endswith("head")
+        parts.append(quantize(name, weight, bias, *seen[convolutions[0]], two))
+
+    walk(folded, visit)
+    weights, biases, exponents, inputs = zip(*parts, strict=True)
+    std = np.zeros(0) if isinstance(folded.gen_std, nn.Module) else folded.gen_std.double().numpy()
+    return Fields(
+        arguments,
+        checkpoint,
+        np.concatenate([weight.ravel() for weight in weights]).astype(np.int16),
+        np.concatenate(biases).astype(np.int32),
+        np.concatenate(exponents).astype(np.int8),
+        np.array(inputs, np.int32),
+        np.clip(np.rint(std * (1 << FRACTION)), -VALUE_LIMIT, VALUE_LIMIT).astype(np.int32),
+    )
+
+
+def quantize(name, weight, bias, peak, power, two_passes):
+    """Choose the fixed-point numbers of a layer that prove() accepts and whose expected squared error is least.
+
+    The more bits the activations have, the fewer are left to the weights. weight: float64 [out, in, k, k].
+    bias: float64 [out]. peak, power: the largest absolute value and the mean square of the layer's inputs.
+    Returns (weight, bias, exponent, (unit, low, most)), integers as in Layer; exponent [out]: the fraction bits of the
+    sums. Raises ValueError where there are none.
+    """
+    if name == "infer0.in":  # levels, which are integers as they are
+        weight, power, choices = weight / 255, power * 255**2, [(0, 255)]
+    else:
+        choices = [(unit, math.ceil(max(1, MARGIN * peak) * 2**unit)) for unit in range(20)]
+    largest = np.abs(weight).max((1, 2, 3))
+    best = None
+    for (unit, most), low in itertools.product(choices, range(1, 24) if two_passes else [0]):
+        limits = low, input_least(name, unit, most), most
+        sums = largest_sums(weight, bias * 2.0 ** (unit - low), *limits)
+        room = EXACT - 1 - largest_sums(np.full_like(weight[:1], 0.5), 0.5, *limits)  # the rest is for rounding
+        if room <= 0:
+            continue
+        # The largest powers of two that leave the sums in float32's range, and the weights in int16's.
+        exponent = np.frexp(np.minimum(room / (sums + 1e-12), 32767 / (largest + 1e-12)))[1] - 1
+        error = (weight**2).sum() * 4.0**-unit + weight[0].size * power * (4.0**-exponent).sum()
+        if best is None or error < best[0]:
+            best = error, unit, low, most, exponent
+    if best is None:
+        raise ValueError(f"{name}: activations of up to {peak:.3g} are too large for the integers of float32")
+    _, unit, low, most, exponent = best
+    weight, bias = weight * 2.0 ** exponent[:, None, None, None], bias * 2.0 ** (unit - low + exponent)
+    return np.rint(weight), np.rint(bias), unit - low + exponent, (unit, low, most)
+
+
+def in_floats(exact):
+    """A view of an ExactModel that log_likelihoods() takes: latents, mu and scale as float32."""
+
+    def floats(parameters):
+        mu, number = parameters
+        return (mu.double() / 2**FRACTION).float(), torch.exp2(number / SCALES_PER_OCTAVE + LEAST_SCALE_LOG2).float()
+
+    def fixed(given):
+        return (given * 2**FRACTION).round().to(torch.int64)
+
+    return SimpleNamespace(
+        nz=exact.nz,
+        to_levels=exact.to_levels,
+        infer=lambda i, given: floats(exact.infer(i, given if i == 0 else fixed(given))),
+        generate=lambda i, given: floats(exact.generate(i, fixed(given))),
+    )
+
+
+@torch.no_grad()
+def bits_per_dim(model, pixels, seed=0):
+    """The negative evidence lower bound of images uint8 [B, *xs], float32 [B], at one sample of every latent.
+
+    model: a Model, or in_floats() of an ExactModel, which sees the same uniform variates for the same seed.
+    """
+
+    def sample(mu, scale):
+        return (rand.sample(mu, scale) * 2**FRACTION).round() / 2**FRACTION
+
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        logrecon, logdec, logenc = log_likelihoods(model, pixels, sample)
+    return -(logrecon + (logdec - logenc).sum((0, 2))) / pixels[0].numel()
+
+
+def for_checkpoint(path, model, identity, dataset, data=None, output=paths.ROOT):
+    """find(), or a new one, which is then cached.
+
+    data: folder of the datasets; to make one, images of the training set are needed.
+    Raises NoExactFormError where it cannot be made.
+    """
+    exact = find(path, model, identity, dataset, output)
+    if exact is not None:
+        return exact
+    try:
+        pixels = sample_images(dataset, "train", data, CALIBRATION)
+    except UserError as error:
+        raise NoExactFormError(f"{path} has no exact form, and images to make it from are lacking: {error}") from None
+    exact = from_checkpoint(path, model, identity, pixels)
+    save(cached(dataset, model, identity, output), exact)
+    return exact.to(next(model.parameters()).device)
+
+
+def from_checkpoint(path, model, identity, pixels, two_passes=None):
+    """make() for a checkpoint; raises NoExactFormError where it cannot be done."""
+    try:
+        return make(model, pixels, identity, two_passes)
+    except (ValueError, ArithmeticError) as error:
+        raise NoExactFormError(f"{path} has no exact form here: {error}") from None
+
+
+def sample_images(dataset, split, data, count, seed=0):
+    """Images drawn from a dataset, as the models take them: uint8 [count, *xs]."""
+    images = datasets.load(dataset, split, data)
+    chosen = np.random.default_rng(seed).choice(len(images), min(count, len(images)), replace=False)
+    return torch.from_numpy(datasets.to_channels_first(images[np.sort(chosen)]))
+
+
+@cli.script
+def main(argv=None):
+    parser = cli.parser(
+        "Make the exact form of a checkpoint: its networks in integers, which give the same on every machine.\n\n"
+        "Reads the checkpoint and, under --data, images of the training set, which show how large activations are,\n"
+        "and of the test set, on which the rate (the negative ELBO) of both forms is compared.\n"
+        "Writes CHECKPOINT.exact.npz beside CHECKPOINT.pt, or the file that --to names."
+    )
+    parser.add_argument("dataset", choices=sorted(datasets.NAMES), help="the dataset the checkpoint was trained on")
+    parser.add_argument("--nz", type=cli.whole_number(1), help="latent layers (default: the most there are trained)")
+    parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
+    parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
+    parser.add_argument("--to", help="write here")
+    passes = f"the layers that get two passes (default: the heads alone if that costs under {TOLERANCE} bits/dim)"
+    parser.add_argument("--two-passes", choices=("heads", "all"), help=passes)
+    parser.add_argument("--compare", type=cli.whole_number(1), default=100, help="test images to compare the rates on")
+    parser.set_defaults(gpu=-1, output=paths.ROOT)
+    args = parser.parse_args(argv)
+    path, model, identity = checkpoints.open_for(args.dataset, args)
+    pixels = sample_images(args.dataset, "train", args.data, CALIBRATION)
+    exact = from_checkpoint(path, model, identity, pixels, args.two_passes)
+    to = Path(args.to or path.with_suffix(".exact.npz"))
+    save(to, exact)
+    forms, rates = (fold_weight_norm(model), in_floats(exact)), []
+    for pixels in sample_images(args.dataset, "test", args.data, args.compare).split(50):
+        rates.append([bits_per_dim(form, pixels).numpy() for form in forms])
+    float_rate, exact_rate = (np.concatenate(each).mean() for each in zip(*rates, strict=True))
+    print(f"negative ELBO on {args.compare} test images, bits/dim: float {float_rate:.5f}, exact {exact_rate:.5f}")
+    low = exact.fields.inputs[:, 1]
+    print(f"two passes in {np.count_nonzero(low)} of {len(low)} layers")
+    print(f"wrote {to}, {to.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

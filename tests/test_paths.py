@@ -1,0 +1,161 @@
+"""Writing files: whole or not at all, and one line where it does not work."""
+
+import os
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from utils import paths
+from utils.cli import UserError
+
+TOO_LONG = "n" * 256
+
+
+def listing(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_link_stays_and_its_target_is_replaced(tmp_path, relative):
+    (tmp_path / "store").mkdir()
+    target, link, chain = tmp_path / "store" / "a.npy", tmp_path / "link", tmp_path / "chain"
+    target.write_text("old")
+    target.chmod(0o640)
+    link.symlink_to(os.path.relpath(target, tmp_path) if relative else target)
+    chain.symlink_to(link)
+    with paths.replacing(chain, "w") as file:
+        file.write("new")
+    assert chain.is_symlink() and link.is_symlink() and target.read_text() == "new"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert listing(tmp_path) == ["chain", "link", "store"] and listing(tmp_path / "store") == ["a.npy"]
+
+
+def test_a_link_that_leads_nowhere_yet(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "later" / "b")
+    paths.check_writable(tmp_path / "link")
+    with paths.replacing(tmp_path / "link") as file:
+        file.write(b"new")
+    assert (tmp_path / "later" / "b").read_bytes() == b"new" and (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "link to a device", "stdout"])
+def test_what_is_no_regular_file_is_refused(tmp_path, kind):
+    path = tmp_path / "there"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link to a device":
+        path.symlink_to("/dev/full")
+    else:
+        path = {"device": "/dev/null", "stdout": f"/proc/self/fd/{os.pipe()[1]}"}[kind]
+    before = os.stat(path)
+    for write in (paths.check_writable, lambda path: paths.replacing(path).__enter__()):
+        with pytest.raises(UserError, match="no regular file"):
+            write(path)
+    assert os.stat(path).st_ino == before.st_ino and os.stat(path).st_mode == before.st_mode
+
+
+@pytest.mark.parametrize("name", ["/proc/absent/a", "/sys/a", TOO_LONG, f"new/{TOO_LONG}", f"{TOO_LONG}/a", "file/a"])
+def test_impossible_places_are_known_before_the_work(tmp_path, name):
+    (tmp_path / "file").write_text("kept")
+    path = tmp_path / name
+    for write in (paths.check_writable, lambda path: paths.replacing(path).__enter__()):
+        with pytest.raises(UserError, match="cannot write") as caught:
+            write(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="cannot write"):
+        paths.check_folder_writable(path)
+    assert set(listing(tmp_path)) <= {"file", "new"}
+
+
+def test_asking_changes_nothing(tmp_path):
+    (tmp_path / "old").write_text("kept")
+    paths.check_writable(tmp_path / "old", tmp_path / "new", tmp_path / "x" / "y" / "z")
+    paths.check_folder_writable(tmp_path, tmp_path / "x" / "y")
+    assert listing(tmp_path) == ["old"] and (tmp_path / "old").read_text() == "kept"
+
+
+def test_names_as_long_as_they_may_be(tmp_path):
+    path = tmp_path / ("ä" * 127)
+    with paths.replacing(path) as file:
+        file.write(b"new")
+    assert listing(tmp_path) == [path.name]
+
+
+FULL = """
+import resource, sys
+import numpy as np, torch
+from utils import paths
+from utils.cli import UserError
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+array = np.random.default_rng(0).normal(size=40_000)
+write = {
+    "bytes": lambda file: file.write(array.tobytes()),
+    "NumPy": lambda file: np.save(file, array),
+    "npz": lambda file: np.savez(file, array=array),
+    "PyTorch": lambda file: torch.save({"w": torch.from_numpy(array)}, file),
+}[sys.argv[2]]
+try:
+    with paths.replacing(sys.argv[1]) as file:
+        write(file)
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("kind", ["bytes", "NumPy", "npz", "PyTorch"])
+def test_no_room_leaves_the_old_file_and_names_the_reason(tmp_path, kind):
+    """The limit on the size of a file stands for the end of the disk: writing fails in the same places."""
+    target = tmp_path / "a"
+    target.write_text("old")
+    command = [sys.executable, "-c", FULL, target, kind]
+    done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
+    assert done.stdout == f"cannot write {target}: File too large\n", done.stderr
+    assert target.read_text() == "old" and listing(tmp_path) == ["a"]
+
+
+def test_other_errors_are_left_alone(tmp_path):
+    for raised in (RuntimeError("of the caller"), FileNotFoundError(2, "No such file", "input.png"), KeyError("x")):
+        with pytest.raises(type(raised)) as caught, paths.replacing(tmp_path / "a") as file:
+            file.write(b"half")
+            raise raised
+        assert caught.value is raised and listing(tmp_path) == []
+
+
+def test_remove_unfinished(tmp_path):
+    name = "a[1].pt"
+    for other in (f".{name}.123.tmp", ".b.123.tmp", name):
+        (tmp_path / other).write_text("")
+    paths.remove_unfinished(tmp_path / name)
+    assert listing(tmp_path) == [".b.123.tmp", name]
+
+
+@pytest.mark.parametrize("save", [np.save, lambda file, array: torch.save(torch.from_numpy(array), file)])
+def test_what_is_written_is_read(tmp_path, save):
+    with paths.replacing(tmp_path / "a" / "b") as file:
+        save(file, np.arange(5))
+    data = (tmp_path / "a" / "b").read_bytes()
+    assert len(data) > 40 and listing(tmp_path / "a") == ["b"]
+
+
+def test_every_real_folder_is_listed_once(tmp_path):
+    """Links to the folder itself, to a sibling under an earlier name, to a folder elsewhere, and to one another."""
+    folder = tmp_path / "set"
+    for path in ("set/real/1", "set/real/deep/2", "elsewhere/3", "set/0"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    (folder / "real" / "loop").symlink_to(folder)
+    (folder / "again").symlink_to("real")
+    (folder / "outside").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(folder / "real" / "deep")
+    (folder / "file").symlink_to(tmp_path / "elsewhere" / "3")
+    assert paths.list_files(folder) == ["0", "file", "outside/3", "real/1", "real/deep/2"]
+    (tmp_path / "other").symlink_to(folder)
+    assert len(paths.list_files(tmp_path / "other")) == 5
+    with pytest.raises(OSError, match="absent"):
+        paths.list_files(tmp_path / "absent")

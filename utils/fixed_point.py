@@ -1,0 +1,137 @@
+"""Real numbers as integers, the same on every machine.
+
+A real number r is the integer nearest to r * 2^FRACTION. A scale is an index into a table of SCALES scales,
+SCALES_PER_OCTAVE to a factor of two from 2^LEAST_SCALE_LOG2 up. quantize() takes a network's mu and scale from floats
+to integers; the bins of latents and pixels have integer edges and centres. From here to the bits there are only
+integers.
+"""
+
+import functools
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+
+import numpy as np
+
+from utils.compiled import compiled
+
+FRACTION = 20  # bits after the binary point of mu, edges and centres
+SCALES_PER_OCTAVE = 256
+LEAST_SCALE_LOG2 = -12
+SCALES = 24 * SCALES_PER_OCTAVE
+FINE = 12  # more bits for the width of a bin, which is multiplied by a symbol
+MU_LIMIT = 1 << 31  # 2^11 as a real number
+EDGE_LIMIT = 1 << 40  # together these keep (edge - mu) / scale within 64 bits
+
+_ONE = 1 << FRACTION
+_NO_NUMBER = -(1 << 62)
+
+
+def decimals(function, count, bits):
+    """[function(k) * 2^bits for k in range(count)], to the nearest integers, from Decimals of 40 digits."""
+    with localcontext() as context:
+        context.prec = 40
+        return np.array([int((function(k) * 2**bits).to_integral_value()) for k in range(count)], np.int64)
+
+
+@functools.cache
+def _mantissas():
+    """The scale nearest to 1 + (m + 0.5) / 2^11, in steps from 1, for m = 0 ... 2^11 - 1."""
+    ln2 = Decimal(2).ln()
+    return decimals(lambda m: (1 + (m + Decimal("0.5")) / 2**11).ln() / ln2 * SCALES_PER_OCTAVE, 1 << 11, 0)
+
+
+@functools.cache
+def _logits(n):
+    """ln(k / (n - k)) for k = 1 ... n - 1."""
+    return decimals(lambda k: (Decimal(k + 1) / (n - 1 - k)).ln(), n - 1, FRACTION)
+
+
+def scale_values():
+    """The table of scales, float64 [SCALES]."""
+    return np.exp2(np.arange(SCALES) / SCALES_PER_OCTAVE + LEAST_SCALE_LOG2)
+
+
+def quantize(mu, scale):
+    """The integers that stand for parameters: (mu, scale), int64, from float32 or float64 arrays of the same shapes.
+
+    Out of range, mu is taken to be +-2^11 and scale the nearest that there is.
+    Raises ValueError where mu is not finite, or scale not finite and positive.
+    """
+    values, scales = _quantize_mu(np.ravel(mu)), _quantize_scale(np.ravel(scale), _mantissas())
+    if values.min(initial=0) == _NO_NUMBER or scales.min(initial=0) == _NO_NUMBER:
+        raise ValueError("mu and scale must be finite and scale positive: the network's outputs are not")
+    return values.reshape(np.shape(mu)), scales.reshape(np.shape(scale))
+
+
+@dataclass(frozen=True)
+class UniformBins:
+    """n bins of equal width on each dimension; the first and last reach to infinity.
+
+    lo: int64 [dims], the lower edge of bin 0; width: int64 [dims], in units of 2^-(FRACTION + 12).
+    """
+
+    n: int
+    lo: np.ndarray
+    width: np.ndarray
+
+    @classmethod
+    def between(cls, lo, hi, n):
+        """n bins between lo and hi, float64 [dims] each. Raises ValueError where these are not ranges to divide."""
+        lo, width = np.asarray(lo, np.float64), (np.asarray(hi, np.float64) - lo) / n
+        limit = EDGE_LIMIT / _ONE / 2
+        if not (np.abs(lo).max() < limit and width.min() > 0 and width.max() * n < limit):
+            raise ValueError(f"bins from {lo.min():g} to {np.max(hi):g} cannot be coded with")
+        width = np.rint(width * (_ONE << FINE)).astype(np.int64)
+        return cls(n, np.rint(lo * _ONE).astype(np.int64), np.maximum(width, 1))
+
+    def centres(self, symbols):
+        """Bin centres, int64 [lanes, dims], of symbols [lanes, dims]."""
+        return self.lo + ((2 * symbols.astype(np.int64) + 1) * self.width >> FINE + 1)
+
+    edges = np.empty(0, np.int64)  # lo and width say it all
+
+
+@dataclass(frozen=True)
+class EqualMassBins:
+    """n bins that each hold 1/n of the mass of Logistic(0, 1), the same on every dimension.
+
+    edges: int64 [n + 1], the lower edge of every bin and the end of the last.
+    """
+
+    n: int
+
+    lo = width = np.empty(0, np.int64)  # the edges say it all
+
+    @property
+    def edges(self):
+        return np.concatenate(([-EDGE_LIMIT], _logits(2 * self.n)[1::2], [EDGE_LIMIT]))
+
+    def centres(self, symbols):
+        """The points that halve the mass of each symbol's bin."""
+        return _logits(2 * self.n)[2 * symbols.astype(np.int64)]
+
+
+def pixel_bins(dims):
+    """The 256 grey levels at (k - 127.5) / 127.5, with edges midway between them."""
+    return UniformBins.between(np.full(dims, -128 / 127.5), np.full(dims, 128 / 127.5), 256)
+
+
+@compiled
+def _quantize_mu(values):
+    out = np.empty(len(values), np.int64)
+    for i, value in enumerate(values):
+        scaled = min(max(np.float64(value) * _ONE, -float(MU_LIMIT)), float(MU_LIMIT))
+        out[i] = np.int64(np.rint(scaled)) if np.isfinite(value) else _NO_NUMBER
+    return out
+
+
+@compiled
+def _quantize_scale(values, mantissas):
+    """The exponent and the mantissa's leading bits give the index: with log2, a library's rounding would have a say."""
+    bits = values.astype(np.float64).view(np.int64)
+    out = np.empty(len(values), np.int64)
+    for i, value in enumerate(values):
+        octave = (bits[i] >> 52) - 1023 - LEAST_SCALE_LOG2
+        index = octave * SCALES_PER_OCTAVE + mantissas[bits[i] >> 41 & (1 << 11) - 1]
+        out[i] = min(max(index, 0), SCALES - 1) if np.isfinite(value) and value > 0 else _NO_NUMBER
+    return out

@@ -58,7 +58,8 @@ _THIRD = np.float32(1 / 3)
 _TWO, _QUARTER = np.float32(2), np.float32(0.25)
 _NEXT, _DIAGONAL = np.float32(0.24), np.float32(0.13)  # weights in a local error
 _TENTH = np.float32(0.1)
-_LIMIT = np.float32(1e6)  # of a weight
+SCALE_LIMIT = 8.0  # of the logarithm of a scale over the spread, either side
+_LIMIT = np.float32(1e5)  # of a weight, so that nothing overflows
 
 
 class Weights(NamedTuple):

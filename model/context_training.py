@@ -18,7 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from model import context
-from model.context import HEAD, HIDDEN, INPUTS, OUTPUTS, PAD, PERIOD, K, Weights
+from model.context import HEAD, HIDDEN, INPUTS, OUTPUTS, PAD, PERIOD, SCALE_LIMIT, K, Weights
 from utils import cli, datasets, paths
 from utils.cli import UserError
 
@@ -87,7 +87,7 @@ class ContextNetwork(nn.Module):
         point, outputs = self(inputs, seen)
         logits, means, scales = outputs[..., : 3 * K].unflatten(-1, (3, K)).unbind(-2)
         away = (seen - point)[..., None] - means
-        inverse, half = torch.exp(-scales), (0.5 / spread)[:, None, None]
+        inverse, half = torch.exp(-scales.clamp(-SCALE_LIMIT, SCALE_LIMIT)), (0.5 / spread)[:, None, None]
         upper = torch.sigmoid((away + half) * inverse).masked_fill((pixels == 255)[..., None], 1)
         lower = torch.sigmoid((away - half) * inverse).masked_fill((pixels == 0)[..., None], 0)
         mass = (torch.softmax(logits, -1) * (upper - lower)).sum(-1)
@@ -239,7 +239,7 @@ def train(args):
             target, average.weights(), steps=step, seconds=seconds, **identity_record(identity),
             curve=np.array(curve, np.float64).reshape(-1, 3),
         )  # fmt: skip
-        with paths.whole(full) as file:
+        with paths.replacing(full) as file:
             torch.save({
                 "network": network.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(),
                 "step": step, "curve": curve, "seconds": seconds, "identity": identity,
@@ -255,6 +255,7 @@ def train(args):
             loss = network.bits(*pixels).mean()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)  # without, some runs end in NaN
             optimiser.step()
             step += 1
             decay = min(EMA, step / (step + 10))

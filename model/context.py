@@ -12,18 +12,13 @@ above and PAD more columns on either side; see Planes below for what stands ther
 """
 
 import hashlib
-import io
-from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-from utils import npz
-from utils.cli import UserError
-
-compiled = partial(numba.njit, cache=True, nogil=True, error_model="numpy")  # no fastmath: the order is the format
+from utils import npz, paths
+from utils.compiled import compiled
+from utils.errors import UserError
 
 PAD = 4
 GREY = 128  # what stands for the pixels before the first
@@ -59,7 +54,7 @@ _TWO, _QUARTER = np.float32(2), np.float32(0.25)
 _NEXT, _DIAGONAL = np.float32(0.24), np.float32(0.13)  # weights in a local error
 _TENTH = np.float32(0.1)
 SCALE_LIMIT = 8.0  # of the logarithm of a scale over the spread, either side
-_LIMIT = np.float32(1e5)  # of a weight, so that nothing overflows
+_LIMIT = np.float32(1e3)  # of a weight: with inputs of some 12 at most, no sum overflows
 
 
 class Weights(NamedTuple):

@@ -1,0 +1,209 @@
+"""Whole images coded pixel by pixel with the context network (model.context): no latents, no initial bits.
+
+An image is cut into strips of rows, each a lane of its own: it has its own stack, its own copy of the weights where
+they adapt, and sees nothing of the others. So strips can be coded side by side, on as many threads as there are, and
+the bytes are the same for any number of threads.
+
+Encoder and decoder run through a strip in raster order and in the very same compiled loop; all that differs is where
+a grey level comes from. The encoder keeps the intervals and pushes them once it is through, the last one first.
+"""
+
+import concurrent.futures
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from codec.rans import Rans, pop_symbol, push_symbol, top
+from model import context, context_adaptation, context_mixture
+from model.context import PAD, PERIOD, UNKNOWN, Weights
+from model.context_adaptation import EVERY, Adaptation
+from model.context_mixture import PRECISION, SYMBOLS, TABLE, Mixture, cumulative
+from utils.compiled import compiled
+
+MAX_STRIPS = 255
+_ROWS = 64  # of a strip, at least
+_PIXELS = 120_000  # of a strip, at least, up to _FEW strips
+_FEW = 8
+_MEMORY = 1 << 22  # pixels of a strip at most: its encoder takes 36 bytes a pixel
+_BATCH = 1 << 14  # pixels of a strip, about, that are coded between two looks at the progress
+_EMPTY = np.array([0, 1], np.uint32)  # the words of a lane on which nothing is
+
+
+class Coding(NamedTuple):
+    """How an image is coded, beside the weights: what the header of a file says."""
+
+    strips: int
+    blocks: bool  # whether the network is told where in its 16x16 block, counted from the top left, a pixel is
+    adapting: bool
+
+
+class _Strip(NamedTuple):
+    """A strip in work: what the compiled loop reads and writes."""
+
+    planes: np.ndarray
+    intervals: np.ndarray  # uint32 [rows, columns, channels, 2]: start and freq; of the encoder
+    weights: Weights
+    gradients: Weights
+    adaptation: Adaptation
+    scratch: context.Scratch
+    mixture: Mixture
+    seen: np.ndarray  # int64 [1]: pixels since the last step of the adaptation
+
+
+def choose_strips(height, width):
+    """Into how many strips an image is cut, or None where it is of no shape for that."""
+    count = min(_FEW, height * width // _PIXELS, height // _ROWS)
+    count = max(1, count, -(-height * width // _MEMORY))
+    return count if count <= min(height, MAX_STRIPS) and -(-height // count) * width <= _MEMORY else None
+
+
+def bounds(height, strips):
+    """The rows where strips begin, and where the last one ends: [strips + 1]."""
+    return [height * i // strips for i in range(strips + 1)]
+
+
+def encode(pixels, weights, coding, progress=iter, threads=None):
+    """Code an image: each strip's words, a list of uint32 arrays.
+
+    pixels: uint8 [H, W, C], C = 3 (RGB) or 1. weights: context.Weights. progress: wraps the steps.
+    """
+    height, _, channels = pixels.shape
+    ends = bounds(height, coding.strips)
+    strips = []
+    for i in range(coding.strips):
+        part = pixels[ends[i] : ends[i + 1]]
+        strip = _begin(part.shape, weights, coding, encoding=True)
+        for plane, channel in zip(strip.planes, context.ORDER if channels == 3 else (0, 0, 0), strict=True):
+            plane[PAD:, PAD:-PAD] = part[..., channel]
+        strips.append(strip)
+    _run(strips, ends, channels, coding, None, progress, threads)
+    words = []
+    for strip in strips:
+        coder = Rans.from_words([_EMPTY])
+        coder.reserve(strip.intervals.size // 2)
+        _push_all(coder.heads, coder.words, coder.counts, strip.intervals.reshape(-1, 2))
+        words += coder.to_words()
+    return words
+
+
+def decode(words, shape, weights, coding, progress=iter, threads=None):
+    """Undo encode(): uint8 [H, W, C] of that shape.
+
+    Raises ValueError where the words are not what encode() made of such an image.
+    """
+    height, width, channels = shape
+    ends = bounds(height, coding.strips)
+    for i, lane in enumerate(words):  # before any memory is taken for pixels
+        if 32 * len(lane) < context_mixture.LEAST_BITS * (ends[i + 1] - ends[i]) * width * channels:
+            raise ValueError("a strip is shorter than its pixels can make it")
+    coders = [Rans.from_words([lane]) for lane in words]
+    strips = [_begin((ends[i + 1] - ends[i], width, channels), weights, coding) for i in range(coding.strips)]
+    _run(strips, ends, channels, coding, coders, progress, threads)
+    if any(not np.array_equal(coder.to_words()[0], _EMPTY) for coder in coders):
+        raise ValueError("something is left of a strip once all its pixels are decoded")
+    pixels = np.empty(shape, np.uint8)
+    for i, strip in enumerate(strips):
+        for plane, channel in zip(strip.planes, context.ORDER if channels == 3 else (0,), strict=False):
+            pixels[ends[i] : ends[i + 1], :, channel] = plane[PAD:, PAD:-PAD]
+    return pixels
+
+
+def bits(pixels, weights, coding):
+    """About what encode() makes of an image, in bits: float, without the heads."""
+    height, width, channels = pixels.shape
+    words = encode(pixels, weights, coding)
+    return sum(32 * len(lane) - 64 for lane in words)
+
+
+def _begin(shape, weights, coding, encoding=False):
+    height, width, channels = shape
+    adapted, gradients, adaptation = context_adaptation.begin(weights)
+    intervals = np.empty((height, width, channels, 2) if encoding else (0, 0, 0, 0), np.uint32)
+    return _Strip(
+        context.planes_of(height, width), intervals, adapted, gradients, adaptation, context.scratch(),
+        context_mixture.mixture(), np.zeros(1, np.int64),
+    )  # fmt: skip
+
+
+def _run(strips, ends, channels, coding, coders, progress, threads):
+    """Go through all strips, some rows of each at a time. coders: of the decoder, None for the encoder."""
+    width = strips[0].planes.shape[2] - 2 * PAD
+    step = max(1, _BATCH // width)
+    none = Rans.from_words([_EMPTY])
+
+    def advance(i, first):
+        strip, coder = strips[i], coders[i] if coders else none
+        last = min(first + step, ends[i + 1] - ends[i])
+        where = (first, last, ends[i], channels, coding.blocks, coding.adapting, coders is not None)
+        return first >= last or _code_rows(strip, TABLE, *where, coder.heads, coder.words, coder.counts)
+
+    with concurrent.futures.ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+        most = max(b - a for a, b in zip(ends, ends[1:], strict=False))
+        for first in progress(range(0, most, step)):
+            if not all(pool.map(advance, range(len(strips)), [first] * len(strips))):
+                raise ValueError("a strip ends before its pixels do")
+
+
+@compiled
+def _code_rows(strip, table, first, last, offset, channels, blocks, adapting, decoding, heads, words, counts):
+    """Code rows first..last of a strip whose first row is the image's row `offset`; False where the words run out."""
+    planes, s, m = strip.planes, strip.scratch, strip.mixture
+    width = planes.shape[2] - 2 * PAD
+    for y in range(first, last):
+        row = PAD + y
+        context.begin_row(planes, row)
+        block_row = (offset + y) % PERIOD if blocks else UNKNOWN
+        for x in range(width):
+            column = PAD + x
+            context.begin_pixel(planes, row, column)
+            block_column = x % PERIOD if blocks else UNKNOWN
+            spread = context.trunk(planes, row, column, block_row, block_column, strip.weights, s)
+            for c in range(channels):
+                point = context.head(c, strip.weights, s)
+                context_mixture.describe(c, spread, point, s, m)
+                if decoding:
+                    value, start, end = _find(top(heads, 0), m, table)
+                    if not pop_symbol(heads, words, counts, 0, start, end - start):
+                        return False
+                    planes[c, row, column] = value
+                else:
+                    value = np.int64(planes[c, row, column])
+                    start, end = cumulative(value, m, table), cumulative(value + 1, m, table)
+                    strip.intervals[y, x, c, 0] = start
+                    strip.intervals[y, x, c, 1] = end - start
+                if adapting:
+                    context_adaptation.learn(c, value, spread, s, m, table, strip.gradients, strip.adaptation)
+                context.see(c, value, spread, s)
+            if channels == 1:
+                for c in range(1, 3):
+                    planes[c, row, column] = planes[0, row, column]
+            if adapting:
+                context_adaptation.learn_inputs(s, strip.gradients, strip.adaptation)
+                strip.seen[0] += 1
+                if strip.seen[0] == EVERY:
+                    strip.seen[0] = 0
+                    context_adaptation.step(EVERY, strip.weights, strip.adaptation)
+        context.end_row(planes, row)
+    return True
+
+
+@compiled
+def _find(frequency, m, table):
+    """The grey level whose interval holds a cumulative frequency: (it, start, end)."""
+    low, high = 0, SYMBOLS
+    start, end = 0, 1 << PRECISION
+    while high - low > 1:
+        middle = (low + high) // 2
+        value = cumulative(middle, m, table)
+        if value <= frequency:
+            low, start = middle, value
+        else:
+            high, end = middle, value
+    return low, start, end
+
+
+@compiled
+def _push_all(heads, words, counts, intervals):
+    for i in range(len(intervals) - 1, -1, -1):
+        push_symbol(heads, words, counts, 0, np.int64(intervals[i, 0]), np.int64(intervals[i, 1]))

@@ -9,11 +9,13 @@ a grey level comes from. The encoder keeps the intervals and pushes them once it
 """
 
 import concurrent.futures
+import itertools
 import os
 from typing import NamedTuple
 
 import numpy as np
 
+from codec.header import MAX_STRIPS
 from codec.rans import Rans, pop_symbol, push_symbol, top
 from model import context, context_adaptation, context_mixture
 from model.context import PAD, PERIOD, UNKNOWN, Weights
@@ -21,11 +23,11 @@ from model.context_adaptation import EVERY, Adaptation
 from model.context_mixture import PRECISION, SYMBOLS, TABLE, Mixture, cumulative
 from utils.compiled import compiled
 
-MAX_STRIPS = 255
 _ROWS = 64  # of a strip, at least
 _PIXELS = 120_000  # of a strip, at least, up to _FEW strips
 _FEW = 8
 _MEMORY = 1 << 22  # pixels of a strip at most: its encoder takes 36 bytes a pixel
+_BANDS, _BAND, _BAND_WIDTH = 4, 2 * PERIOD, 512
 _BATCH = 1 << 14  # pixels of a strip, about, that are coded between two looks at the progress
 _EMPTY = np.array([0, 1], np.uint32)  # the words of a lane on which nothing is
 
@@ -34,7 +36,7 @@ class Coding(NamedTuple):
     """How an image is coded, beside the weights: what the header of a file says."""
 
     strips: int
-    blocks: bool  # whether the network is told where in its 16x16 block, counted from the top left, a pixel is
+    grid: bool  # whether the network is told where in its 16x16 block, counted from the top left, a pixel is
     adapting: bool
 
 
@@ -68,16 +70,9 @@ def encode(pixels, weights, coding, progress=iter, threads=None):
 
     pixels: uint8 [H, W, C], C = 3 (RGB) or 1. weights: context.Weights. progress: wraps the steps.
     """
-    height, _, channels = pixels.shape
-    ends = bounds(height, coding.strips)
-    strips = []
-    for i in range(coding.strips):
-        part = pixels[ends[i] : ends[i + 1]]
-        strip = _begin(part.shape, weights, coding, encoding=True)
-        for plane, channel in zip(strip.planes, context.ORDER if channels == 3 else (0, 0, 0), strict=True):
-            plane[PAD:, PAD:-PAD] = part[..., channel]
-        strips.append(strip)
-    _run(strips, ends, channels, coding, None, progress, threads)
+    ends = bounds(len(pixels), coding.strips)
+    strips = [_fill(pixels[a:b], weights) for a, b in itertools.pairwise(ends)]
+    _run(strips, ends, coding, None, progress, threads)
     words = []
     for strip in strips:
         coder = Rans.from_words([_EMPTY])
@@ -98,66 +93,77 @@ def decode(words, shape, weights, coding, progress=iter, threads=None):
         if 32 * len(lane) < context_mixture.LEAST_BITS * (ends[i + 1] - ends[i]) * width * channels:
             raise ValueError("a strip is shorter than its pixels can make it")
     coders = [Rans.from_words([lane]) for lane in words]
-    strips = [_begin((ends[i + 1] - ends[i], width, channels), weights, coding) for i in range(coding.strips)]
-    _run(strips, ends, channels, coding, coders, progress, threads)
+    strips = [_begin(b - a, width, channels, weights) for a, b in itertools.pairwise(ends)]
+    _run(strips, ends, coding, coders, progress, threads)
     if any(not np.array_equal(coder.to_words()[0], _EMPTY) for coder in coders):
         raise ValueError("something is left of a strip once all its pixels are decoded")
     pixels = np.empty(shape, np.uint8)
     for i, strip in enumerate(strips):
-        for plane, channel in zip(strip.planes, context.ORDER if channels == 3 else (0,), strict=False):
-            pixels[ends[i] : ends[i + 1], :, channel] = plane[PAD:, PAD:-PAD]
+        context.take(strip.planes, pixels[ends[i] : ends[i + 1]])
     return pixels
 
 
-def bits(pixels, weights, coding):
-    """About what encode() makes of an image, in bits: float, without the heads."""
-    height, width, channels = pixels.shape
-    words = encode(pixels, weights, coding)
-    return sum(32 * len(lane) - 64 for lane in words)
+def choose_grid(pixels, weights):
+    """Whether an image costs less where the network is told of blocks: judged by some bands of rows."""
+    tops = np.linspace(0, max(0, len(pixels) - _BAND), _BANDS).astype(int) // PERIOD * PERIOD  # so that blocks stay blocks
+    bands = [pixels[top : top + _BAND, :_BAND_WIDTH] for top in np.unique(tops)]
+    cost = {}
+    for grid in (False, True):
+        coding = Coding(1, grid, False)
+        strips = [_fill(band, weights) for band in bands]
+        for strip in strips:
+            _run([strip], [0, len(strip.intervals)], coding, None)
+        cost[grid] = -sum(np.log2(strip.intervals[..., 1]).sum() for strip in strips)
+    return cost[True] < cost[False]
 
 
-def _begin(shape, weights, coding, encoding=False):
-    height, width, channels = shape
+def _begin(height, width, channels, weights):
     adapted, gradients, adaptation = context_adaptation.begin(weights)
-    intervals = np.empty((height, width, channels, 2) if encoding else (0, 0, 0, 0), np.uint32)
     return _Strip(
-        context.planes_of(height, width), intervals, adapted, gradients, adaptation, context.scratch(),
-        context_mixture.mixture(), np.zeros(1, np.int64),
+        context.planes_of(height, width), np.empty((0, width, channels, 2), np.uint32), adapted, gradients, adaptation,
+        context.scratch(), context_mixture.mixture(), np.zeros(1, np.int64),
     )  # fmt: skip
 
 
-def _run(strips, ends, channels, coding, coders, progress, threads):
+def _fill(pixels, weights):
+    """A strip for the encoder."""
+    strip = _begin(*pixels.shape, weights)
+    context.put(strip.planes, pixels)
+    return strip._replace(intervals=np.empty((*pixels.shape, 2), np.uint32))
+
+
+def _run(strips, ends, coding, coders, progress=iter, threads=None):
     """Go through all strips, some rows of each at a time. coders: of the decoder, None for the encoder."""
-    width = strips[0].planes.shape[2] - 2 * PAD
+    width, channels = strips[0].intervals.shape[1:3]
     step = max(1, _BATCH // width)
+    most = max(b - a for a, b in itertools.pairwise(ends))
     none = Rans.from_words([_EMPTY])
 
     def advance(i, first):
         strip, coder = strips[i], coders[i] if coders else none
         last = min(first + step, ends[i + 1] - ends[i])
-        where = (first, last, ends[i], channels, coding.blocks, coding.adapting, coders is not None)
+        where = (first, last, ends[i], channels, coding.grid, coding.adapting, coders is not None)
         return first >= last or _code_rows(strip, TABLE, *where, coder.heads, coder.words, coder.counts)
 
     with concurrent.futures.ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
-        most = max(b - a for a, b in zip(ends, ends[1:], strict=False))
         for first in progress(range(0, most, step)):
             if not all(pool.map(advance, range(len(strips)), [first] * len(strips))):
                 raise ValueError("a strip ends before its pixels do")
 
 
 @compiled
-def _code_rows(strip, table, first, last, offset, channels, blocks, adapting, decoding, heads, words, counts):
+def _code_rows(strip, table, first, last, offset, channels, grid, adapting, decoding, heads, words, counts):
     """Code rows first..last of a strip whose first row is the image's row `offset`; False where the words run out."""
     planes, s, m = strip.planes, strip.scratch, strip.mixture
     width = planes.shape[2] - 2 * PAD
     for y in range(first, last):
         row = PAD + y
         context.begin_row(planes, row)
-        block_row = (offset + y) % PERIOD if blocks else UNKNOWN
+        block_row = (offset + y) % PERIOD if grid else UNKNOWN
         for x in range(width):
             column = PAD + x
             context.begin_pixel(planes, row, column)
-            block_column = x % PERIOD if blocks else UNKNOWN
+            block_column = x % PERIOD if grid else UNKNOWN
             spread = context.trunk(planes, row, column, block_row, block_column, strip.weights, s)
             for c in range(channels):
                 point = context.head(c, strip.weights, s)

@@ -11,7 +11,9 @@ All pixels a network may look at lie in planes, uint8 [3, PAD + H, W + 2 PAD], g
 above and PAD more columns on either side; see Planes below for what stands there.
 """
 
+import contextlib
 import hashlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,8 @@ import numpy as np
 from utils import npz, paths
 from utils.compiled import compiled
 from utils.errors import UserError
+
+DATASET, NAME = "imagenetcrop", "context.npz"
 
 PAD = 4
 GREY = 128  # what stands for the pixels before the first
@@ -115,6 +119,22 @@ def check(weights, what="the network"):
     return Weights(*sound), digest.hexdigest()[:16]
 
 
+def find(identity=None, path=None):
+    """The network at hand: (Weights, identity).
+
+    path: where it is; by default one trained here, or else the one that ships. identity: that which is called for.
+    Raises UserError where there is none, or none of that identity.
+    """
+    candidates = [Path(path)] if path else [paths.params(DATASET) / NAME, paths.PRETRAINED / f"{DATASET}_{NAME}"]
+    for candidate in candidates:
+        if candidate.exists() or candidate == candidates[-1]:
+            with contextlib.nullcontext() if candidate == candidates[-1] else contextlib.suppress(UserError):
+                found = load(candidate)
+                if identity in (None, found[1]):
+                    return found
+    raise UserError(f"it takes another context network, {identity}, than {candidate}; name it with --context")
+
+
 # Planes: the pixels, and what stands outside of them
 
 
@@ -125,15 +145,24 @@ def planes_of(height, width):
 
 def from_pixels(pixels):
     """Planes of an image, uint8 [H, W, C], C = 3 or 1. What stands above the first row is for the second row on."""
-    height, width, channels = pixels.shape
-    planes = planes_of(height, width)
-    order = ORDER if channels == 3 else (0, 0, 0)
-    for plane, channel in zip(planes, order, strict=True):
-        plane[PAD:, PAD:-PAD] = pixels[..., channel]
-    for row in range(PAD, PAD + height):
+    planes = planes_of(*pixels.shape[:2])
+    put(planes, pixels)
+    for row in range(PAD, PAD + len(pixels)):
         begin_row(planes, row)
         end_row(planes, row)
     return planes
+
+
+def put(planes, pixels):
+    """Put an image into planes, and nothing outside of it. A grey image is put into all three."""
+    for plane, channel in zip(planes, ORDER if pixels.shape[2] == 3 else (0, 0, 0), strict=True):
+        plane[PAD:, PAD:-PAD] = pixels[..., channel]
+
+
+def take(planes, pixels):
+    """The inverse of put(): fill in an image, uint8 [H, W, C]."""
+    for plane, channel in zip(planes, ORDER if pixels.shape[2] == 3 else (0, 0, 0), strict=True):
+        pixels[..., channel] = plane[PAD:, PAD:-PAD]
 
 
 @compiled
@@ -269,9 +298,9 @@ def _add_product(sums, x, rows, matrix):
     for j in range(0, rows - 3, 4):
         a, b, c, d = x[j], x[j + 1], x[j + 2], x[j + 3]
         for k in range(WIDTH):
-            sums[k] = (
-                ((sums[k] + a * matrix[j, k]) + b * matrix[j + 1, k]) + c * matrix[j + 2, k]
-            ) + d * matrix[j + 3, k]
+            sums[k] = (((sums[k] + a * matrix[j, k]) + b * matrix[j + 1, k]) + c * matrix[j + 2, k]) + d * matrix[
+                j + 3, k
+            ]
     for j in range(rows // 4 * 4, rows):
         a = x[j]
         for k in range(WIDTH):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model import context
-from model.context import HEAD, HIDDEN, OUTPUTS, WIDTH, Weights
+from model.context import HEAD, HIDDEN, OUTPUTS, WIDTH
 from model.context_mixture import gradient
 from utils.compiled import compiled
 
@@ -67,7 +67,7 @@ def turn(head_out, turned):
 @compiled
 def learn(c, x, spread, s, m, table, gradients, a):
     """Add the gradient of the code length of colour c, of grey level x, once model.context.head() has run for it."""
-    point = gradient(c, x, spread, s, m, table, a.outputs)
+    gradient(c, x, spread, s, m, table, a.outputs)
     hidden, by_hidden = s.head, a.heads[c * HEAD : (c + 1) * HEAD]
     for k in range(OUTPUTS):
         gradients.head_out_bias[c, k] += a.outputs[k]

@@ -1,4 +1,4 @@
-"""The mixture of logistics that a head of the context network (model.context) describes, in arithmetic fixed to the bit.
+"""The mixture of logistics that a head of the context network (model.context) describes, in fixed arithmetic.
 
 From the head's outputs follow, for each of the K components, a weight (an integer), a mean in grey levels and an
 inverse scale (float32). From there to the cumulative frequencies everything is monotone by construction: an edge less
@@ -131,7 +131,7 @@ def cumulative(x, m, table):
 def gradient(c, x, spread, s, m, table, out):
     """The gradient of the code length of grey level x, in nats, by what the head of colour c computes.
 
-    out: float32 [OUTPUTS], filled in: by the head's outputs. Returns the gradient by what is added to the point.
+    out: float32 [OUTPUTS], filled in: by the head's outputs.
     """
     mass, point = _ZERO, _ZERO
     for k in range(K):
@@ -158,6 +158,5 @@ def gradient(c, x, spread, s, m, table, out):
         out[MEANS + k] *= factor
         out[SCALES + k] *= factor
         point += out[MEANS + k]
-    for i in range(c):
-        out[COEFFICIENTS + i] = point * s.residuals[i]
-    return point
+    for i in range(2):
+        out[COEFFICIENTS + i] = point * s.residuals[i] if i < c else _ZERO

@@ -10,7 +10,6 @@ import math
 import time
 from pathlib import Path
 
-import numba
 import numpy as np
 import torch
 from PIL import Image
@@ -19,14 +18,15 @@ from tqdm import tqdm
 
 from model import context
 from model.context import HEAD, HIDDEN, INPUTS, OUTPUTS, PAD, PERIOD, SCALE_LIMIT, K, Weights
+from model.context_mixture import UNIFORM
 from utils import cli, datasets, paths
-from utils.cli import UserError
+from utils.compiled import compiled
+from utils.errors import UserError
 
 TILE = (8, 16)
 VALIDATION = 40  # photographs
 SMALLER = 0.3  # of the tiles come from photographs made smaller
 NO_BLOCKS = 0.15  # of the others do not know the blocks
-UNIFORM = 2.0**-8  # weight of the uniform distribution in a mixture
 EMA = 0.999
 SAVE_SECONDS = 60
 FEATURES = INPUTS + 2 * (PERIOD + 1)  # the position in a block follows, as two one-hot vectors
@@ -128,7 +128,7 @@ class Photographs:
         return np.column_stack((which, generator.integers((PAD + 1, PAD), last, endpoint=True)))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _describe(flat, starts, shapes, tiles, blocks, inputs, centre, spread, pixels):
     s = np.empty(INPUTS, np.float32)
     inputs[:] = 0
@@ -158,7 +158,7 @@ def describe(photographs, tiles, blocks):
 
 def load_photographs(root):
     """The training photographs and those for validation: two lists of uint8 [H, W, 3]. Raises UserError."""
-    opened = datasets.open_photographs(Path(root or paths.DATA) / "imagenetcrop" / "train")
+    opened = datasets.open_photographs(Path(root or paths.DATA) / context.DATASET / "train")
     images = []
     for i, (height, width) in enumerate(opened.sizes):
         if opened.decoded is not None:
@@ -206,7 +206,7 @@ def train(args):
     args: steps, batch (pixels), lr, seed, data, output, resume. A run that is cut off goes on with resume as if it
     had not been: what is random in a step follows from its number.
     """
-    target = paths.params("imagenetcrop", args.output) / "context.npz"
+    target = paths.params(context.DATASET, args.output) / context.NAME
     full = target.with_name("context.resume")
     identity = {"steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": args.seed}
     state = _load_state(full, identity) if args.resume else None
@@ -311,7 +311,9 @@ def main(argv=None):
     )
     whole = cli.whole_number
     parser.add_argument("--likelihood", choices=("context",), default="context", help=cli.argparse.SUPPRESS)
-    parser.add_argument("--steps", type=whole(1), default=100_000, help="optimiser steps; the rate falls to 0 over them")
+    parser.add_argument(
+        "--steps", type=whole(1), default=100_000, help="optimiser steps, over which the rate falls to 0"
+    )
     parser.add_argument("--batch", type=whole(512), default=4096, help="pixels a step")
     parser.add_argument("--lr", type=float, default=3e-3, help="learning rate of Adam")
     parser.add_argument("--seed", type=whole(0), default=0, help="seed of everything random")

@@ -2,9 +2,9 @@
 
 Each row is a number of processes (several are started with torchrun, on one thread each) and a precision: steps and
 images a second; seconds of all processors together that a step takes, which says what more processes cost where the
-machine has other work as well; and in per cent of a step, where the time goes. "wait" is for the gradients of other
-processes, beyond backward. "overhead" is what Python does around forward and backward: gradient norm, weight average,
-logging, and all that is in none of the columns. A GPU is waited for between the parts, but not for steps/s.
+machine has other work as well; and in per cent of a step, where the time goes. "backward" includes averaging the
+gradients over the processes. "overhead" is what Python does around forward and backward: gradient norm, weight
+average, logging, and all that is in none of the columns. A GPU is waited for between the parts, but not for steps/s.
 Prints a table and writes OUTPUT/benchmarks/training.csv.
 """
 
@@ -25,13 +25,14 @@ import numpy as np
 import torch
 
 from model import cifar_train, imagenet_train, imagenetcrop_train, mnist_train, training
+from model.logs import Log
 from model.vae import Model
 from utils import cli, distributed, paths
 from utils.cli import UserError
 from utils.torch.modules import update_ema
 
 SETTINGS = {s.SETTINGS.dataset: s.SETTINGS for s in (mnist_train, cifar_train, imagenet_train, imagenetcrop_train)}
-PARTS = ["data", "forward", "backward", "wait", "optimiser", "gnorm", "EMA", "logging"]
+PARTS = ["data", "forward", "backward", "optimiser", "gnorm", "EMA", "logging"]
 COLUMNS = ["dataset", "nz", "batch", "precision", "processes", "threads", "steps/s", "images/s", "CPU-s/step"]
 COLUMNS += [f"{part} %" for part in (*PARTS, "overhead")]
 
@@ -67,36 +68,29 @@ class Stopwatch:
         self.seconds[name] += self.now() - began
 
 
-def run_steps(job, parts, loader, lengths, watch, log, average, dtype):
+def run_steps(job, model, ema, likelihoods, optimiser, loader, lengths, watch, log, dtype):
     """Take as many steps as there are batches, each as training does; returns the seconds they all took."""
-    model, optimiser, ema = parts
-    dims = np.prod(model.xs)
-
-    def wait():
-        with watch.part("wait"):
-            average()
-
-    batches, sums, began = iter(loader), torch.zeros(3, device=job.device), watch.now()
+    batches, sums, began = iter(loader), 0.0, watch.now()
     for step, length in enumerate(lengths, start=1):
         with watch.part("data"):
             x = next(batches).to(job.device, non_blocking=True)
         training.set_lr(optimiser, 2e-3)
         sample = training.seed_step(0, step, job, length)
         with watch.part("forward"):
-            objective, loss, elbo = training.forward(model, job, x, dims, length, sample, dtype)
+            objective, loss, terms = training.forward(likelihoods, model.xs, job, x, length, sample, dtype)
         with watch.part("backward"):
-            training.backward(optimiser, objective, wait)
+            distributed.backward(objective, optimiser)
         with watch.part("gnorm"):
             gnorm = training.clip(model)
         with watch.part("optimiser"):
-            optimiser.step()
+            distributed.step(optimiser)
         with watch.part("EMA"):
             update_ema(ema, model, step)
         with watch.part("logging"):
-            sums += torch.stack((loss, elbo, gnorm))
+            sums += torch.cat((torch.stack((loss, gnorm)), terms))
             if log and step == len(lengths):
-                values = dict(zip(("loss", "elbo/train", "gnorm"), (sums / len(lengths)).tolist(), strict=True))
-                log.scalars(values, step)
+                loss, gnorm, *terms = (sums / len(lengths)).tolist()
+                log.train(loss, training.by_tag(terms, model.nz), step, gnorm=gnorm)
     if job.device.type == "cuda":
         torch.cuda.synchronize(job.device)
     return time.perf_counter() - began
@@ -105,19 +99,20 @@ def run_steps(job, parts, loader, lengths, watch, log, average, dtype):
 def measure(job, dataset, nz, batch, steps, precision, workers, fp16, folder):
     """One row of the table, over all processes of the job."""
     settings = SETTINGS[dataset]
-    parts = build(settings, nz, job)
-    parts[0].train()
-    average = distributed.average_gradients(job, parts[0].parameters(), fp16)
+    model, optimiser, ema = build(settings, nz, job)
+    model.train()
+    likelihoods, optimiser = distributed.average_gradients(job, training.Likelihoods(model), optimiser, fp16)
     images = np.random.default_rng(1).integers(0, 256, (batch * steps, 32, 32, settings.xs[0]), np.uint8)
     batches = np.split(np.random.default_rng(2).permutation(len(images)), steps)
     shares = [indices[distributed.share(job, batch)] for indices in batches]
-    log = training.Log(dataset, nz, folder, 0, 0) if job.rank == 0 else None
+    log = Log(Path(folder) / "run", Path(folder) / "curves") if job.rank == 0 else None
 
     def run(count, timed):
         loader = training.batch_loader(images, shares[:count], workers, job.device)
         watch = Stopwatch(job.device, timed)
         distributed.barrier(job)
-        took = run_steps(job, parts, loader, [batch] * count, watch, log, average, training.PRECISIONS[precision])
+        parts = model, ema, likelihoods, optimiser, loader, [batch] * count
+        took = run_steps(job, *parts, watch, log, training.DTYPES[precision])
         return took, watch.seconds
 
     run(1, False)  # allocates, and lets cuDNN choose
@@ -125,8 +120,7 @@ def measure(job, dataset, nz, batch, steps, precision, workers, fp16, folder):
     took, seconds = run(steps, True)
     cpu = distributed.total(job, torch.tensor([time.process_time() - cpu_began]), "cpu").item()
     shares_of_step = {part: 100 * seconds[part] / took for part in PARTS}
-    shares_of_step["backward"] -= shares_of_step["wait"]
-    computing = sum(shares_of_step[part] for part in ("data", "forward", "backward", "wait", "optimiser"))
+    computing = sum(shares_of_step[part] for part in ("data", "forward", "backward", "optimiser"))
     if job.device.type == "cuda":
         took, _ = run(steps, False)
     if log:
@@ -183,7 +177,7 @@ def main(argv=None):
     parser.add_argument("--batch", type=whole(1), help="images a step, all processes together (default: the dataset's)")
     parser.add_argument("--steps", type=whole(1), default=5, help="steps to time, after one that is not")
     parser.add_argument(
-        "--precision", choices=tuple(training.PRECISIONS), nargs="+", default=["float32"], help="one row for each"
+        "--precision", choices=tuple(training.DTYPES), nargs="+", default=["float32"], help="one row for each"
     )
     parser.add_argument("--processes", type=whole(1), nargs="+", default=[1], help="one row for each")
     parser.add_argument("--repeats", type=whole(1), default=1, help="rows of each kind, taken in turn")
@@ -228,7 +222,7 @@ def main(argv=None):
                         )
                     show(rows[-1])
     if job.rank == 0:
-        with paths.whole(args.output / "benchmarks" / "training.csv", "w") as file:
+        with paths.replacing(args.output / "benchmarks" / "training.csv", "w") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
     distributed.stop(job)
 

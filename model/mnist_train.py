@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from model.training import Settings, main
+from model.train_options import Settings, main
 
 SETTINGS = Settings(
     dataset="mnist",

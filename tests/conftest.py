@@ -10,6 +10,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+import utils  # noqa: F401  (before PyTorch: it says how OpenMP's threads wait)
+
+# isort: split
 import torch
 
 from model.vae import Model, log_likelihoods
@@ -79,7 +83,7 @@ def checkpoint(tmp_path_factory):
     return path
 
 
-def run_script(script, *args, cwd=None, check=None, environment=None, python=sys.executable):
+def run_script(script, *args, cwd=None, check=None, environment=None, python=sys.executable, timeout=300):
     """Run a script of the repository as a user does, but on one thread; returns the CompletedProcess.
 
     check: the exit status it must have, if any. environment: variables to set beside those there are.
@@ -87,7 +91,7 @@ def run_script(script, *args, cwd=None, check=None, environment=None, python=sys
     ours = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment = ours | {"OMP_NUM_THREADS": "1"} | (environment or {})
     command = [str(python), str(ROOT / script), *map(str, args)]
-    done = subprocess.run(command, cwd=cwd or ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=cwd or ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
     if check is not None:
         assert done.returncode == check, done.stdout + done.stderr
     return done

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from model import mnist_train, training
+from model import mnist_train, train_options, training
 from utils import distributed
 
 folder, *flags = sys.argv[1:]
@@ -50,6 +50,6 @@ def spied_test(*args):
 
 training.train_step, training.test = spied_step, spied_test
 sys.addaudithook(audit)
-training.main(mnist_train.SETTINGS, flags)
+train_options.main(mnist_train.SETTINGS, flags)
 recording = False
 torch.save(record, Path(folder, f"{rank}.pt"))

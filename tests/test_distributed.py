@@ -16,14 +16,16 @@ import pytest
 import torch
 from conftest import ROOT, assert_one_line_error, digits, run_main
 
-from model import mnist_train, training
+from model import mnist_train, train_options, training
 from model.vae import Model
 from utils import distributed
 from utils.cli import UserError
 
 SPY = str(ROOT / "tests" / "spy_train.py")
 SMALL = ("--nz=2", "--width=6", "--blocks=2", "--nprocessing=1", "--interval=1", "--gpu=-1")
-FLAGS = (*SMALL, "--batch=24", "--dropout=0", "--no-fp16-allreduce", "--test-every=2")
+FLAGS = (
+    *SMALL, "--batch=24", "--dropout=0", "--no-fp16-allreduce", "--test-every=2", "--precision=float32"
+)  # fmt: skip
 STEPS, COUNT = 20, 121  # 121 images in batches of 24: the last batch is a single one, which only one rank can have
 STARTUP = 180  # seconds; generous, for busy machines
 
@@ -127,7 +129,7 @@ def wait_for(path, process):
 def train(data, output, *flags, check=0):
     """Train in this process, from the same data."""
     done = run_main(
-        lambda argv: training.main(mnist_train.SETTINGS, argv), *FLAGS, "--data", data, "--output", output, *flags
+        lambda argv: train_options.main(mnist_train.SETTINGS, argv), *FLAGS, "--data", data, "--output", output, *flags
     )
     assert done.returncode == check, done.stderr
     return done
@@ -237,7 +239,7 @@ def test_test_metrics_are_of_the_whole_test_set(two, one, data):
     assert first == second and len(first) == 2
     model = Model.from_state_dict(full(two.output)["ema"])
     images = np.load(data / "mnist" / "test.npy")
-    alone = training.test(model, images, distributed.Job(), torch.device("cpu"), 1024)
+    alone = training.test(model, images, distributed.Job())
     assert first[-1] == pytest.approx(alone, rel=1e-6)
 
 
@@ -361,7 +363,7 @@ def test_killed_at_20_random_moments(data, tmp_path, monkeypatch):
 
     def run(name, steps):
         flags = (*FLAGS, "--data", data, "--output", tmp_path / name, f"--max-steps={steps}", "--resume")
-        process = context.Process(target=training.main, args=(mnist_train.SETTINGS, list(map(str, flags))))
+        process = context.Process(target=train_options.main, args=(mnist_train.SETTINGS, list(map(str, flags))))
         process.start()
         return process
 
@@ -447,7 +449,7 @@ def launched(monkeypatch, environment):
 
 def test_dist_0_never_trains_many_copies(data, tmp_path, monkeypatch):
     launched(monkeypatch, OPEN_MPI)
-    done = run_main(lambda argv: training.main(mnist_train.SETTINGS, argv), "--dist=0", "--output", tmp_path)
+    done = run_main(lambda argv: train_options.main(mnist_train.SETTINGS, argv), "--dist=0", "--output", tmp_path)
     assert_one_line_error(done, "--dist=0", "mpiexec launched 8 processes")
     assert not any(tmp_path.iterdir())
 
@@ -492,54 +494,44 @@ def test_shares_partition_the_batch(size, count):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def echo(size, sent):
-    """A Job whose other processes all do exactly what this one does; sums are made when they are waited for."""
-
-    def start_sum(tensor, name):
-        sent.append((name, tensor.dtype, tensor.numel()))
-        return lambda: tensor.mul_(size)
-
-    backend = distributed.Backend("echo", lambda tensor: None, start_sum, lambda: None)
-    return distributed.Job(0, size, 0, torch.device("cpu"), backend)
-
-
-@pytest.mark.parametrize("fp16", [False, True])
-def test_gradients_are_averaged_in_buckets(fp16, monkeypatch):
-    monkeypatch.setattr(distributed, "BUCKET_BYTES", 100)
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
-    model.register_parameter("unused", torch.nn.Parameter(torch.ones(3)))
-    x, sent = torch.randn(5, 4), []
-    model[0](x).sum()
-    alone = [torch.zeros(3)] + [p.clone() for p in torch.autograd.grad(model(x).sum(), list(model[:].parameters()))]
-    average = distributed.average_gradients(echo(3, sent), model.parameters(), fp16)
-    for _ in range(2):
-        sent.clear()
-        model.zero_grad(set_to_none=True)
-        model(x).sum().backward()
-        average()
-        dtype = torch.float16 if fp16 else torch.float32
-        assert len(sent) > 1 and len({name for name, _, _ in sent}) == len(sent)
-        assert {kind for _, kind, _ in sent} == {dtype}
-        assert sum(count for _, _, count in sent) == sum(p.numel() for p in model.parameters())
-        for parameter, expected in zip(model.parameters(), alone, strict=True):
-            assert parameter.grad.dtype == torch.float32
-            torch.testing.assert_close(parameter.grad, expected, rtol=2e-3 if fp16 else 1e-6, atol=1e-3 if fp16 else 0)
+AVERAGE = """
+import sys, torch
+from utils import distributed
+job = distributed.start(gpu=-1)
+module = torch.nn.Linear(1, 2, bias=False)
+optimiser = torch.optim.Adam(module.parameters())
+module, optimiser = distributed.average_gradients(job, module, optimiser, fp16=True)
+for _ in range(2):
+    loss = (module(torch.ones(1 - job.rank, 1)) * torch.tensor([60000.0, 8.0])).sum()  # rank 1 has nothing
+    distributed.backward(loss, optimiser)
+    distributed.step(optimiser)
+loss = (module(torch.ones(1, 1)) * torch.tensor([50016.0, 8.0])).sum()
+distributed.backward(loss, optimiser)
+print([p.grad.tolist() for p in module.parameters()], file=open(sys.argv[1] + str(job.rank), "w"))
+distributed.stop(job)
+"""
 
 
-def test_gradients_are_sent_while_others_are_computed(monkeypatch):
-    monkeypatch.setattr(distributed, "BUCKET_BYTES", 1)
-    model, sent, seen = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)), [], []
-    distributed.average_gradients(echo(2, sent), model.parameters())
-    model[0].weight.register_hook(lambda grad: seen.append(len(sent)))
-    model(torch.ones(1, 2)).sum().backward()
-    assert seen[0] >= 2  # both parameters of the last layer
+@pytest.mark.parametrize("how", MOST)
+def test_float16_gradients_are_divided_before_they_are_summed(how, tmp_path):
+    """50016 + 50016 is infinite in float16, whose largest number is 65504."""
+    needs(how)
+    command, environment = launcher(how, tmp_path)
+    (tmp_path / "average.py").write_text(AVERAGE)
+    process = subprocess.Popen(
+        [*command, tmp_path / "average.py", tmp_path / "gradients"],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    stdout, stderr = finish(process)
+    assert process.returncode == 0, stdout + stderr
+    for rank in (0, 1):
+        assert (tmp_path / f"gradients{rank}").read_text() == "[[[50016.0], [8.0]]]\n"
 
 
 def test_bfloat16_stays_near_float32(data, tmp_path):
     elbo = {}
     for precision in ("float32", "bfloat16"):
-        train(data, tmp_path / precision, "--max-steps=6", f"--precision={precision}")
+        train(data, tmp_path / precision, "--max-steps=6", f"--precision={precision}")  # the last one counts
         elbo[precision] = full(tmp_path / precision)["best"]
         assert {value.dtype for value in full(tmp_path / precision)["model"].values()} == {torch.float32}
     assert elbo["bfloat16"] != elbo["float32"]

@@ -16,7 +16,7 @@ from pictures import sixteen_bit_png
 from PIL import Image
 
 import discretization
-from model import cifar_train, imagenetcrop_train, training
+from model import cifar_train, imagenetcrop_train, train_options, training
 from utils import datasets
 from utils.cli import UserError
 
@@ -374,7 +374,7 @@ def train(data, output, *flags):
     """Train a tiny model on two crops of each of the nine photographs: batches of 5, 5, 5 and 3."""
     flags = ("--nz=2", "--width=4", "--blocks=2", "--nprocessing=0", "--zchannels=1", "--batch=5", "--crops=2", *flags)
     paths = ("--data", str(data), "--output", str(output))
-    training.main(imagenetcrop_train.SETTINGS, [*flags, *paths, "--gpu=-1", "--colour-transform"])
+    train_options.main(imagenetcrop_train.SETTINGS, [*flags, *paths, "--gpu=-1", "--colour-transform"])
 
 
 def state(output):
@@ -418,7 +418,7 @@ def test_other_crops_are_another_run(data, tmp_path, few_test_patches, capsys):
 
 
 def test_settings_are_those_of_the_paper():
-    args = training.parse(imagenetcrop_train.SETTINGS, [])
+    args = train_options.parse(imagenetcrop_train.SETTINGS, [])
     assert (args.nz, args.width, args.zchannels, args.batch, args.dropout) == (4, 256, 8, 128, 0)
     assert (args.blocks, args.nprocessing, args.test_every, args.crops) == (8, 4, 1, 1)
     assert imagenetcrop_train.SETTINGS.conditional_scale
@@ -428,11 +428,11 @@ def test_settings_are_those_of_the_paper():
 
 
 def test_only_photographs_have_crops(capsys):
-    assert training.parse(cifar_train.SETTINGS, []).crops is None
+    assert train_options.parse(cifar_train.SETTINGS, []).crops is None
     with pytest.raises(SystemExit):
-        training.parse(cifar_train.SETTINGS, ["--crops=2"])
+        train_options.parse(cifar_train.SETTINGS, ["--crops=2"])
     with pytest.raises(SystemExit):
-        training.parse(imagenetcrop_train.SETTINGS, ["--crops=0"])
+        train_options.parse(imagenetcrop_train.SETTINGS, ["--crops=0"])
     assert "0 is less than 1" in capsys.readouterr().err
 
 

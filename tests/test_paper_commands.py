@@ -79,5 +79,5 @@ def test_figures(script, tmp_path):
 def test_two_steps_at_the_published_size(line, data, tmp_path):
     script, *flags = shlex.split(line)
     more = "--max-steps=2", "--batch=2", "--data", data, "--output", tmp_path, "--gpu=-1"
-    run_script(f"model/{script}", *flags, *more, cwd=ROOT / "model", check=0)
+    run_script(f"model/{script}", *flags, *more, cwd=ROOT / "model", check=0, timeout=1800)
     assert list((tmp_path / "model" / "params").rglob("nz?"))

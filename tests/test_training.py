@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, assert_one_line_error, run_main, run_script
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX.proto import event_pb2
 
-from model import mnist_train, training
+from model import mnist_train, train_options, train_state, training
 from model.vae import Model
 from utils import distributed
 from utils.cli import UserError
@@ -27,7 +29,9 @@ SMALL = ("--nz=2", "--width=6", "--blocks=2", "--nprocessing=1", "--batch=25", "
 
 def train(mnist, output, *flags, check=None):
     settings = mnist_train.SETTINGS
-    done = run_main(lambda argv: training.main(settings, argv), *SMALL, "--data", mnist, "--output", output, *flags)
+    done = run_main(
+        lambda argv: train_options.main(settings, argv), *SMALL, "--data", mnist, "--output", output, *flags
+    )
     assert check is None or done.returncode == check, done.stderr
     return done
 
@@ -46,7 +50,7 @@ def parameters(output, name="nz2"):
 def events(output):
     """Every TensorBoard event of a run: {tag: [step, ...]}."""
     tags = {}
-    for path in (output / "runs" / "mnist" / "nz2").iterdir():
+    for path in (output / "runs" / "mnist" / "nz2").glob("*/events*"):
         data, position = path.read_bytes(), 0
         while position < len(data):
             length = int.from_bytes(data[position : position + 8], "little")
@@ -76,9 +80,9 @@ def test_curves_add_up_to_the_elbo(unbroken):
 
 def test_tensorboard_has_every_tag(unbroken):
     tags = events(unbroken)
-    per_step = {"elbo/train", "lr", "gnorm", "step-sec"}
-    per_test = {"elbo/test", "elbo/besttest", "x/reconstruction", "x_sample", "x_reconstruct"}
-    per_test |= {f"z{i}/{term}" for i in (1, 2) for term in ("encoder", "decoder", "KL")}
+    terms = {"x/reconstruction"} | {f"z{i}/{term}" for i in (1, 2) for term in ("encoder", "decoder", "KL")}
+    per_step = {"elbo/train", "elbo/train_plain", "lr", "gnorm", "step-sec"} | {f"{term}/train" for term in terms}
+    per_test = {"elbo/test", "elbo/besttest", "x_sample", "x_reconstruct"} | {f"{term}/test" for term in terms}
     assert set(tags) == per_step | per_test
     assert all(tags[tag] == list(range(1, 11)) for tag in per_step)
     assert all(tags[tag] == [1, 2] for tag in per_test)
@@ -90,7 +94,7 @@ def test_best_checkpoint_is_the_average_and_loads(unbroken, mnist):
     assert all(torch.equal(value, full["ema"][name]) for name, value in best.items())
     assert any(not torch.equal(value, full["model"][name]) for name, value in best.items())
     images = np.load(mnist / "mnist" / "test.npy")
-    metrics = training.test(model, images, distributed.Job(), torch.device("cpu"), 1024)
+    metrics = training.test(model, images, distributed.Job())
     assert metrics["elbo"] == pytest.approx(curve(unbroken, "elbo")[2], rel=1e-6)
 
 
@@ -140,7 +144,7 @@ def test_corrupt_full_checkpoint_is_refused(mnist, tmp_path):
     path = tmp_path / "model" / "params" / "mnist" / "nz2.resume"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"not a checkpoint")
-    assert_one_line_error(train(mnist, tmp_path, "--resume"), path, "without --resume")
+    assert_one_line_error(train(mnist, tmp_path, "--resume"), path, "--resume", "--force")
     assert path.read_bytes() == b"not a checkpoint"
 
 
@@ -150,6 +154,17 @@ def test_corrupt_full_checkpoint_is_refused(mnist, tmp_path):
         (("--kernel=4",), "--kernel=4"),
         (("--dropout=1",), "--dropout"),
         (("--batch=0",), "--batch"),
+        (("--lr=nan",), "--lr"),
+        (("--lr=-1",), "--lr"),
+        (("--lr=inf",), "--lr"),
+        (("--decay=nan",), "--decay"),
+        (("--decay=2",), "--decay"),
+        (("--decay=0",), "--decay"),
+        (("--dropout=nan",), "--dropout"),
+        (("--seed=4294967296",), "--seed"),
+        (("--seed=-1",), "--seed"),
+        (("--width=1000000000000",), "--width"),
+        (("--epochs=x",), "--epochs"),
         (("--schedule=cosine",), "--epochs or --max-steps"),
         (("--gpu=99",), "--gpu=99"),
         (("--dist=1",), "--dist=1"),
@@ -162,7 +177,7 @@ def test_bad_flags(mnist, tmp_path, flags, mention):
 
 
 def test_unpublished_nz_needs_a_width(mnist, tmp_path):
-    done = run_main(lambda argv: training.main(mnist_train.SETTINGS, argv), "--nz=3", "--data", mnist)
+    done = run_main(lambda argv: train_options.main(mnist_train.SETTINGS, argv), "--nz=3", "--data", mnist)
     assert_one_line_error(done, "--nz=3", "--width")
 
 
@@ -192,6 +207,7 @@ def test_learning_rate_schedules():
 def test_loss_gives_every_channel_a_free_bit(monkeypatch):
     """A channel with a KL of 0.25 bits costs 1 in the loss and 0.25 in the ELBO; one of 3 bits costs 3 in both."""
     model = torch.nn.Linear(1, 1)
+    model.xs = (1, 32, 32)
 
     def terms(model, x, sample):
         logenc = torch.tensor([[[0.0, 2.0], [0.5, 4.0]]])  # [nz = 1, B = 2, zchannels = 2], means 0.25 and 3
@@ -199,7 +215,8 @@ def test_loss_gives_every_channel_a_free_bit(monkeypatch):
 
     monkeypatch.setattr(training, "log_likelihoods", terms)
     optimiser = torch.optim.Adam(model.parameters())
-    loss, elbo, gnorm = training.train_step(model, optimiser, distributed.Job(), torch.zeros(2), 1024, 2).tolist()
+    loss, gnorm, *terms = training.train_step(model, optimiser, distributed.Job(), torch.zeros(2), 2).tolist()
+    elbo = training.by_tag(terms, 1)["elbo"]
     assert loss == pytest.approx((200 + 1 + 3) / 1024)
     assert elbo == pytest.approx((200 + 0.25 + 3) / 1024)
     assert gnorm == 0
@@ -210,3 +227,93 @@ def test_check_finite_names_step_rate_and_checkpoint(tmp_path):
     for loss, gnorm in ((math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan)):
         with pytest.raises(UserError, match=r"step 7 .*--lr=0\.001.*--resume"):
             training.check_finite(loss, gnorm, 7, 1e-3, tmp_path)
+
+
+def test_a_trained_model_is_not_replaced(unbroken, mnist, tmp_path):
+    folder = tmp_path / "model" / "params" / "mnist"
+    train(mnist, tmp_path, "--max-steps=5", check=0)
+    before, old = (folder / "nz2").read_bytes(), curve(tmp_path, "elbo")
+    assert_one_line_error(train(mnist, tmp_path, "--max-steps=6"), folder / "nz2", "--resume", "--output", "--force")
+    (folder / "nz2.resume").unlink()
+    assert_one_line_error(train(mnist, tmp_path, "--resume"), folder / "nz2", "--output", "--force")
+    assert (folder / "nz2").read_bytes() == before and curve(tmp_path, "elbo") == old
+    assert [path.name for path in (tmp_path / "runs" / "mnist" / "nz2").iterdir()] == ["1"]
+    train(mnist, tmp_path, "--max-steps=5", "--seed=1", "--force", check=0)
+    assert (folder / "nz2").read_bytes() != before
+    aside = tmp_path / "plots" / "mnist2" / "earlier-1"
+    assert {path.name for path in aside.iterdir()} == {"elbo.csv", "x.csv", "z1.csv", "z2.csv"}
+    assert float((aside / "elbo.csv").read_text().splitlines()[1].split(",")[2]) == old[1] != curve(tmp_path, "elbo")[1]
+    assert sorted(path.name for path in (tmp_path / "runs" / "mnist" / "nz2").iterdir()) == ["1", "2"]
+
+
+def test_resuming_logs_every_step_once_in_the_same_folder(mnist, tmp_path):
+    train(mnist, tmp_path, "--max-steps=3", check=0)
+    train(mnist, tmp_path, "--max-steps=7", "--resume", check=0)
+    assert [path.name for path in (tmp_path / "runs" / "mnist" / "nz2").iterdir()] == ["1"]
+    purged = EventAccumulator(str(tmp_path / "runs" / "mnist" / "nz2" / "1")).Reload()
+    assert [event.step for event in purged.Scalars("lr")] == list(range(1, 8))
+
+
+def test_ctrl_c_saves_and_an_untested_model_is_of_use(mnist, tmp_path, monkeypatch):
+    step, steps = training.train_step, []
+
+    def interrupted_step(*args):
+        steps.append(len(steps))
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*args)
+
+    monkeypatch.setattr(training, "train_step", interrupted_step)
+    done = train(mnist, tmp_path, "--epochs=2", check=0)
+    assert "stopped by a signal at step 3" in done.stdout and "its ELBO is unknown" in done.stdout
+    untested = parameters(tmp_path)
+    assert all(torch.equal(v, parameters(tmp_path, "nz2.resume")["ema"][k]) for k, v in untested.items())
+    assert Model.from_state_dict(untested).nz == 2
+    train(mnist, tmp_path, "--epochs=1", "--resume", check=0)
+    tested = parameters(tmp_path)
+    assert any(not torch.equal(value, tested[name]) for name, value in untested.items())
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    with training.stop_signals() as asked:
+        signal.raise_signal(signal.SIGINT)
+        assert asked == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_bfloat16_resumes_as_bfloat16_and_equals_the_unbroken_run(mnist, tmp_path):
+    flags = ("--precision=bfloat16", "--batch=24")
+    train(mnist, tmp_path / "unbroken", "--max-steps=4", *flags, check=0)
+    train(mnist, tmp_path / "broken", "--max-steps=2", *flags, check=0)
+    refused = train(mnist, tmp_path / "broken", "--max-steps=4", "--batch=24", "--precision=float32", "--resume")
+    assert_one_line_error(refused, "precision bfloat16 is now float32")
+    done = train(mnist, tmp_path / "broken", "--max-steps=4", "--batch=24", "--resume", "--precision=auto", check=0)
+    assert "in bfloat16" in done.stdout
+    resumed, whole = (parameters(tmp_path / name, "nz2.resume") for name in ("broken", "unbroken"))
+    for part in ("model", "ema"):
+        assert all(torch.equal(value, whole[part][name]) for name, value in resumed[part].items())
+
+
+def test_a_full_disk_leaves_the_old_file_and_one_line(tmp_path):
+    path = tmp_path / "nz2"
+    train_state.save({"a": torch.zeros(3)}, path)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=f"{path}.*File too large"):
+            train_state.save({"a": torch.zeros(10**6)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["nz2"]
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar", "imagenet", "imagenetcrop"])
+def test_help_does_without_pytorch(dataset):
+    code = (
+        "import atexit, runpy, sys; atexit.register(lambda: print('torch' in sys.modules)); sys.argv = ['x', '--help'];"
+    )
+    code += f"runpy.run_path('model/{dataset}_train.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("False\n"), done.stdout + done.stderr

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import functools
+import math
 import os
 import signal
 import sys
@@ -42,8 +43,8 @@ def printable(name):
     return os.fsencode(name).decode(errors="replace")
 
 
-def whole_number(least):
-    """An argparse type: an integer that is at least `least`."""
+def whole_number(least, most=None):
+    """An argparse type: an integer that is at least `least`, and at most `most` if that is given."""
 
     def parse(text):
         try:
@@ -52,6 +53,23 @@ def whole_number(least):
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
         if value < least:
             raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"{value} is more than {most}")
+        return value
+
+    return parse
+
+
+def real_number(condition, holds):
+    """An argparse type: a finite number for which `holds` is true; condition: the same in words."""
+
+    def parse(text):
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not (math.isfinite(value) and holds(value)):
+            raise argparse.ArgumentTypeError(f"{text} is out of range: {condition}")
         return value
 
     return parse

@@ -1,16 +1,17 @@
 """The processes that train together, behind one small interface: alone, with Horovod, or with torch.distributed.
 
 Which of them is chosen by how the process was launched. mpiexec: Horovod where it is installed, torch.distributed
-where it is not; torchrun and srun: torch.distributed, over NCCL on GPUs and Gloo on CPUs. A backend is two
-operations, broadcast and sum; everything else here is made of those, and does nothing in a process that is alone.
-Every function but share() is to be called by all processes, in the same order.
+where it is not; torchrun and srun: torch.distributed, over NCCL on GPUs and Gloo on CPUs. Gradients are averaged by
+PyTorch's DistributedDataParallel or by Horovod's DistributedOptimizer; either divides before it sums, so that nothing
+overflows in float16. Every function but share() is to be called by all processes, in the same order.
 """
 
 import contextlib
+import functools
 import os
-import pickle
 import re
 import socket
+import warnings
 import zlib
 from collections.abc import Callable
 from datetime import timedelta
@@ -21,7 +22,6 @@ import torch
 from utils import cli
 from utils.cli import UserError
 
-BUCKET_BYTES = 25 << 20  # of gradients that are summed at once: large enough for bandwidth, small enough to overlap
 TIMEOUT = timedelta(hours=1)  # rank 0 may have a large data set to prepare while the others wait
 
 
@@ -36,12 +36,15 @@ class Launch(NamedTuple):
 
 
 class Backend(NamedTuple):
-    """broadcast(tensor) overwrites a tensor with rank 0's. start_sum(tensor, name) starts to overwrite it with its
-    sum over the processes and returns a function that waits for that; no two sums under way have the same name."""
+    """broadcast(tensor) overwrites a tensor with rank 0's; broadcast_object(value) returns rank 0's value.
+    start_sum(tensor, name) starts to overwrite a tensor with its sum over the processes and returns a function that
+    waits for that; no two sums under way have the same name. average_gradients: as the function of that name."""
 
     name: str
     broadcast: Callable
+    broadcast_object: Callable
     start_sum: Callable
+    average_gradients: Callable
     stop: Callable
 
 
@@ -179,12 +182,24 @@ def _horovod(place, device):
         handle = hvd.allreduce_async_(tensor, op=hvd.Sum, name=name)
         return lambda: hvd.synchronize(handle)
 
+    def average_gradients(module, optimiser, fp16):
+        compression = hvd.Compression.fp16 if fp16 else hvd.Compression.none
+        ours = hvd.DistributedOptimizer(
+            optimiser, list(module.named_parameters()), compression, gradient_predivide_factor=place.size
+        )
+        ours.load_state_dict(optimiser.state_dict())  # Horovod takes over the settings only
+        return module, ours
+
     name = f"Horovod {horovod.__version__} over " + ("NCCL" if device.type == "cuda" else "MPI")
-    return Backend(name, lambda tensor: hvd.broadcast_(tensor, 0), start_sum, hvd.shutdown), None
+    broadcast_object = functools.partial(hvd.broadcast_object, root_rank=0)
+    return Backend(
+        name, lambda tensor: hvd.broadcast_(tensor, 0), broadcast_object, start_sum, average_gradients, hvd.shutdown
+    ), None
 
 
 def _torch(place, device):
     import torch.distributed as dist
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
     address, port = _rendezvous(place)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -198,11 +213,25 @@ def _torch(place, device):
             f"the {place.size} processes did not meet at {address}:{port} ({_first_line(error)}); "
             "set MASTER_ADDR to the first node and MASTER_PORT to a free port of it"
         ) from None
-    name = "torch.distributed over " + ("NCCL" if device.type == "cuda" else "Gloo")
+
+    def broadcast_object(value):
+        values = [value]
+        dist.broadcast_object_list(values, device=torch.device("cpu"))
+        return values[0]
+
+    def average_gradients(module, optimiser, fp16):
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # they are copied
+        module = torch.nn.parallel.DistributedDataParallel(module)
+        if fp16:
+            module.register_comm_hook(None, default_hooks.fp16_compress_hook)
+        return module, optimiser
+
     return Backend(
-        name,
+        "torch.distributed over " + ("NCCL" if device.type == "cuda" else "Gloo"),
         lambda tensor: dist.broadcast(tensor, 0),
+        broadcast_object,
         lambda tensor, name: dist.all_reduce(tensor, async_op=True).wait,
+        average_gradients,
         dist.destroy_process_group,
     )
 
@@ -316,91 +345,28 @@ def broadcast_object(job, value):
     """Rank 0's value of a small object that can be pickled."""
     if job.backend is None:
         return value
-    data = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
-    length = torch.tensor([len(data)])
-    broadcast(job, [length])
-    if job.rank:
-        data = torch.empty(length.item(), dtype=torch.uint8)
-    broadcast(job, [data])
-    return pickle.loads(data.numpy().tobytes())
+    with _contact():
+        return job.backend.broadcast_object(value)
 
 
-def broadcast_optimiser(job, optimiser):
-    """Give every process rank 0's optimiser state, however much of it there is yet elsewhere."""
-    if job.backend is None:
-        return
-    state = optimiser.state_dict()
-    layout = {
-        i: {name: (value.shape, value.dtype, value.device.type) for name, value in entry.items()}
-        for i, entry in state["state"].items()
-    }
-    layout, groups = broadcast_object(job, (layout, state["param_groups"]))
-    if job.rank:
-        entries = {
-            i: {name: torch.empty(shape, dtype=dtype, device=device) for name, (shape, dtype, device) in entry.items()}
-            for i, entry in layout.items()
-        }
-        state = {"state": entries, "param_groups": groups}
-    broadcast(job, (value for entry in state["state"].values() for value in entry.values()))
-    if job.rank:
-        optimiser.load_state_dict(state)
+def average_gradients(job, module, optimiser, fp16=False):
+    """Have gradients averaged over the processes, while backward() still computes others.
 
-
-def average_gradients(job, parameters, fp16=False):
-    """Have the gradients of parameters averaged over the processes while backward() still computes others.
-
-    fp16: send them as float16, half the traffic. Returns a function to be called after each backward(): when it
-    returns, every gradient is the mean of all processes', a zero where a process has none.
+    module: its forward() gives what backward() starts from. fp16: send them as float16, half the traffic.
+    Returns (module, optimiser) to be used in their places, with backward() and step() below.
     """
-    if job.backend is None:
-        return lambda: None
-    buckets, bucket_of = _buckets(parameters), {}
-    waiting, under_way = [], []
-
-    def send(bucket):
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        flat = flat.half() if fp16 else flat
-        under_way.append((flat, start_sum(job, flat, f"gradients {len(under_way)}")))
-
-    def send_ready():  # in the order of the buckets, which is the same in all processes
-        while len(under_way) < len(buckets) and waiting[len(under_way)] == 0:
-            send(buckets[len(under_way)])
-
-    def ready(parameter):
-        waiting[bucket_of[parameter]] -= 1
-        send_ready()
-
-    def finish():
-        waiting[:] = [0] * len(buckets)  # parameters that the loss did not depend on never became ready
-        send_ready()
-        for bucket, (flat, wait) in zip(buckets, under_way, strict=True):
-            wait()
-            mean = flat.to(bucket[0].dtype).div_(job.size)
-            for parameter, gradient in zip(bucket, mean.split([p.numel() for p in bucket]), strict=True):
-                parameter.grad = gradient.view_as(parameter)
-        reset()
-
-    def reset():
-        under_way.clear()
-        waiting[:] = map(len, buckets)
-
-    for i, bucket in enumerate(buckets):
-        for parameter in bucket:
-            bucket_of[parameter] = i
-            parameter.register_post_accumulate_grad_hook(ready)
-    reset()
-    return finish
+    return job.backend.average_gradients(module, optimiser, fp16) if job.backend else (module, optimiser)
 
 
-def _buckets(parameters):
-    """Lists of some BUCKET_BYTES of parameters each, last ones first, as backward() comes to them."""
-    buckets, room = [], 0
-    for parameter in reversed(list(parameters)):
-        size = parameter.numel() * parameter.element_size()
-        if size > room:
-            buckets.append([])
-            room = BUCKET_BYTES
-        buckets[-1].append(parameter)
-        room -= size
-    return buckets
+def backward(loss, optimiser):
+    """loss.backward(); when this returns, every gradient is the mean of all processes'."""
+    optimiser.zero_grad()
+    with _contact():
+        loss.backward()
+        getattr(optimiser, "synchronize", lambda: None)()  # Horovod's
+
+
+def step(optimiser):
+    """optimiser.step(), with the gradients as they are now."""
+    with getattr(optimiser, "skip_synchronize", contextlib.nullcontext)():  # Horovod's would average them once more
+        optimiser.step()

@@ -7,18 +7,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-_initialising = False
+_initialising = None  # or what to call with a number of images whenever so many have passed a layer
+CHUNK = 128  # images that pass a layer at once while it is initialised, so that Ctrl-C need not wait for thousands
 
 
 @contextlib.contextmanager
-def init_mode():
-    """Inside this context a forward pass initialises every WnConv2d it goes through from the data it sees."""
+def init_mode(advance=lambda images: None):
+    """Inside this context a forward pass initialises every WnConv2d it goes through from the data it sees.
+
+    advance: is called with a number of images whenever so many have passed a layer, those of a batch once for each.
+    """
     global _initialising
-    _initialising = True
+    _initialising = advance
     try:
         yield
     finally:
-        _initialising = False
+        _initialising = None
 
 
 class WnConv2d(nn.Module):
@@ -46,12 +50,21 @@ class WnConv2d(nn.Module):
         return self.v * (gain / norm).view(-1, 1, 1, 1)
 
     def forward(self, x):
-        if _initialising:
-            self._initialise(self._convolve(x))
-        return self._convolve(x)
+        if not _initialising:
+            return self._convolve(x)
+        self._initialise(torch.cat([self._convolve(chunk) for chunk in x.split(CHUNK)]))
+        return torch.cat([self._passed(chunk) for chunk in x.split(CHUNK)])
+
+    def _passed(self, chunk):
+        out = self._convolve(chunk)
+        _initialising(len(chunk))
+        return out
 
     def _convolve(self, x):
-        return F.conv2d(x, self.weight(), self.b, padding=self.v.shape[-1] // 2)
+        # Channels last is what CPUs and tensor cores convolve fastest; x follows the weight. A copy, as of a layer with
+        # one input channel contiguous() would return the weight as it is. The parameter keeps the published layout.
+        weight = self.weight().clone(memory_format=torch.channels_last)
+        return F.conv2d(x, weight, self.b, padding=self.v.shape[-1] // 2)
 
     @torch.no_grad()
     def _initialise(self, out):

@@ -1,0 +1,88 @@
+"""What a training run is at any moment, which is what a checkpoint for --resume holds; reading and writing both."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from utils import paths
+from utils.cli import UserError
+
+
+@dataclass
+class State:
+    """model, ema: Model, and the average of its weights. step: optimiser steps taken. tested: the step of the last
+    test, 0 before the first. best: best ELBO, infinite before. run: number of its TensorBoard folder."""
+
+    model: torch.nn.Module
+    ema: torch.nn.Module
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    tested: int = 0
+    best: float = math.inf
+    run: int | None = None
+
+
+@dataclass(frozen=True)
+class Files:
+    """best: the averaged weights that tested best, for the compression scripts. full: all that --resume needs."""
+
+    best: Path
+    full: Path
+
+    def __init__(self, dataset, nz, output):
+        best = paths.params(dataset, output) / f"nz{nz}"
+        object.__setattr__(self, "best", best)
+        object.__setattr__(self, "full", best.with_name(best.name + ".resume"))
+
+
+def refuse_to_replace(files, resume, force):
+    """Raise UserError where a run would replace the model of another one."""
+    there = [path for path in (files.best, files.full) if path.exists()]
+    if there and not force and not (resume and files.full.exists()):
+        on = "go on with --resume, " if files.full.exists() else "" if not resume else f"{files.full} is absent; "
+        raise UserError(
+            f"{there[0]} is there already: {on}name another folder with --output, or replace it with --force "
+            f"(--resume needs {files.full.name})"
+        )
+
+
+def save_full(path, state, identity):
+    entries = {
+        "model": state.model.state_dict(), "ema": state.ema.state_dict(), "optimiser": state.optimiser.state_dict(),
+        "step": state.step, "tested": state.tested, "best": state.best, "run": state.run, "identity": identity,
+    }  # fmt: skip
+    save(entries, path)
+
+
+def save(entries, path):
+    """torch.save() of a whole file, or of none; UserError, naming file and reason, as on a full disk."""
+    with paths.replacing(path) as file:
+        torch.save(entries, file)
+
+
+def load_full(path, identity):
+    """Read the full checkpoint that --resume goes on from: its entries, or None where there is none.
+
+    A precision of None in `identity` stands for whichever the run has had.
+    Raises UserError where it cannot be read, or belongs to a run with other settings than `identity`.
+    """
+    if not path.exists():
+        print(f"{path} does not exist: starting from the beginning")
+        return None
+    try:
+        entries = torch.load(path, map_location="cpu", weights_only=True)
+        saved = entries["identity"]
+    except Exception as error:  # torch.load raises whatever the corruption happens to provoke
+        raise UserError(
+            f"{path} is not a full checkpoint ({type(error).__name__}); start anew, without --resume, by --force"
+        ) from None
+    # Checkpoints of before --precision was recorded have none.
+    expected = {
+        key: value for key, value in identity.items() if key != "precision" or None not in (value, saved.get(key))
+    }
+    differing = [f"{key} {saved.get(key)} is now {value}" for key, value in expected.items() if saved.get(key) != value]
+    if differing:
+        raise UserError(f"{path} is of another run ({', '.join(differing)}); use its settings or leave out --resume")
+    return entries

@@ -26,7 +26,7 @@ from utils.compiled import compiled
 _ROWS = 64  # of a strip, at least
 _PIXELS = 120_000  # of a strip, at least, up to _FEW strips
 _FEW = 8
-_MEMORY = 1 << 22  # pixels of a strip at most: its encoder takes 36 bytes a pixel
+_MEMORY = 1 << 21  # pixels of a strip at most: its encoder takes some 40 bytes a pixel
 _BANDS, _BAND, _BAND_WIDTH = 4, 2 * PERIOD, 512
 _BATCH = 1 << 14  # pixels of a strip, about, that are coded between two looks at the progress
 _EMPTY = np.array([0, 1], np.uint32)  # the words of a lane on which nothing is
@@ -38,6 +38,18 @@ class Coding(NamedTuple):
     strips: int
     grid: bool  # whether the network is told where in its 16x16 block, counted from the top left, a pixel is
     adapting: bool
+
+
+class ContextNetwork(NamedTuple):
+    """A context network, ready to code, and what names it."""
+
+    weights: Weights
+    identity: str  # 16 hexadecimal digits
+
+
+def open_network(path=None, wanted=None):
+    """The ContextNetwork at path, or the one at hand; wanted: its identity, where a file names it. Raises UserError."""
+    return ContextNetwork(*context.find(wanted, path))
 
 
 class _Strip(NamedTuple):
@@ -55,8 +67,8 @@ class _Strip(NamedTuple):
 
 def choose_strips(height, width):
     """Into how many strips an image is cut, or None where it is of no shape for that."""
-    count = min(_FEW, height * width // _PIXELS, height // _ROWS)
-    count = max(1, count, -(-height * width // _MEMORY))
+    wanted = max(1, min(_FEW, height * width // _PIXELS, height // _ROWS))
+    count = max(1 << wanted.bit_length() - 1, -(-height * width // _MEMORY))  # as many as threads go into
     return count if count <= min(height, MAX_STRIPS) and -(-height // count) * width <= _MEMORY else None
 
 
@@ -68,17 +80,20 @@ def bounds(height, strips):
 def encode(pixels, weights, coding, progress=iter, threads=None):
     """Code an image: each strip's words, a list of uint32 arrays.
 
-    pixels: uint8 [H, W, C], C = 3 (RGB) or 1. weights: context.Weights. progress: wraps the steps.
+    pixels: uint8 [H, W, C], C = 3 (RGB) or 1. weights: context.Weights. progress: wraps the steps. threads: by default
+    as many as there are processors; the words are the same for any number.
     """
-    ends = bounds(len(pixels), coding.strips)
-    strips = [_fill(pixels[a:b], weights) for a, b in itertools.pairwise(ends)]
-    _run(strips, ends, coding, None, progress, threads)
-    words = []
-    for strip in strips:
-        coder = Rans.from_words([_EMPTY])
+    ends, words = bounds(len(pixels), coding.strips), []
+
+    def begin(i):
+        return _fill(pixels[ends[i] : ends[i + 1]], weights), Rans.from_words([_EMPTY])
+
+    def finish(_, strip, coder):
         coder.reserve(strip.intervals.size // 2)
         _push_all(coder.heads, coder.words, coder.counts, strip.intervals.reshape(-1, 2))
-        words += coder.to_words()
+        words.extend(coder.to_words())
+
+    _run(ends, pixels.shape[1:], coding, False, begin, finish, progress, threads)
     return words
 
 
@@ -92,29 +107,43 @@ def decode(words, shape, weights, coding, progress=iter, threads=None):
     for i, lane in enumerate(words):  # before any memory is taken for pixels
         if 32 * len(lane) < context_mixture.LEAST_BITS * (ends[i + 1] - ends[i]) * width * channels:
             raise ValueError("a strip is shorter than its pixels can make it")
-    coders = [Rans.from_words([lane]) for lane in words]
-    strips = [_begin(b - a, width, channels, weights) for a, b in itertools.pairwise(ends)]
-    _run(strips, ends, coding, coders, progress, threads)
-    if any(not np.array_equal(coder.to_words()[0], _EMPTY) for coder in coders):
-        raise ValueError("something is left of a strip once all its pixels are decoded")
+        if (ends[i + 1] - ends[i]) * width > _MEMORY:
+            raise ValueError("a strip is larger than they are made")
     pixels = np.empty(shape, np.uint8)
-    for i, strip in enumerate(strips):
+
+    def begin(i):
+        return _begin(ends[i + 1] - ends[i], width, channels, weights), Rans.from_words([words[i]])
+
+    def finish(i, strip, coder):
+        if not np.array_equal(coder.to_words()[0], _EMPTY):
+            raise ValueError("something is left of a strip once all its pixels are decoded")
         context.take(strip.planes, pixels[ends[i] : ends[i + 1]])
+
+    _run(ends, shape[1:], coding, True, begin, finish, progress, threads)
     return pixels
 
 
 def choose_grid(pixels, weights):
     """Whether an image costs less where the network is told of blocks: judged by some bands of rows."""
-    tops = np.linspace(0, max(0, len(pixels) - _BAND), _BANDS).astype(int) // PERIOD * PERIOD  # so that blocks stay blocks
+    last = max(0, len(pixels) - _BAND)
+    tops = np.linspace(0, last, _BANDS).astype(int) // PERIOD * PERIOD  # so that blocks stay where they are
     bands = [pixels[top : top + _BAND, :_BAND_WIDTH] for top in np.unique(tops)]
-    cost = {}
-    for grid in (False, True):
-        coding = Coding(1, grid, False)
-        strips = [_fill(band, weights) for band in bands]
-        for strip in strips:
-            _run([strip], [0, len(strip.intervals)], coding, None)
-        cost[grid] = -sum(np.log2(strip.intervals[..., 1]).sum() for strip in strips)
-    return cost[True] < cost[False]
+    return cost(bands, weights, Coding(1, True, False)) < cost(bands, weights, Coding(1, False, False))
+
+
+def cost(images, weights, coding):
+    """What images take, in bits: the sum of the logarithms of the frequencies that encode() uses."""
+    total = 0.0
+    for image in images:
+        ends = bounds(len(image), coding.strips)
+        strips = [_fill(image[a:b], weights) for a, b in itertools.pairwise(ends)]
+
+        def begin(i, strips=strips):
+            return strips[i], Rans.from_words([_EMPTY])
+
+        _run(ends, image.shape[1:], coding, False, begin, lambda *_: None)
+        total += sum((PRECISION - np.log2(strip.intervals[..., 1])).sum() for strip in strips)
+    return total
 
 
 def _begin(height, width, channels, weights):
@@ -132,23 +161,34 @@ def _fill(pixels, weights):
     return strip._replace(intervals=np.empty((*pixels.shape, 2), np.uint32))
 
 
-def _run(strips, ends, coding, coders, progress=iter, threads=None):
-    """Go through all strips, some rows of each at a time. coders: of the decoder, None for the encoder."""
-    width, channels = strips[0].intervals.shape[1:3]
+def _run(ends, shape, coding, decoding, begin, finish, progress=iter, threads=None):
+    """Go through all strips, as many at a time as there are threads, some rows of each between two steps.
+
+    shape: (width, channels). begin(i) gives a strip and its coder, finish(i, strip, coder) takes them back.
+    """
+    width, channels = shape
+    threads = threads or len(os.sched_getaffinity(0))
     step = max(1, _BATCH // width)
-    most = max(b - a for a, b in itertools.pairwise(ends))
-    none = Rans.from_words([_EMPTY])
+    heights = [b - a for a, b in itertools.pairwise(ends)]
+    groups = [range(i, min(i + threads, coding.strips)) for i in range(0, coding.strips, threads)]
+    steps = [(group, first) for group in groups for first in range(0, max(heights[i] for i in group), step)]
+    opened = {}
 
     def advance(i, first):
-        strip, coder = strips[i], coders[i] if coders else none
-        last = min(first + step, ends[i + 1] - ends[i])
-        where = (first, last, ends[i], channels, coding.grid, coding.adapting, coders is not None)
+        strip, coder = opened[i]
+        last = min(first + step, heights[i])
+        where = (first, last, ends[i], channels, coding.grid, coding.adapting, decoding)
         return first >= last or _code_rows(strip, TABLE, *where, coder.heads, coder.words, coder.counts)
 
-    with concurrent.futures.ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
-        for first in progress(range(0, most, step)):
-            if not all(pool.map(advance, range(len(strips)), [first] * len(strips))):
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for group, first in progress(steps):
+            if first == 0:
+                opened = {i: begin(i) for i in group}
+            if not all(pool.map(advance, group, [first] * len(group))):
                 raise ValueError("a strip ends before its pixels do")
+            if first + step >= max(heights[i] for i in group):
+                for i in group:
+                    finish(i, *opened[i])
 
 
 @compiled

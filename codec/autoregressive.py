@@ -21,6 +21,7 @@ from model import context, context_adaptation, context_mixture
 from model.context import PAD, PERIOD, UNKNOWN, Weights
 from model.context_adaptation import EVERY, Adaptation
 from model.context_mixture import PRECISION, SYMBOLS, TABLE, Mixture, cumulative
+from utils import paths
 from utils.compiled import compiled
 
 _ROWS = 64  # of a strip, at least
@@ -36,7 +37,7 @@ class Coding(NamedTuple):
     """How an image is coded, beside the weights: what the header of a file says."""
 
     strips: int
-    grid: bool  # whether the network is told where in its 16x16 block, counted from the top left, a pixel is
+    grid: int  # 1: the network is told where in its 16x16 block a pixel is; n: where in 16x16 cells of n pixels; 0: not
     adapting: bool
 
 
@@ -47,9 +48,9 @@ class ContextNetwork(NamedTuple):
     identity: str  # 16 hexadecimal digits
 
 
-def open_network(path=None, wanted=None):
+def open_network(path=None, wanted=None, dataset="imagenetcrop", output=paths.ROOT):
     """The ContextNetwork at path, or the one at hand; wanted: its identity, where a file names it. Raises UserError."""
-    return ContextNetwork(*context.find(wanted, path))
+    return ContextNetwork(*context.find(dataset, wanted, path, output))
 
 
 class _Strip(NamedTuple):
@@ -123,12 +124,47 @@ def decode(words, shape, weights, coding, progress=iter, threads=None):
     return pixels
 
 
+def encode_chain(images, weights, grid):
+    """Code images on top of each other, each for itself: (words, bits, costs).
+
+    images: uint8 [N, H, W, C]. words: uint32, the last two of them the head. bits: int64 [N], which each image added
+    to the stack. costs: float64 [N], bits, the sum of the logarithms of its frequencies.
+    """
+    coder, bits, costs = Rans.from_words([_EMPTY]), [], []
+    for image in images:
+        strip, before = _fill(image, weights), coder.counts[0]
+        _code_image(strip, image.shape, grid, False, coder)
+        coder.reserve(image.size)
+        _push_all(coder.heads, coder.words, coder.counts, strip.intervals.reshape(-1, 2))
+        bits.append(32 * (coder.counts[0] - before))
+        costs.append((PRECISION - np.log2(strip.intervals[..., 1])).sum())
+    return coder.to_words()[0], np.array(bits), np.array(costs)
+
+
+def decode_chain(words, shape, weights, grid):
+    """Undo encode_chain(): uint8 [N, H, W, C] of that shape. Raises ValueError where the words are not such images'."""
+    coder, images = Rans.from_words([words]), np.empty(shape, np.uint8)
+    for image in images[::-1]:
+        strip = _begin(*image.shape, weights)
+        if not _code_image(strip, image.shape, grid, True, coder):
+            raise ValueError("the chain ends before its images do")
+        context.take(strip.planes, image)
+    if not np.array_equal(coder.to_words()[0], _EMPTY):
+        raise ValueError("something is left of the chain once all its images are decoded")
+    return images
+
+
+def _code_image(strip, shape, grid, decoding, coder):
+    where = (0, shape[0], 0, shape[2], grid, False, decoding)
+    return _code_rows(strip, TABLE, *where, coder.heads, coder.words, coder.counts)
+
+
 def choose_grid(pixels, weights):
     """Whether an image costs less where the network is told of blocks: judged by some bands of rows."""
     last = max(0, len(pixels) - _BAND)
     tops = np.linspace(0, last, _BANDS).astype(int) // PERIOD * PERIOD  # so that blocks stay where they are
     bands = [pixels[top : top + _BAND, :_BAND_WIDTH] for top in np.unique(tops)]
-    return cost(bands, weights, Coding(1, True, False)) < cost(bands, weights, Coding(1, False, False))
+    return int(cost(bands, weights, Coding(1, 1, False)) < cost(bands, weights, Coding(1, 0, False)))
 
 
 def cost(images, weights, coding):
@@ -199,11 +235,11 @@ def _code_rows(strip, table, first, last, offset, channels, grid, adapting, deco
     for y in range(first, last):
         row = PAD + y
         context.begin_row(planes, row)
-        block_row = (offset + y) % PERIOD if grid else UNKNOWN
+        block_row = (offset + y) // grid % PERIOD if grid else UNKNOWN
         for x in range(width):
             column = PAD + x
             context.begin_pixel(planes, row, column)
-            block_column = x % PERIOD if grid else UNKNOWN
+            block_column = x // grid % PERIOD if grid else UNKNOWN
             spread = context.trunk(planes, row, column, block_row, block_column, strip.weights, s)
             for c in range(channels):
                 point = context.head(c, strip.weights, s)

@@ -68,8 +68,9 @@ class _Strip(NamedTuple):
 def choose_strips(height, width):
     """Into how many strips an image is cut, or None where it is of no shape for that."""
     wanted = max(1, min(_FEW, height * width // _PIXELS, height // _ROWS))
-    count = max(1 << wanted.bit_length() - 1, -(-height * width // _MEMORY))  # as many as threads go into
-    return count if count <= min(height, MAX_STRIPS) and -(-height // count) * width <= _MEMORY else None
+    count = 1 << wanted.bit_length() - 1  # as many as threads go into
+    count = max(count, -(-height // max(1, _MEMORY // width)))
+    return count if count <= min(height, MAX_STRIPS) and width <= _MEMORY else None
 
 
 def bounds(height, strips):

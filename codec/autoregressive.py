@@ -11,10 +11,13 @@ a grey level comes from. The encoder keeps the intervals and pushes them once it
 import concurrent.futures
 import itertools
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from codec.bitsback import Progress
 from codec.header import MAX_STRIPS
 from codec.rans import Rans, pop_symbol, push_symbol, top
 from model import context, context_adaptation, context_mixture
@@ -48,7 +51,12 @@ class ContextNetwork(NamedTuple):
     identity: str  # 16 hexadecimal digits
 
 
-def open_network(path=None, wanted=None, dataset="imagenetcrop", output=paths.ROOT):
+def open_network(
+    path: Path | str | None = None,
+    wanted: str | None = None,
+    dataset: str = "imagenetcrop",
+    output: Path | str = paths.ROOT,
+) -> ContextNetwork:
     """The ContextNetwork at path, or the one at hand; wanted: its identity, where a file names it. Raises UserError."""
     return ContextNetwork(*context.find(dataset, wanted, path, output))
 
@@ -66,19 +74,22 @@ class _Strip(NamedTuple):
     seen: np.ndarray  # int64 [1]: pixels since the last step of the adaptation
 
 
-def choose_strips(height, width):
+def choose_strips(height: int, width: int) -> int | None:
     """Into how many strips an image is cut, or None where it is of no shape for that."""
     wanted = max(1, min(_FEW, height * width // _PIXELS, height // _ROWS))
-    count = max(1 << wanted.bit_length() - 1, -(-height * width // _MEMORY))  # as many as threads go into
-    return count if count <= min(height, MAX_STRIPS) and -(-height // count) * width <= _MEMORY else None
+    count = 1 << wanted.bit_length() - 1  # as many as threads go into
+    count = max(count, -(-height // max(1, _MEMORY // width)))
+    return count if count <= min(height, MAX_STRIPS) and width <= _MEMORY else None
 
 
-def bounds(height, strips):
+def bounds(height: int, strips: int) -> list[int]:
     """The rows where strips begin, and where the last one ends: [strips + 1]."""
     return [height * i // strips for i in range(strips + 1)]
 
 
-def encode(pixels, weights, coding, progress=iter, threads=None):
+def encode(
+    pixels: np.ndarray, weights: Weights, coding: Coding, progress: Progress = iter, threads: int | None = None
+) -> list[np.ndarray]:
     """Code an image: each strip's words, a list of uint32 arrays.
 
     pixels: uint8 [H, W, C], C = 3 (RGB) or 1. weights: context.Weights. progress: wraps the steps. threads: by default
@@ -98,7 +109,14 @@ def encode(pixels, weights, coding, progress=iter, threads=None):
     return words
 
 
-def decode(words, shape, weights, coding, progress=iter, threads=None):
+def decode(
+    words: Sequence[np.ndarray],
+    shape: tuple[int, int, int],
+    weights: Weights,
+    coding: Coding,
+    progress: Progress = iter,
+    threads: int | None = None,
+) -> np.ndarray:
     """Undo encode(): uint8 [H, W, C] of that shape.
 
     Raises ValueError where the words are not what encode() made of such an image.
@@ -124,7 +142,7 @@ def decode(words, shape, weights, coding, progress=iter, threads=None):
     return pixels
 
 
-def encode_chain(images, weights, grid):
+def encode_chain(images: np.ndarray, weights: Weights, grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Code images on top of each other, each for itself: (words, bits, costs).
 
     images: uint8 [N, H, W, C]. words: uint32, the last two of them the head. bits: int64 [N], which each image added
@@ -141,11 +159,12 @@ def encode_chain(images, weights, grid):
     return coder.to_words()[0], np.array(bits), np.array(costs)
 
 
-def decode_chain(words, shape, weights, grid):
+def decode_chain(words: np.ndarray, shape: tuple[int, ...], weights: Weights, grid: int) -> np.ndarray:
     """Undo encode_chain(): uint8 [N, H, W, C] of that shape. Raises ValueError where the words are not such images'."""
     coder, images = Rans.from_words([words]), np.empty(shape, np.uint8)
     for image in images[::-1]:
-        strip = _begin(*image.shape, weights)
+        height, width, channels = image.shape
+        strip = _begin(height, width, channels, weights)
         if not _code_image(strip, image.shape, grid, True, coder):
             raise ValueError("the chain ends before its images do")
         context.take(strip.planes, image)
@@ -159,7 +178,7 @@ def _code_image(strip, shape, grid, decoding, coder):
     return _code_rows(strip, TABLE, *where, coder.heads, coder.words, coder.counts)
 
 
-def choose_grid(pixels, weights):
+def choose_grid(pixels: np.ndarray, weights: Weights) -> int:
     """Whether an image costs less where the network is told of blocks: judged by some bands of rows."""
     last = max(0, len(pixels) - _BAND)
     tops = np.linspace(0, last, _BANDS).astype(int) // PERIOD * PERIOD  # so that blocks stay where they are
@@ -167,7 +186,7 @@ def choose_grid(pixels, weights):
     return int(cost(bands, weights, Coding(1, 1, False)) < cost(bands, weights, Coding(1, 0, False)))
 
 
-def cost(images, weights, coding):
+def cost(images: Sequence[np.ndarray], weights: Weights, coding: Coding) -> float:
     """What images take, in bits: the sum of the logarithms of the frequencies that encode() uses."""
     total = 0.0
     for image in images:
@@ -182,7 +201,7 @@ def cost(images, weights, coding):
     return total
 
 
-def _begin(height, width, channels, weights):
+def _begin(height: int, width: int, channels: int, weights: Weights) -> _Strip:
     adapted, gradients, adaptation = context_adaptation.begin(weights)
     return _Strip(
         context.planes_of(height, width), np.empty((0, width, channels, 2), np.uint32), adapted, gradients, adaptation,
@@ -190,9 +209,10 @@ def _begin(height, width, channels, weights):
     )  # fmt: skip
 
 
-def _fill(pixels, weights):
+def _fill(pixels: np.ndarray, weights: Weights) -> _Strip:
     """A strip for the encoder."""
-    strip = _begin(*pixels.shape, weights)
+    height, width, channels = pixels.shape
+    strip = _begin(height, width, channels, weights)
     context.put(strip.planes, pixels)
     return strip._replace(intervals=np.empty((*pixels.shape, 2), np.uint32))
 
@@ -208,7 +228,7 @@ def _run(ends, shape, coding, decoding, begin, finish, progress=iter, threads=No
     heights = [b - a for a, b in itertools.pairwise(ends)]
     groups = [range(i, min(i + threads, coding.strips)) for i in range(0, coding.strips, threads)]
     steps = [(group, first) for group in groups for first in range(0, max(heights[i] for i in group), step)]
-    opened = {}
+    opened: dict[int, tuple[_Strip, Rans]] = {}
 
     def advance(i, first):
         strip, coder = opened[i]

@@ -56,7 +56,7 @@ def run(dataset: str, args: argparse.Namespace, suffix: str) -> experiment.Resul
 
 
 def _verify(file, header, chosen, network):
-    words, began = experiment.load_bitstreams(file, header), time.perf_counter()
+    (words, _), began = experiment.load_bitstreams(file, header), time.perf_counter()
     shape = chosen.shape[1:]
     try:
         decoded = _each(

@@ -24,9 +24,10 @@ test: $(VENV)/ready-dev  ## the tests (a few minutes)
 test-slow: $(VENV)/ready-dev  ## those that take longer, too
 	$(RUN) -m pytest -n auto --dist loadgroup -m "slow or not slow"
 
-lint: $(VENV)/ready-dev  ## style, format and the direction of imports
+lint: $(VENV)/ready-dev  ## style, format, types and the direction of imports
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/ready  ## time and memory of coding and of training (10 minutes)

@@ -69,7 +69,7 @@ def measure(dataset, args):
 def write(path, dataset, rates, counts, seed):
     """Write the rates {compressor: bits/dim} of a data set as CSV."""
     try:
-        with paths.whole(path, "w") as file:
+        with paths.replacing(path, "w") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["dataset", "compressor", "bits_per_dim", "experiments", "ndatapoints", "seed"])
             table.writerows([dataset, name, rate, *counts, seed] for name, rate in rates.items())

@@ -24,7 +24,7 @@ import sys
 
 import numpy as np
 
-from utils import cli, figures, results
+from utils import cli, figures, paths, results
 
 AFTER = (1, 50, 100)  # the table gives the cumulative moving average after so many images
 
@@ -212,7 +212,7 @@ def main(argv=None):
     written = figures.save(draw(models), stem)
     for suffix, text in ((".md", as_markdown(rows)), (".tex", as_latex(rows))):
         written.append(stem.with_suffix(suffix))
-        with figures.output(written[-1]) as file:
+        with paths.replacing(written[-1]) as file:
             file.write(text.encode())
     print("wrote " + ", ".join(map(str, written)))
 

@@ -35,7 +35,7 @@ def arguments(argv=None):
     """The command line."""
     parser = cli.parser(__doc__)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="what to compress")
-    parser.add_argument("-o", "--output", metavar="OUT.bitswap", help="write this (of one image only)")
+    parser.add_argument("-o", "--to", metavar="OUT.bitswap", help="write this (of one image only)")
     parser.add_argument("--force", action="store_true", help="overwrite files that are there")
     coders = (
         "smallest: whatever makes least of the image; context: the context network, bitswap: Bit-Swap, each as long as "
@@ -56,7 +56,7 @@ def arguments(argv=None):
     gpu = "index of the GPU for Bit-Swap, -1 for the CPU (default: -1)"
     parser.add_argument("--gpu", type=cli.whole_number(-1), default=-1, help=gpu)
     args = parser.parse_args(argv)
-    if args.output and len(args.images) != 1:
+    if args.to and len(args.images) != 1:
         parser.error("-o goes with one image")
     return args
 
@@ -296,7 +296,7 @@ def main(argv=None):
     failed = []
     for source in args.images:
         try:
-            target = Path(args.output or Path(source).with_suffix(".bitswap"))
+            target = Path(args.to or Path(source).with_suffix(".bitswap"))
             check_paths(source, target, args.force)
             do(source, target, images.read(source), openers, args)
         except UserError as error:

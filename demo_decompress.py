@@ -20,7 +20,7 @@ def arguments(argv=None):
     """The command line."""
     parser = cli.parser(__doc__)
     parser.add_argument("file", metavar="FILE.bitswap", help="what to decompress")
-    parser.add_argument("-o", "--output", metavar="OUT.png", help="write this (default: FILE.png)")
+    parser.add_argument("-o", "--to", metavar="OUT.png", help="write this (default: FILE.png)")
     parser.add_argument("--force", action="store_true", help="overwrite a file that is there")
     checkpoint = "the checkpoint of the file (default: searched for among those trained here and shipped)"
     parser.add_argument("--checkpoint", help=checkpoint)
@@ -60,7 +60,7 @@ def main(argv=None):
     """Decode the file, write the image."""
     args = arguments(argv)
     source = Path(args.file)
-    target = Path(args.output or (source.with_suffix(".png") if source.suffix == ".bitswap" else f"{source}.png"))
+    target = Path(args.to or (source.with_suffix(".png") if source.suffix == ".bitswap" else f"{source}.png"))
     if target.suffix.lower() != ".png":
         raise UserError(f"{target}: images are written as PNG files; name one that ends in .png")
     cli.refuse_to_overwrite(target, args.force, source)

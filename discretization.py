@@ -7,18 +7,18 @@ width between the least and the greatest of samples drawn down the generative ch
 
 import hashlib
 import math
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from model import checkpoints
 from utils import cli, datasets, npz, paths
 from utils.cli import UserError
-from utils.fixed_point import EqualMassBins, UniformBins, pixel_bins
-from utils.torch import rand
-from utils.torch.modules import fold_weight_norm
+from utils.fixed_point import Bins, EqualMassBins, UniformBins, pixel_bins
+
+if TYPE_CHECKING:  # elsewhere PyTorch is imported where it is needed, so that --help answers at once
+    from model.vae import LatentVariableModel
 
 SAMPLES_PER_BIN = 30  # samples of each chain, per bin
 BATCH = 256
@@ -34,14 +34,14 @@ class Ranges(NamedTuple):
     with_images: bool  # whether the inference chain was sampled too
 
     @property
-    def identity(self):
+    def identity(self) -> str:
         """A digest of everything the bins follow from: 16 hexadecimal digits."""
         parts = self.lo.tobytes() + self.hi.tobytes() + f"{self.quantbits} {self.checkpoint}".encode()
         return hashlib.sha256(parts).hexdigest()[:16]
 
 
-def bins(model, ranges):
-    """The bins of every variable, pixels first, for codec.conditionals.Conditionals.
+def bins(model: "LatentVariableModel", ranges: Ranges, levels: int = 256) -> list[Bins]:
+    """The bins of every variable, pixels first, for codec.conditionals.Conditionals. levels: that a pixel may have.
 
     Raises UserError where a latent ranges wider than integers here can hold.
     """
@@ -50,47 +50,58 @@ def bins(model, ranges):
         lower = [UniformBins.between(lo, hi, n) for lo, hi in zip(ranges.lo, ranges.hi, strict=True)]
     except ValueError as error:
         raise UserError(f"the latents of this checkpoint are out of any range ({error}); it is of no use") from None
-    return [pixel_bins(int(np.prod(model.xs))), *lower, EqualMassBins(n)]
+    return [pixel_bins(int(np.prod(model.xs)), levels), *lower, EqualMassBins(n)]
 
 
-@torch.inference_mode()
-def sample_ranges(model, images, quantbits, checkpoint, seed=100):
+def sample_ranges(
+    model: "LatentVariableModel",
+    images: np.ndarray | datasets.Patches | None,
+    quantbits: int,
+    checkpoint: str = "",
+    seed: int = 100,
+) -> Ranges:
     """Sample the chains of a model.
 
     images: uint8 [N, H, W, C], the training set, or None to sample the generative chain only.
     quantbits: q; SAMPLES_PER_BIN * 2^q samples are drawn of each chain. checkpoint: the identity to record.
     Returns Ranges. Memory: one batch of network activations and one of images.
     """
+    import torch
+
+    from model.vae import sample_latents
+    from utils.torch import rand
+    from utils.torch.modules import fold_weight_norm
+
     count = SAMPLES_PER_BIN << quantbits
     device = next(model.parameters()).device
     model = fold_weight_norm(model)
-    lo = torch.full((model.nz - 1, *model.zs), torch.inf, device=device)
-    hi = -lo
+    to_levels = getattr(model, "to_levels", torch.nn.Identity())
+    least = torch.full((model.nz - 1, *model.zs), torch.inf, device=device)
+    greatest = -least
 
     def see(layer, z):
-        lo[layer] = torch.minimum(lo[layer], z.amin(0))
-        hi[layer] = torch.maximum(hi[layer], z.amax(0))
+        least[layer] = torch.minimum(least[layer], z.amin(0))
+        greatest[layer] = torch.maximum(greatest[layer], z.amax(0))
 
     if model.nz > 1:
         if images is not None:
             images = datasets.recrop(images, seed, math.ceil(count / len(images)))
             # With replacement only where there are fewer images than samples.
             indices = _draw(len(images), count, seed)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with torch.inference_mode(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             for first in tqdm(range(0, count, BATCH), desc="bins", unit="batch", dynamic_ncols=True):
                 size = min(BATCH, count - first)
-                z = rand.sample(*(fill(size, *model.zs, device=device) for fill in (torch.zeros, torch.ones)))
-                for i in reversed(range(1, model.nz)):
-                    z = rand.sample(*model.generate(i, z))
-                    see(i - 1, z)
+                _, *lower = sample_latents(model, size)
+                for i, z in enumerate(reversed(lower)):
+                    see(i, z)
                 if images is not None:
-                    batch = datasets.to_channels_first(images[indices[first : first + size]])
-                    z = model.to_levels(torch.from_numpy(batch).to(device))
+                    batch = datasets.to_channels_first(images[indices[first : first + size]], model.xs[1:])
+                    z = to_levels(torch.from_numpy(batch).to(device))
                     for i in range(model.nz - 1):
                         z = rand.sample(*model.infer(i, z))
                         see(i, z)
-    lo, hi = (limit.flatten(1).double().cpu().numpy() for limit in (lo, hi))
+    lo, hi = (limit.flatten(1).double().cpu().numpy() for limit in (least, greatest))
     if not (np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < hi).all()):
         raise UserError("the latents sampled from this checkpoint are constant or not finite; it is of no use")
     return Ranges(lo, hi, quantbits, checkpoint, images is not None)
@@ -100,12 +111,12 @@ def _draw(images, count, seed):
     return np.random.default_rng(seed).choice(images, count, replace=count > images)
 
 
-def save(ranges, path):
+def save(ranges: Ranges, path: str | Path) -> None:
     """Write ranges as an .npz file, whole or not at all."""
     npz.save(path, **ranges._asdict())
 
 
-def load(path):
+def load(path: str | Path) -> Ranges:
     """Read ranges that save() wrote. Raises UserError where the file holds something else."""
     lo, hi, quantbits, checkpoint, with_images = npz.load(path, Ranges._fields, "delete it to have it made again")
     sound = lo.dtype == hi.dtype == np.float64 and lo.ndim == 2 and lo.shape == hi.shape
@@ -114,12 +125,22 @@ def load(path):
     return Ranges(lo, hi, int(quantbits), str(checkpoint), bool(with_images))
 
 
-def for_checkpoint(path, model, identity, dataset, quantbits, data=None, output=paths.ROOT):
+def for_checkpoint(
+    path: str | Path,
+    model: "LatentVariableModel",
+    identity: str,
+    dataset: str,
+    quantbits: int,
+    data: str | Path | None = None,
+    output: str | Path = paths.ROOT,
+) -> Ranges:
     """The ranges for a checkpoint: those beside it, those in the cache, or new ones, which are then cached.
 
     path: the checkpoint's. data: folder of the datasets; without the training set the generative chain alone is
     sampled, with a warning.
     """
+    from model import checkpoints
+
     cached = paths.bins(output) / f"{dataset}_nz{model.nz}_{quantbits}bits_{identity}.npz"
     partial = None
     for candidate in checkpoints.companions(path, ".bins.npz", cached):
@@ -143,7 +164,7 @@ def for_checkpoint(path, model, identity, dataset, quantbits, data=None, output=
 
 
 @cli.script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = cli.parser(
         "Make the bins of a checkpoint's latents. The compression scripts do so by themselves where they are missing.\n"
         "\nWrites bins/<dataset>_nz<k>_<q>bits_<checkpoint>.npz, or the file that --to names."
@@ -153,6 +174,8 @@ def main(argv=None):
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--to", help="write here; CHECKPOINT.bins.npz beside CHECKPOINT.pt is found by itself")
     args = parser.parse_args(argv)
+    from model import checkpoints
+
     path, model, identity = checkpoints.open_for(args.dataset, args)
     if args.to:
         ranges = sample_ranges(model, datasets.load(args.dataset, "train", args.data), args.quantbits, identity)

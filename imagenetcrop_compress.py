@@ -29,8 +29,7 @@ import numpy as np
 from tqdm import tqdm
 
 from codec import command, conventional
-from codec.bitsback import NAMES
-from utils import cli, figures, paths, photographs
+from utils import cli, figures, paths, photographs, results
 
 DATASET = "imagenetcrop"
 # Of Kingma, Abbeel, Ho 2019: their model of full size, on other photographs.
@@ -55,10 +54,10 @@ def main(argv=None):
     bits = {}  # {row of the table: int64 [photographs]}
 
     def keep(scheme, result, floats):
-        ours = scheme_bits(NAMES[scheme], result, chains)
+        ours = scheme_bits(results.SCHEMES[scheme], result, chains)
         if floats is not None:
-            row = f"{NAMES[scheme]}, net"
-            ours[f"{row}, in floats"] = scheme_bits(NAMES[scheme], floats, chains)[row]
+            row = f"{results.SCHEMES[scheme]}, net"
+            ours[f"{row}, in floats"] = scheme_bits(results.SCHEMES[scheme], floats, chains)[row]
         bits.update(ours)
         for name, column in ours.items():
             print(f"{name:24} {(column / dims).mean():.4f} bits/dim")
@@ -141,7 +140,7 @@ def write_csv(path, header, rows):
     table = csv.writer(text, lineterminator="\n")
     table.writerow(header)
     table.writerows(rows)
-    with figures.output(path) as file:
+    with paths.replacing(path) as file:
         file.write(text.getvalue().encode())
     return path
 

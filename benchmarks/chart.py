@@ -88,7 +88,7 @@ def main():
         draw(axes, tables[name])
         legend_below(axes, 4 if name == "compression" else 2)
     path = common.table_file(args.output, "chart").with_suffix(".png")
-    with figures.output(path) as file:
+    with paths.replacing(path) as file:
         figure.savefig(file, format="png", dpi=300)
     print(f"drawn to {path}")
 

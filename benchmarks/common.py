@@ -82,6 +82,6 @@ def report(name, output, columns, rows, total):
             bar.write(line(row))
             bar.update()
     path = table_file(output, name)
-    with paths.whole(path, "w") as file:
+    with paths.replacing(path, "w") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *done])
     print(f"written to {path}\n", flush=True)

@@ -11,16 +11,19 @@ a grey level comes from. The encoder keeps the intervals and pushes them once it
 import concurrent.futures
 import itertools
 import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from codec.bitsback import Progress
 from codec.header import MAX_STRIPS
 from codec.rans import Rans, pop_symbol, push_symbol, top
 from model import context, context_adaptation, context_mixture
 from model.context import PAD, PERIOD, UNKNOWN, Weights
 from model.context_adaptation import EVERY, Adaptation
-from model.context_mixture import PRECISION, SYMBOLS, TABLE, Mixture, cumulative
+from model.context_mixture import PRECISION, SYMBOLS, Mixture, cumulative
 from utils.compiled import compiled
 
 _ROWS = 64  # of a strip, at least
@@ -47,7 +50,7 @@ class ContextNetwork(NamedTuple):
     identity: str  # 16 hexadecimal digits
 
 
-def open_network(path=None, wanted=None):
+def open_network(path: Path | str | None = None, wanted: str | None = None) -> ContextNetwork:
     """The ContextNetwork at path, or the one at hand; wanted: its identity, where a file names it. Raises UserError."""
     return ContextNetwork(*context.find(wanted, path))
 
@@ -65,7 +68,7 @@ class _Strip(NamedTuple):
     seen: np.ndarray  # int64 [1]: pixels since the last step of the adaptation
 
 
-def choose_strips(height, width):
+def choose_strips(height: int, width: int) -> int | None:
     """Into how many strips an image is cut, or None where it is of no shape for that."""
     wanted = max(1, min(_FEW, height * width // _PIXELS, height // _ROWS))
     count = 1 << wanted.bit_length() - 1  # as many as threads go into
@@ -73,18 +76,20 @@ def choose_strips(height, width):
     return count if count <= min(height, MAX_STRIPS) and width <= _MEMORY else None
 
 
-def bounds(height, strips):
+def bounds(height: int, strips: int) -> list[int]:
     """The rows where strips begin, and where the last one ends: [strips + 1]."""
     return [height * i // strips for i in range(strips + 1)]
 
 
-def encode(pixels, weights, coding, progress=iter, threads=None):
+def encode(
+    pixels: np.ndarray, weights: Weights, coding: Coding, progress: Progress = iter, threads: int | None = None
+) -> list[np.ndarray]:
     """Code an image: each strip's words, a list of uint32 arrays.
 
     pixels: uint8 [H, W, C], C = 3 (RGB) or 1. weights: context.Weights. progress: wraps the steps. threads: by default
     as many as there are processors; the words are the same for any number.
     """
-    ends, words = bounds(len(pixels), coding.strips), []
+    ends, words = bounds(len(pixels), coding.strips), list[np.ndarray]()
 
     def begin(i):
         return _fill(pixels[ends[i] : ends[i + 1]], weights), Rans.from_words([_EMPTY])
@@ -98,7 +103,14 @@ def encode(pixels, weights, coding, progress=iter, threads=None):
     return words
 
 
-def decode(words, shape, weights, coding, progress=iter, threads=None):
+def decode(
+    words: list[np.ndarray],
+    shape: tuple[int, int, int],
+    weights: Weights,
+    coding: Coding,
+    progress: Progress = iter,
+    threads: int | None = None,
+) -> np.ndarray:
     """Undo encode(): uint8 [H, W, C] of that shape.
 
     Raises ValueError where the words are not what encode() made of such an image.
@@ -124,7 +136,7 @@ def decode(words, shape, weights, coding, progress=iter, threads=None):
     return pixels
 
 
-def choose_grid(pixels, weights):
+def choose_grid(pixels: np.ndarray, weights: Weights) -> bool:
     """Whether an image costs less where the network is told of blocks: judged by some bands of rows."""
     last = max(0, len(pixels) - _BAND)
     tops = np.linspace(0, last, _BANDS).astype(int) // PERIOD * PERIOD  # so that blocks stay where they are
@@ -132,7 +144,7 @@ def choose_grid(pixels, weights):
     return cost(bands, weights, Coding(1, True, False)) < cost(bands, weights, Coding(1, False, False))
 
 
-def cost(images, weights, coding):
+def cost(images: Sequence[np.ndarray], weights: Weights, coding: Coding) -> float:
     """What images take, in bits: the sum of the logarithms of the frequencies that encode() uses."""
     total = 0.0
     for image in images:
@@ -147,7 +159,7 @@ def cost(images, weights, coding):
     return total
 
 
-def _begin(height, width, channels, weights):
+def _begin(height: int, width: int, channels: int, weights: Weights) -> _Strip:
     adapted, gradients, adaptation = context_adaptation.begin(weights)
     return _Strip(
         context.planes_of(height, width), np.empty((0, width, channels, 2), np.uint32), adapted, gradients, adaptation,
@@ -155,14 +167,24 @@ def _begin(height, width, channels, weights):
     )  # fmt: skip
 
 
-def _fill(pixels, weights):
+def _fill(pixels: np.ndarray, weights: Weights) -> _Strip:
     """A strip for the encoder."""
-    strip = _begin(*pixels.shape, weights)
+    height, width, channels = pixels.shape
+    strip = _begin(height, width, channels, weights)
     context.put(strip.planes, pixels)
     return strip._replace(intervals=np.empty((*pixels.shape, 2), np.uint32))
 
 
-def _run(ends, shape, coding, decoding, begin, finish, progress=iter, threads=None):
+def _run(
+    ends: list[int],
+    shape: tuple[int, int],
+    coding: Coding,
+    decoding: bool,
+    begin: Callable[[int], tuple[_Strip, Rans]],
+    finish: Callable[[int, _Strip, Rans], None],
+    progress: Progress = iter,
+    threads: int | None = None,
+) -> None:
     """Go through all strips, as many at a time as there are threads, some rows of each between two steps.
 
     shape: (width, channels). begin(i) gives a strip and its coder, finish(i, strip, coder) takes them back.
@@ -172,22 +194,25 @@ def _run(ends, shape, coding, decoding, begin, finish, progress=iter, threads=No
     step = max(1, _BATCH // width)
     heights = [b - a for a, b in itertools.pairwise(ends)]
     groups = [range(i, min(i + threads, coding.strips)) for i in range(0, coding.strips, threads)]
-    steps = [(group, first) for group in groups for first in range(0, max(heights[i] for i in group), step)]
-    opened = {}
+    highest = {group: max(heights[i] for i in group) for group in groups}
+    steps = [(group, first) for group in groups for first in range(0, highest[group], step)]
+    table = context_mixture.table()
+    opened: dict[int, tuple[_Strip, Rans]] = {}
 
-    def advance(i, first):
+    def advance(i: int, first: int) -> bool:
         strip, coder = opened[i]
         last = min(first + step, heights[i])
         where = (first, last, ends[i], channels, coding.grid, coding.adapting, decoding)
-        return first >= last or _code_rows(strip, TABLE, *where, coder.heads, coder.words, coder.counts)
+        return first >= last or _code_rows(strip, table, *where, coder.heads, coder.words, coder.counts)
 
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        for group, first in progress(steps):
+        for k in progress(range(len(steps))):
+            group, first = steps[k]
             if first == 0:
                 opened = {i: begin(i) for i in group}
             if not all(pool.map(advance, group, [first] * len(group))):
                 raise ValueError("a strip ends before its pixels do")
-            if first + step >= max(heights[i] for i in group):
+            if first + step >= highest[group]:
                 for i in group:
                     finish(i, *opened[i])
 

@@ -69,7 +69,6 @@ def bbans(nz: int) -> Schedule:
 
 
 SCHEDULES = {"bitswap": bitswap, "bbans": bbans}
-NAMES = {"bitswap": "Bit-Swap", "bbans": "BB-ANS"}  # as people write them
 _INVERSES = {"pop": "push", "push": "pop", "whiten": "whiten"}
 
 
@@ -93,13 +92,12 @@ def run(
     schedule: Schedule,
     coder: Rans,
     conditional: CodedVariables,
-    symbols: dict[int | None, np.ndarray],
+    symbols: dict[int, np.ndarray],
     lanes: int,
     position: int = 0,
 ) -> None:
     """Carry out the steps of a schedule on the first `lanes` lanes of a coder.
 
-    conditional: CodedVariables.
     symbols: {variable: int64 [lanes, dims]}, what is known so far; each pop adds its variable.
     position: of the images in their chains, below 2^24; it decides what whitening whitens with.
     """
@@ -108,7 +106,7 @@ def run(
         if action == "whiten":
             coder.whiten(lanes, dims, position << 8 | variable)  # a pop takes no more than a word for each dimension
             continue
-        distribution = conditional(variable, given, symbols.get(given))
+        distribution = conditional(variable, given, None if given is None else symbols[given])
         if action == "push":
             distribution.push(coder, symbols[variable])
         else:
@@ -122,7 +120,7 @@ def encode(schedule: Schedule, coder: Rans, conditional: CodedVariables, pixels:
 
 def decode(schedule: Schedule, coder: Rans, conditional: CodedVariables, lanes: int, position: int = 0) -> np.ndarray:
     """Pop the images that encode() pushed with the same schedule at the same position: uint8 [lanes, *xs]."""
-    symbols: dict[int | None, np.ndarray] = {}
+    symbols: dict[int, np.ndarray] = {}
     run(inverse(schedule), coder, conditional, symbols, lanes, position)
     return conditional.to_pixels(symbols[0])
 

@@ -8,19 +8,22 @@ import contextlib
 import math
 import os
 import platform
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 import discretization
 from codec import bitsback, blocks
+from codec.bitsback import Progress, Schedule
 from codec.conditionals import Conditionals, FloatNetwork
-from codec.header import ARITHMETICS, FLOAT_CPU, FLOAT_GPU, INTEGERS, MAX_LANES, MAX_THREADS, ContainerError
+from codec.header import ARITHMETICS, FLOAT_CPU, FLOAT_GPU, INTEGERS, MAX_LANES, MAX_THREADS, ContainerError, Header
 from codec.rans import EmptyLaneError, Rans
 from model import checkpoints, exact, make_exact
+from model.vae import Model
 from utils.cli import UserError
-from utils.images import CHANNELS
+from utils.images import CHANNELS, Picture
 from utils.torch.modules import fold_weight_norm
 
 DATASET = "imagenetcrop"  # whose checkpoints code blocks
@@ -38,7 +41,13 @@ class BlockCodec(NamedTuple):
     arithmetic: int
 
 
-def open_checkpoint(path, device="cpu", integers=True, quantbits=10, wanted=None):
+def open_checkpoint(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    integers: bool = True,
+    quantbits: int = 10,
+    wanted: str | None = None,
+) -> BlockCodec | None:
     """The BlockCodec of the checkpoint at path, with the bins beside it or, where there are none, cached or made.
 
     integers: whether to compute with its exact form (model.exact) or in floats. An exact form is made where there is
@@ -49,7 +58,7 @@ def open_checkpoint(path, device="cpu", integers=True, quantbits=10, wanted=None
     model, identity = checkpoints.load(path, device)
     if model.xs[1] != model.xs[2] or model.xs[0] not in CHANNELS.values():
         raise UserError(f"{path} is for images of shape {model.xs}, not for square blocks of grey or RGB pixels")
-    networks = None
+    networks: exact.ExactModel | None = None
     if integers:
         choose = exact.find if wanted else make_exact.for_checkpoint
         networks = choose(path, model, identity, DATASET)
@@ -57,13 +66,15 @@ def open_checkpoint(path, device="cpu", integers=True, quantbits=10, wanted=None
             raise exact.NoExactFormError(
                 f"{path} has no exact form; make it with model/make_exact.py {DATASET} --checkpoint {path}"
             )
-    if wanted not in (None, networks.identity if integers else identity):
+    if wanted not in (None, networks.identity if networks else identity):
         return None
     ranges = discretization.for_checkpoint(path, model, identity, DATASET, quantbits)
     return of_model(model, ranges, identity, networks)
 
 
-def of_model(model, ranges, identity, networks=None):
+def of_model(
+    model: Model, ranges: discretization.Ranges, identity: str, networks: exact.ExactModel | None = None
+) -> BlockCodec:
     """The BlockCodec of a model, its latents' ranges (discretization.Ranges) and the identity of its parameters.
 
     networks: the model's ExactModel, to compute in integers.
@@ -77,12 +88,12 @@ def of_model(model, ranges, identity, networks=None):
     return BlockCodec(conditional, model.nz, ranges.quantbits, identity, ranges.identity, arithmetic)
 
 
-def codes_blocks(picture, channels=3, side=32):
+def codes_blocks(picture: Picture, channels: int = 3, side: int = 32) -> bool:
     """Whether a picture has blocks that a model of this shape could code."""
     return picture.mode != "P" and picture.pixels.shape[2] == channels and blocks.count(*picture.size, side) > 0
 
 
-def settings(device):
+def settings(device: torch.device) -> str:
     """What decides, beside the number of threads, how the networks round: one line of ASCII."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     text = f"PyTorch {torch.__version__}, NumPy {np.__version__}, {platform.machine()} {name}"
@@ -100,12 +111,12 @@ def _threads(count):
         torch.set_num_threads(before)
 
 
-def _schedule(codec):
+def _schedule(codec: BlockCodec) -> Schedule:
     """How blocks are coded."""
     return bitsback.whitened(bitsback.bitswap(codec.nz))
 
 
-def _trial(codec, images):
+def _trial(codec: BlockCodec, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What blocks, uint8 [n, C, side, side], each in a lane of its own, cost: two arrays [n] of 32-bit words.
 
     They are the words that each adds to its lane, and the depth to which it takes words off the lane before.
@@ -120,7 +131,9 @@ def _trial(codec, images):
     return coder.counts - before, before - least
 
 
-def _plan(picture, side, need, lanes, block_words):
+def _plan(
+    picture: Picture, side: int, need: int, lanes: int, block_words: float
+) -> tuple[int, int, list[tuple[int, bytes]]] | None:
     """Choose what to code conventionally so that its bytes can start the lanes.
 
     need: words that each lane starts from. lanes: as many are wanted. block_words: about what a block takes.
@@ -141,7 +154,7 @@ def _plan(picture, side, need, lanes, block_words):
     return None
 
 
-def _lane_starts(data, lanes):
+def _lane_starts(data: bytes, lanes: int) -> list[np.ndarray]:
     """The words that the lanes start from, a list of uint32 arrays, made of the conventional part's bytes.
 
     On top of each is a 1, the head's upper half: so the head is what it must be, 2^32 at least, and holds 32 bits.
@@ -150,7 +163,9 @@ def _lane_starts(data, lanes):
     return [np.append(part, np.uint32(1)) for part in np.array_split(words, lanes)]
 
 
-def encode(picture, codec, lanes, most, progress):
+def encode(
+    picture: Picture, codec: BlockCodec, lanes: int | None, most: int, progress: Progress
+) -> tuple[dict[str, Any], list[tuple[int, bytes]], bytes] | None:
     """Code the blocks of a picture on top of the conventional parts.
 
     lanes: how many are wanted, None for a number by the size. progress: wraps the steps.
@@ -197,7 +212,7 @@ def encode(picture, codec, lanes, most, progress):
     return None
 
 
-def decode(header, payload, codec, progress):
+def decode(header: Header, payload: bytes, codec: BlockCodec, progress: Progress) -> tuple[list[np.ndarray], bytes]:
     """Undo encode(): (each lane's blocks, uint8 [N_i, C, side, side], bytes of the conventional parts).
 
     Raises all sorts of exceptions where the payload is not what encode() wrote, or floats round in other ways.
@@ -206,7 +221,7 @@ def decode(header, payload, codec, progress):
         return _decode(header, payload, codec, progress)
 
 
-def _decode(header, payload, codec, progress):
+def _decode(header: Header, payload: bytes, codec: BlockCodec, progress: Progress) -> tuple[list[np.ndarray], bytes]:
     lanes = len(header.words)
     lengths = [len(range(lane, header.blocks, lanes)) for lane in range(lanes)]
     conventional = sum(length for _, length in header.parts)
@@ -228,7 +243,7 @@ def _decode(header, payload, codec, progress):
     return chains, data[:conventional]
 
 
-def check(header, codec):
+def check(header: Header, codec: BlockCodec) -> None:
     """Raise ContainerError where a codec is not that which a header calls for."""
     for what, wanted, found in (
         ("checkpoint", header.networks, codec.networks),
@@ -244,7 +259,7 @@ def check(header, codec):
         raise ContainerError(f"its blocks do not fit the checkpoint's, of shape {codec.conditional.xs}")
 
 
-def verdict(header, codec):
+def verdict(header: Header, codec: BlockCodec | None) -> str:
     """What to say of a file whose checksums are right, and which does not decode with the right codec."""
     if codec is None or codec.arithmetic == INTEGERS:
         return "damaged"

@@ -3,20 +3,26 @@
 PyTorch is imported after the flags have been read, so that --help answers at once.
 """
 
+import argparse
 import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from codec import conventional
-from codec.bitsback import NAMES, SCHEDULES, whitened
+from codec.bitsback import SCHEDULES, whitened
 from utils import cli, datasets, paths
+from utils.results import BITSWAP, MEASURES, SCHEMES
 
-MEASURES = ("nets", "elbos", "cmas", "total")  # of experiment.Result, kept as arrays
+if TYPE_CHECKING:
+    from codec import experiment
+
 FIRST_LOOK = (10, 10)  # chains and images of a run without any flag
 SEED = 100  # of the published choice of images
 
 
-def main(dataset, argv=None):
+def main(dataset: str, argv: list[str] | None = None) -> None:
     """Entry point of a dataset's compression script."""
     cli.script(_main)(dataset, argv)
 
@@ -37,13 +43,13 @@ def _main(dataset, argv):
 
     def keep(scheme, result, floats):
         for measure in MEASURES:
-            with paths.whole(folder / f"{scheme}_{variant(args)}{size}_{measure}.npy") as array:
+            with paths.replacing(folder / f"{scheme}_{variant(args)}{size}_{measure}.npy") as array:
                 np.save(array, getattr(result, measure))
         print(summary(result, padding))
         if floats is not None:
             print(f"net, in floats  {floats.nets.mean() * padding:.4f} bits/dim")
-        rates[f"{NAMES[scheme]}, net"] = result.nets.mean() * padding
-        rates[f"{NAMES[scheme]}, sent"] = result.cmas[:, -1].mean() * padding
+        rates[f"{SCHEMES[scheme]}, net"] = result.nets.mean() * padding
+        rates[f"{SCHEMES[scheme]}, sent"] = result.cmas[:, -1].mean() * padding
         rates["ELBO"] = result.elbos.mean() * padding
 
     what, header = f"{chains} chains of {count} images", {"chains": chains, "images": count}
@@ -60,7 +66,7 @@ def _main(dataset, argv):
         )
 
 
-def parse(dataset, argv=None):
+def parse(dataset: str, argv: list[str] | None = None) -> argparse.Namespace:
     """The flags of a dataset's compression script."""
     chains, images = FIRST_LOOK
     parser = cli.parser(
@@ -84,10 +90,10 @@ def parse(dataset, argv=None):
     return args
 
 
-def add_and_parse(parser, argv):
+def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """Add the arguments that all compression scripts end with, and parse."""
     both = "1: Bit-Swap, 0: BB-ANS, both: one after the other, in a table with other compressors"
-    parser.add_argument("--bitswap", choices=("0", "1", "both"), default="both", help=both)
+    parser.add_argument("--bitswap", choices=(*BITSWAP.values(), "both"), default="both", help=both)
     exact = "compute with the networks' exact form, in integers: decodes on any machine (default: in floats)"
     parser.add_argument("--exact", action="store_true", help=exact)
     whiten = "whiten the bits that latents are popped with, which brings the rate to the ELBO; beyond the paper"
@@ -101,18 +107,27 @@ def add_and_parse(parser, argv):
     return args
 
 
-def variant(args):
+def variant(args: argparse.Namespace) -> str:
     """What tells the results of a run from those of the plain protocol, in the names of files."""
     flags = {"_exact": args.exact, "_whitened": args.whiten, f"_seed{args.seed}": args.seed != SEED}
     return f"{args.quantbits}bits" + "".join(name for name, is_set in flags.items() if is_set)
 
 
-def schemes(args):
+def schemes(args: argparse.Namespace) -> tuple[str, ...]:
     """The schemes that the flags choose."""
-    return {"0": ("bbans",), "1": ("bitswap",), "both": tuple(SCHEDULES)}[args.bitswap]
+    return tuple(scheme for scheme, value in BITSWAP.items() if args.bitswap in (value, "both"))
 
 
-def run_schemes(setup, args, chains, what, header, size, keep, unit="image"):
+def run_schemes(
+    setup: "experiment.Setup",
+    args: argparse.Namespace,
+    chains: Sequence[np.ndarray] | np.ndarray,
+    what: str,
+    header: dict[str, Any],
+    size: str,
+    keep: "Callable[[str, experiment.Result, experiment.Result | None], None]",
+    unit: str = "image",
+) -> None:
     """Code chains with each scheme that the flags choose, write them, decode them from disk and compare.
 
     setup: an experiment.Setup. chains: as experiment.compress() takes them. what: they in words. header: what the
@@ -134,7 +149,7 @@ def run_schemes(setup, args, chains, what, header, size, keep, unit="image"):
             schedule = whitened(schedule)
         file = paths.bitstreams(dataset, model.nz, args.output) / f"{scheme}_{variant(args)}{size}.npz"
         whole_header = setup.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
-        print(f"\n{dataset}, nz={model.nz}, {NAMES[scheme]}: {what}")
+        print(f"\n{dataset}, nz={model.nz}, {SCHEMES[scheme]}: {what}")
         if not args.verify_only:
             result = experiment.compress(schedule, model, conditional, chains, initial, unit=unit)
             experiment.save_bitstreams(file, whole_header, result.words)
@@ -146,7 +161,7 @@ def run_schemes(setup, args, chains, what, header, size, keep, unit="image"):
             experiment.verify(file, whole_header, schedule, conditional, chains, initial, unit)
 
 
-def summary(result, padding):
+def summary(result: "experiment.Result", padding: float) -> str:
     """A Result in words, in bits per real dimension. padding: padded dimensions to a real one."""
     count = result.nets.shape[1]
     lines = [
@@ -159,7 +174,7 @@ def summary(result, padding):
     return "\n".join([*lines, f"encoded in {1e3 * result.seconds / result.nets.size:.2f} ms per image"])
 
 
-def comparison(rates, paper=None):
+def comparison(rates: dict[str, float], paper: dict[str, float] | None = None) -> str:
     """A table of rates {name: bits/dim}, the least first; with a column for those of them that the paper reports."""
     width = max(map(len, rates))
     lines = ["", f"{'':{width}}  bits/dim" + ("  paper" if paper else "")]

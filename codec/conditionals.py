@@ -8,9 +8,8 @@ import torch
 
 from codec.bitsback import Distribution
 from codec.logistic import Logistic, Uniform
-from utils.fixed_point import FRACTION, EqualMassBins, UniformBins, quantize
-
-Bins = UniformBins | EqualMassBins
+from model.vae import LatentVariableModel
+from utils.fixed_point import FRACTION, Bins, quantize
 
 
 class Network(Protocol):
@@ -43,11 +42,11 @@ class Network(Protocol):
 class FloatNetwork:
     """The integer seam of a network that computes in floats: its mu and scale are quantized.
 
-    model: an nn.Module with xs, zs, nz, infer() and generate() in floats, e.g. a folded model.vae.Model; to_levels()
-    and to_pixels() where its levels are not the pixels. It has to give the same floats whenever it is asked.
+    model: e.g. a folded model.vae.Model; to_levels() and to_pixels() are asked for where it has them, otherwise its
+    levels are the pixels. It has to give the same floats whenever it is asked.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: LatentVariableModel) -> None:
         self.model = model
         self.xs, self.zs, self.nz = tuple(model.xs), tuple(model.zs), model.nz
         self.device = next(model.parameters()).device
@@ -84,7 +83,7 @@ class Conditionals:
         self._bins = bins
         self.device = network.device
         self._shapes = [tuple(network.xs)] + [tuple(network.zs)] * network.nz
-        self.dims = [int(np.prod(shape)) for shape in self._shapes]
+        self.dims: Sequence[int] = [int(np.prod(shape)) for shape in self._shapes]
         self.xs = self._shapes[0]
 
     def to_symbols(self, pixels: np.ndarray) -> np.ndarray:

@@ -10,19 +10,35 @@ neither codes in fewer bytes than a conventional method does is coded by that. c
 """
 
 import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from codec import autoregressive, blocks, conventional
+from codec.autoregressive import ContextNetwork
+from codec.bitsback import Progress
 from codec.header import MAGIC, ContainerError, Header, pack, unpack
 from utils.errors import UserError
 from utils.images import CHANNELS, MAX_PIXELS, Picture
+
+if TYPE_CHECKING:  # elsewhere codec.block_codec, and with it PyTorch, is imported where there are blocks to code
+    from codec.block_codec import BlockCodec
 
 OVERHEAD = 64  # no file is more bytes than this larger than the raw pixels
 CHOICES = ("smallest", "context", "bitswap")  # of encode()
 
 
-def encode(picture, codec=None, coder="smallest", lanes=None, progress=iter, network=None, adapting=True):
+def encode(
+    picture: Picture,
+    codec: "BlockCodec | None" = None,
+    coder: str = "smallest",
+    lanes: int | None = None,
+    progress: Progress = iter,
+    network: ContextNetwork | None = None,
+    adapting: bool = True,
+) -> bytes:
     """The bytes of a .bitswap file, at most OVERHEAD more than the picture's raw bytes.
 
     codec: a BlockCodec, or None to do without Bit-Swap.
@@ -48,11 +64,11 @@ def encode(picture, codec=None, coder="smallest", lanes=None, progress=iter, net
     return file or _encode_conventionally(picture)
 
 
-def _shorter(file, most):
+def _shorter(file: bytes | None, most: int) -> bytes | None:
     return file if file is not None and len(file) <= most else None
 
 
-def _encode_with_context(picture, network, adapting, progress):
+def _encode_with_context(picture: Picture, network: ContextNetwork, adapting: bool, progress: Progress) -> bytes | None:
     """The bytes of a file, or None where the network codes no such picture."""
     strips = autoregressive.choose_strips(*picture.pixels.shape[:2])
     if picture.mode == "P" or strips is None:
@@ -60,11 +76,15 @@ def _encode_with_context(picture, network, adapting, progress):
     grid = autoregressive.choose_grid(picture.pixels, network.weights)
     coding = autoregressive.Coding(strips, grid, adapting)
     words = autoregressive.encode(picture.pixels, network.weights, coding, progress)
-    fields = {"context": network.identity, "grid": grid, "adapting": adapting, "words": tuple(map(len, words))}
-    return pack(_header(picture)._replace(**fields), np.concatenate(words).astype("<u4").tobytes())
+    header = _header(picture)._replace(
+        words=tuple(map(len, words)), context=network.identity, grid=grid, adapting=adapting
+    )
+    return pack(header, np.concatenate(words).astype("<u4").tobytes())
 
 
-def _encode_with_blocks(picture, codec, lanes, most, progress):
+def _encode_with_blocks(
+    picture: Picture, codec: "BlockCodec", lanes: int | None, most: int, progress: Progress
+) -> bytes | None:
     """The bytes of a file, or None where Bit-Swap codes no such picture, or would clearly take over `most` bytes."""
     from codec import block_codec
 
@@ -77,17 +97,17 @@ def _encode_with_blocks(picture, codec, lanes, most, progress):
     return pack(_header(picture, parts)._replace(**fields), payload)
 
 
-def _encode_conventionally(picture):
+def _encode_conventionally(picture: Picture) -> bytes:
     parts = blocks.encode_rest(picture)
     return pack(_header(picture, parts), b"".join(data for _, data in parts))
 
 
-def _header(picture, parts=()):
+def _header(picture: Picture, parts: Sequence[tuple[int, bytes]] = ()) -> Header:
     sizes = tuple((method, len(data)) for method, data in parts)
     return Header(picture.mode, *picture.size, len(picture.palette) // 3, crc(picture), 0, sizes)
 
 
-def decode(data, open_codec, progress=iter):
+def decode(data: bytes, open_codec: Callable[[Header], Any], progress: Progress = iter) -> Picture:
     """The Picture in the bytes of a .bitswap file, exactly as it was encoded.
 
     open_codec(header): what the image was coded with, where that is not conventional methods alone: the BlockCodec
@@ -96,8 +116,9 @@ def decode(data, open_codec, progress=iter):
     gives, or were written under settings under which floats round in other ways than here.
     """
     header, payload = unpack(data)
-    codec = open_codec(header) if header.side or header.context else None
-    decode_parts, verdict = _decode_conventionally, "damaged"
+    codec: Any = open_codec(header) if header.side or header.context else None
+    decode_parts: Callable[..., Picture] = _decode_conventionally
+    verdict = "damaged"
     if header.side:
         from codec import block_codec
 
@@ -120,31 +141,31 @@ def decode(data, open_codec, progress=iter):
     return picture
 
 
-def _decode_conventionally(header, payload, _codec, _progress):
-    return _assemble(header, None, payload)
+def _decode_conventionally(header: Header, payload: bytes, _codec: None, _progress: Progress) -> Picture:
+    return _assemble(header, [], payload)
 
 
-def _decode_blocks(header, payload, codec, progress):
+def _decode_blocks(header: Header, payload: bytes, codec: "BlockCodec", progress: Progress) -> Picture:
     from codec import block_codec
 
     return _assemble(header, *block_codec.decode(header, payload, codec, progress))
 
 
-def _decode_context(header, payload, network, progress):
+def _decode_context(header: Header, payload: bytes, network: ContextNetwork, progress: Progress) -> Picture:
     words = np.split(np.frombuffer(payload, "<u4").astype(np.uint32), np.cumsum(header.words)[:-1])
     shape = header.height, header.width, CHANNELS[header.mode]
     coding = autoregressive.Coding(len(words), header.grid, header.adapting)
     return Picture(header.mode, autoregressive.decode(words, shape, network.weights, coding, progress))
 
 
-def crc(picture):
+def crc(picture: Picture) -> int:
     """CRC-32 of everything that makes up a picture."""
     height, width, _ = picture.pixels.shape
     start = zlib.crc32(f"{picture.mode} {width}x{height}".encode() + picture.palette)
-    return zlib.crc32(np.ascontiguousarray(picture.pixels), start)
+    return zlib.crc32(np.ascontiguousarray(picture.pixels).data, start)
 
 
-def read_file(path):
+def read_file(path: str | Path) -> bytes:
     """The bytes of a .bitswap file; of another, or a very large one, only so much as it takes to tell.
 
     Raises UserError where it cannot be read.
@@ -157,8 +178,8 @@ def read_file(path):
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _assemble(header, chains, data):
-    """The Picture that the blocks, as of _decode_blocks(), and the bytes of the conventional parts make up."""
+def _assemble(header: Header, chains: list[np.ndarray], data: bytes) -> Picture:
+    """The Picture that the blocks, as of block_codec.decode(), and the bytes of the conventional parts make up."""
     channels = CHANNELS[header.mode]
     places = blocks.regions(header.width, header.height, header.side, header.blocks)
     shapes = [(y.stop - y.start, x.stop - x.start, channels) for y, x in places]

@@ -18,8 +18,8 @@ import io
 import lzma
 import math
 import struct
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -35,14 +35,14 @@ def _flat(images):
     return images.reshape(-1, *images.shape[-3:])
 
 
-def encode(image, format, **options):
+def encode(image: np.ndarray, format: str, **options: Any) -> bytes:
     """One image, uint8 [H, W, C], as the bytes of a file that Pillow writes."""
     file = io.BytesIO()
     Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, format=format, **options)
     return file.getvalue()
 
 
-def idat_bytes(data):
+def idat_bytes(data: bytes) -> int:
     """Number of bytes of compressed pixels in a PNG file: the payload of its IDAT chunks.
 
     Leaves out the signature, the other chunks, and each chunk's length, type and checksum.
@@ -60,18 +60,18 @@ def idat_bytes(data):
     raise ValueError("the PNG file is cut short")
 
 
-def raw(images, compress):
+def raw(images: np.ndarray, compress: Callable[[bytes], bytes]) -> int:
     """Bits of the raw bytes of all images [..., H, W, C], one after another, compressed as one stream."""
     return 8 * len(compress(_flat(images).tobytes()))
 
 
-def png(images, idat_only=False):
+def png(images: np.ndarray, idat_only: bool = False) -> int:
     """Bits of the images [..., H, W, C], each a PNG file; with idat_only, of their compressed pixels only."""
     files = (encode(image, "PNG", optimize=True) for image in _flat(images))
     return 8 * sum(idat_bytes(file) if idat_only else len(file) for file in files)
 
 
-def webp(images):
+def webp(images: np.ndarray) -> int:
     """Bits of the images [..., H, W, C], each a lossless WebP file.
 
     WebP knows no images of more than 16383 pixels a side: ValueError.
@@ -79,7 +79,7 @@ def webp(images):
     return 8 * sum(len(encode(image, "WEBP", lossless=True, quality=100)) for image in _flat(images))
 
 
-def jxl_encoder():
+def jxl_encoder() -> Callable[[np.ndarray], bytes]:
     """The function uint8 [H, W, C] -> bytes of a lossless JPEG XL file.
 
     Needs one of two optional packages; UserError where neither is installed.
@@ -97,7 +97,7 @@ def jxl_encoder():
     return lambda image: jpegxl_encode(image.squeeze(-1) if image.shape[-1] == 1 else image, lossless=True)
 
 
-def has_jxl():
+def has_jxl() -> bool:
     """Whether there is an encoder for JPEG XL."""
     try:
         return bool(jxl_encoder())
@@ -105,14 +105,14 @@ def has_jxl():
         return False
 
 
-def jxl(images):
+def jxl(images: np.ndarray) -> int:
     """Bits of the images [..., H, W, C], each a lossless JPEG XL file; UserError where no encoder is installed."""
     encoder = jxl_encoder()
     return 8 * sum(len(encoder(image)) for image in _flat(images))
 
 
 # {name: function(uint8 [H, W, C] or a batch [..., H, W, C]) -> number of bits}. Files are counted whole.
-COMPRESSORS = {
+COMPRESSORS: dict[str, Callable[[np.ndarray], int]] = {
     "gzip": functools.partial(raw, compress=gzip.compress),
     "bz2": functools.partial(raw, compress=bz2.compress),
     "LZMA": functools.partial(raw, compress=lzma.compress),
@@ -121,7 +121,9 @@ COMPRESSORS = {
 }
 
 
-def measure(images, with_jxl=False, progress=iter):
+def measure(
+    images: np.ndarray, with_jxl: bool = False, progress: Callable[[np.ndarray], Iterable[np.ndarray]] = iter
+) -> dict[str, float]:
     """The paper's benchmark: {name: bits/dim} for gzip, bz2, LZMA, PNG and WebP (see above for what they compress).
 
     images: uint8 [E, N, H, W, C], E experiments of N images. A dimension is one value of one channel of a pixel.
@@ -148,8 +150,10 @@ class Method(NamedTuple):
     """A way to code a rectangle of pixels without a model."""
 
     name: str
-    encode: Callable  # (uint8 [H, W, C]) -> bytes, or None where it cannot
-    decode: Callable  # (bytes, shape) -> uint8 [H, W, C]; raises nearly anything where the bytes are not sound
+    encode: Callable[[np.ndarray], bytes | None]  # (uint8 [H, W, C]) -> bytes, or None where it cannot
+    decode: Callable[
+        [bytes, tuple[int, int, int]], np.ndarray
+    ]  # (bytes, shape) -> uint8 [H, W, C]; raises nearly anything where the bytes are not sound
 
 
 def _raw_encode(part):
@@ -161,7 +165,10 @@ def _raw_decode(data, shape):
 
 
 # The dictionary, and so the memory it takes to decode, is of this size whatever a file says.
-_LZMA = {"format": lzma.FORMAT_RAW, "filters": [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 23}]}
+_LZMA: dict[str, Any] = {
+    "format": lzma.FORMAT_RAW,
+    "filters": [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 23}],
+}
 
 
 def _lzma_encode(part, axes):
@@ -221,7 +228,7 @@ METHODS = (
 LZMA_MOST = 1 << 20  # bytes of a part up to which LZMA, which is slow, is tried beside WebP, which is mostly better
 
 
-def encode_part(part):
+def encode_part(part: np.ndarray) -> tuple[int, bytes]:
     """The shortest encoding of uint8 [H, W, C]: (index into METHODS, bytes)."""
     found = {}
     for i, coder in reversed(list(enumerate(METHODS))):

@@ -4,9 +4,12 @@ The chains are the lanes of one coder: each network call is a batch with one ima
 those of coding one chain after the other.
 """
 
+import argparse
 import json
 import time
-from typing import NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +17,11 @@ from tqdm import tqdm
 
 import discretization
 from codec import bitsback
+from codec.bitsback import CodedVariables, Schedule
 from codec.conditionals import Conditionals, FloatNetwork
 from codec.rans import EmptyLaneError, Rans
 from model import make_exact
-from model.vae import log_likelihoods
+from model.vae import Model, log_likelihoods
 from utils import npz
 from utils.cli import UserError
 from utils.torch.modules import fold_weight_norm
@@ -28,10 +32,10 @@ FORMAT = 2  # of the bitstream files
 class Setup(NamedTuple):
     """What the flags of a compression script choose: see open_setup()."""
 
-    model: torch.nn.Module  # folded; what the ELBO is of
+    model: Model  # folded; what the ELBO is of
     conditional: Conditionals  # of that model, or of its exact form
     floats: Conditionals | None  # of the model, to compare the rates where `conditional` is exact
-    header: dict  # of the bitstream files, as far as these determine it
+    header: dict[str, Any]  # of the bitstream files, as far as these determine it
 
 
 class Result(NamedTuple):
@@ -40,7 +44,7 @@ class Result(NamedTuple):
     Where chains differ in length, N is that of the longest, and a shorter one's rows end in NaN.
     """
 
-    words: list  # each chain's words, uint32, as Rans.to_words() returns them
+    words: list[np.ndarray]  # each chain's words, uint32, as Rans.to_words() returns them
     nets: np.ndarray  # bits/dim that each image added to its chain
     elbos: np.ndarray  # bits/dim, negative ELBO of each image at fresh samples of z
     cmas: np.ndarray  # bits/dim of the chain so far, the initial bits included
@@ -48,7 +52,15 @@ class Result(NamedTuple):
     seconds: float  # spent encoding, the ELBO not included
 
 
-def compress(schedule, model, conditional, chains, initial, desc="encode", unit="image"):
+def compress(
+    schedule: Schedule,
+    model: Model,
+    conditional: Conditionals,
+    chains: Sequence[np.ndarray] | np.ndarray,
+    initial: np.ndarray,
+    desc: str = "encode",
+    unit: str = "image",
+) -> Result:
     """Code chains of images side by side; a lane whose chain has ended leaves the batch.
 
     schedule: of codec.bitsback. chains: uint8 [N_i, *xs] each, the longest first; or all in one, uint8 [E, N, *xs].
@@ -67,7 +79,7 @@ def compress(schedule, model, conditional, chains, initial, desc="encode", unit=
     seconds = 0.0
     with tqdm(total=lengths.sum(), desc=desc, unit=unit, dynamic_ncols=True) as bar:
         for t in range(count):
-            lanes = np.count_nonzero(t < lengths)
+            lanes = int(np.count_nonzero(t < lengths))
             images = np.stack([chain[t] for chain in chains[:lanes]])
             known = {0: conditional.to_symbols(images)}
             began, before = time.perf_counter(), coder.counts.copy()
@@ -88,14 +100,21 @@ def compress(schedule, model, conditional, chains, initial, desc="encode", unit=
 
 
 @torch.inference_mode()
-def negative_elbo(model, images):
+def negative_elbo(model: Model, images: np.ndarray) -> np.ndarray:
     """The negative ELBO, in bits, of images uint8 [B, *xs], each at one fresh sample of the latents: [B]."""
     x = torch.from_numpy(images).to(next(model.parameters()).device)
     logrecon, logdec, logenc = log_likelihoods(model, x)
     return ((logenc - logdec).sum((0, 2)) - logrecon).double().cpu().numpy()
 
 
-def decompress(schedule, conditional, words, lengths, desc="decode", unit="image"):
+def decompress(
+    schedule: Schedule,
+    conditional: CodedVariables,
+    words: Sequence[np.ndarray],
+    lengths: Sequence[int],
+    desc: str = "decode",
+    unit: str = "image",
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Undo compress(): from each chain's words and the number of images in it.
 
     Returns (chains, a list of uint8 [N_i, *xs], the words left, which are the initial ones).
@@ -112,13 +131,13 @@ def decompress(schedule, conditional, words, lengths, desc="decode", unit="image
     return chains, coder.to_words()
 
 
-def initial_words(chains, conditional, seed):
+def initial_words(chains: int, conditional: CodedVariables, seed: int) -> np.ndarray:
     """Random words for each chain to start from, uint32 [chains, W]: enough to pop every latent without a push."""
     count = sum(conditional.dims[1:]) + 2  # no pop takes more than a word
     return np.random.default_rng(seed).integers(1, 1 << 32, (chains, count), dtype=np.uint32)
 
 
-def save_bitstreams(path, header, words):
+def save_bitstreams(path: str | Path, header: dict[str, Any], words: Sequence[np.ndarray]) -> None:
     """Write the words of all chains and a header (a dict that JSON can hold) to one file."""
     npz.save(
         path,
@@ -128,7 +147,7 @@ def save_bitstreams(path, header, words):
     )
 
 
-def load_bitstreams(path, header):
+def load_bitstreams(path: str | Path, header: dict[str, Any]) -> list[np.ndarray]:
     """Read each chain's words from a file whose header must be `header`.
 
     Raises UserError where the file is corrupt, or was written with another model, bins or set of images.
@@ -150,7 +169,15 @@ def load_bitstreams(path, header):
     return np.split(words, np.cumsum(lengths)[:-1])
 
 
-def verify(path, header, schedule, conditional, chains, initial, unit="image"):
+def verify(
+    path: str | Path,
+    header: dict[str, Any],
+    schedule: Schedule,
+    conditional: CodedVariables,
+    chains: Sequence[np.ndarray] | np.ndarray,
+    initial: np.ndarray,
+    unit: str = "image",
+) -> None:
     """Decode a file of bitstreams, compare everything that went into it and say so.
 
     The arguments are those of compress(). Raises UserError where one image or one initial word is not the same.
@@ -174,7 +201,7 @@ def verify(path, header, schedule, conditional, chains, initial, unit="image"):
     print(f"all {same.size:,} {unit}s and all initial words are identical")
 
 
-def open_setup(dataset, args, path, model, identity):
+def open_setup(dataset: str, args: argparse.Namespace, path: Path, model: Model, identity: str) -> Setup:
     """The Setup of a checkpoint, as checkpoints.open_for() gives it, with bins that are made where there are none."""
     ranges = discretization.for_checkpoint(path, model, identity, dataset, args.quantbits, args.data, args.output)
     header = {"dataset": dataset, "quantbits": args.quantbits, "checkpoint": identity, "bins": ranges.identity}

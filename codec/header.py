@@ -65,10 +65,10 @@ class Header(NamedTuple):
     entries: int  # of the palette
     crc: int  # of the picture
     payload_crc: int
-    parts: tuple = ()  # (index into METHODS, bytes) of each part
+    parts: tuple[tuple[int, int], ...] = ()  # (index into METHODS, bytes) of each part
     side: int = 0  # of a block
     blocks: int = 0
-    words: tuple = ()  # of each lane, or strip
+    words: tuple[int, ...] = ()  # of each lane, or strip
     quantbits: int = 0
     networks: str = ""
     bins: str = ""
@@ -80,7 +80,7 @@ class Header(NamedTuple):
     adapting: bool = False
 
 
-def _number(value):
+def _number(value: int) -> bytes:
     """A base-128 integer."""
     out = bytearray()
     while value > 127:
@@ -90,7 +90,7 @@ def _number(value):
     return bytes(out)
 
 
-def pack(header, payload):
+def pack(header: Header, payload: bytes) -> bytes:
     """The bytes of a file. header: its payload_crc is filled in."""
     parts = [struct.pack("<B", MODES.index(header.mode)), _number(header.width), _number(header.height)]
     parts += [_number(header.entries)] if header.mode == "P" else []
@@ -114,7 +114,7 @@ def pack(header, payload):
     return head + struct.pack("<I", zlib.crc32(head)) + payload
 
 
-def unpack(data):
+def unpack(data: bytes) -> tuple[Header, bytes]:
     """Take a file apart: (Header, payload).
 
     Raises ContainerError where the header or the payload is damaged, does not hold together or asks for too much.
@@ -145,7 +145,7 @@ def unpack(data):
     return header, payload
 
 
-def _parse(stream, version):
+def _parse(stream: io.BytesIO, version: int) -> Header:
     """A Header from the bytes between its length and its CRC. Raises ValueError or struct.error."""
 
     def unpack_one(form):
@@ -180,8 +180,9 @@ def _parse(stream, version):
             raise ValueError("the context network codes no palette")
         if stream.read(1):
             raise ValueError("it is too long")
-        fields = {"context": context, "grid": bool(flags & 1), "adapting": bool(flags & 2)}
-        return Header(mode, width, height, entries, crc, payload_crc, words=words, **fields)
+        grid, adapting = bool(flags & 1), bool(flags & 2)
+        fields = mode, width, height, entries, crc, payload_crc
+        return Header(*fields, words=words, context=context, grid=grid, adapting=adapting)
     parts = tuple(
         (within("coder", unpack_one("<B"), 0, len(METHODS) - 1), number("length of a part", 0, 4 * MAX_PIXELS))
         for _ in range(within("number of parts", unpack_one("<B"), 0, 4))

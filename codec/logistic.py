@@ -16,9 +16,9 @@ from decimal import Decimal
 
 import numpy as np
 
-from codec.rans import PRECISION, pop_symbol, push_symbol, raise_if_empty, top
+from codec.rans import PRECISION, Rans, pop_symbol, push_symbol, raise_if_empty, top
 from utils.compiled import compiled
-from utils.fixed_point import FINE, FRACTION, LEAST_SCALE_LOG2, MU_LIMIT, SCALES, SCALES_PER_OCTAVE, decimals
+from utils.fixed_point import FINE, FRACTION, LEAST_SCALE_LOG2, MU_LIMIT, SCALES, SCALES_PER_OCTAVE, Bins, decimals
 
 _TOTAL = 1 << PRECISION
 _ONE = 1 << FRACTION
@@ -35,7 +35,7 @@ def _sigmoid(y):
 
 
 @functools.cache
-def _tables():
+def tables() -> tuple[np.ndarray, np.ndarray]:
     """(cdf, inverse): the cdf at every point, and 1 / scale of every scale, a 20-bit mantissa above a 6-bit shift."""
     points = decimals(lambda k: _sigmoid(Decimal(k) / (1 << _CELLS) - _REACH), (2 * _REACH << _CELLS) + 2, _CDF_BITS)
     octave = decimals(lambda k: 2 ** (-Decimal(k) / SCALES_PER_OCTAVE), SCALES_PER_OCTAVE, FRACTION)
@@ -47,10 +47,10 @@ class Logistic:
     """Logistic(mu, scale) over bins.
 
     mu: int64 [lanes, dims], of magnitude 2^31 at the most. scale: int64, of that shape or [dims], indices of the table.
-    bins: as above. Raises ValueError where a parameter is out of range.
+    Raises ValueError where a parameter is out of range.
     """
 
-    def __init__(self, mu, scale, bins):
+    def __init__(self, mu: np.ndarray, scale: np.ndarray, bins: Bins) -> None:
         mu = np.ascontiguousarray(mu, np.int64)
         if np.shape(scale) != mu.shape:
             scale = np.broadcast_to(scale, mu.shape).copy()
@@ -59,17 +59,13 @@ class Logistic:
             raise ValueError("mu is out of range")
         if scale.size and (scale.min() < 0 or scale.max() >= SCALES):
             raise ValueError("scale is not an index of the table of scales")
-        self.parameters = (mu, scale, bins.n, bins.lo, bins.width, bins.edges, *_tables())
+        self.parameters = (mu, scale, bins.n, bins.lo, bins.width, bins.edges, *tables())
 
-    def interval(self, symbols):
-        """Intervals (start, freq), int64 [lanes, dims], of symbols [lanes, dims]."""
+    def interval(self, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Intervals (start, freq), int64 [lanes, dims], of symbols [lanes, dims]: PRECISION - log2(freq) bits each."""
         return _interval(np.ascontiguousarray(symbols, np.int64), *self.parameters)
 
-    def locate(self, cf):
-        """The (symbols, start, freq), int64 [lanes, dims], of the intervals that hold cf [lanes, dims]."""
-        return _locate(np.ascontiguousarray(cf, np.int64), *self.parameters)
-
-    def push(self, coder, symbols):
+    def push(self, coder: Rans, symbols: np.ndarray) -> None:
         """Push symbols, int64 [lanes, dims], the last dimension first. Raises ValueError where one is not of a bin."""
         symbols = np.ascontiguousarray(symbols, np.int64)
         mu, _, n = self.parameters[:3]
@@ -79,7 +75,7 @@ class Logistic:
         coder.reserve(symbols.shape[1])
         _push(coder.heads, coder.words, coder.counts, symbols, *self.parameters)
 
-    def pop(self, coder, lanes, dims):
+    def pop(self, coder: Rans, lanes: int, dims: int) -> np.ndarray:
         """Pop symbols, int64 [lanes, dims]. Raises EmptyLaneError where a lane runs out; it is of no use then."""
         mu = self.parameters[0]
         assert mu.shape == (lanes, dims)
@@ -91,20 +87,20 @@ class Logistic:
 class Uniform:
     """Equal masses on n = 2^q symbols: the prior, Logistic(0, 1), over EqualMassBins."""
 
-    def __init__(self, n):
+    def __init__(self, n: int) -> None:
         self._shift = PRECISION - (n.bit_length() - 1)
         assert n == 1 << (PRECISION - self._shift), "n is a power of two"
 
-    def interval(self, symbols):
+    def interval(self, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Intervals (start, freq) of symbols, of their shape."""
         start = symbols.astype(np.int64) << self._shift
         return start, np.full_like(start, 1 << self._shift)
 
-    def push(self, coder, symbols):
+    def push(self, coder: Rans, symbols: np.ndarray) -> None:
         """Push symbols, int64 [lanes, dims], the last dimension first."""
         coder.push_block(*self.interval(symbols))
 
-    def pop(self, coder, lanes, dims):
+    def pop(self, coder: Rans, lanes: int, dims: int) -> np.ndarray:
         """Pop symbols, int64 [lanes, dims]. Raises EmptyLaneError where a lane runs out; it is of no use then."""
         symbols = np.empty((lanes, dims), np.int64)
         raise_if_empty(_pop_uniform(coder.heads, coder.words, coder.counts, symbols, self._shift))
@@ -153,7 +149,7 @@ def _find(cf, n, d, mu, inverse, lo, width, edges, cdf):
     scale = (1 << (inverse & 63)) / (inverse >> 6)
     value = mu + scale * _ONE * np.log(u / (1 - u))
     guess = n / (1 + np.exp(min(-value / _ONE, 700.0))) if len(edges) else (value - lo[d]) * (1 << FINE) / width[d]
-    k = np.int64(min(max(guess, 0.0), n - 1.0))
+    k = int(min(max(guess, 0.0), n - 1.0))
     low, high, near = 0, n - 1, True
     while True:
         start = _cumulative(k, n, d, mu, inverse, lo, width, edges, cdf)
@@ -167,18 +163,6 @@ def _find(cf, n, d, mu, inverse, lo, width, edges, cdf):
         # One bin off is usual, so try the next one first; then halve what is left.
         k = (high if cf < start else low) if near else (low + high) // 2
         near = False
-
-
-@compiled
-def _locate(cf, mu, scale, n, lo, width, edges, cdf, inverses):
-    symbols, start, freq = np.empty_like(cf), np.empty_like(cf), np.empty_like(cf)
-    lanes, dims = cf.shape
-    for lane in range(lanes):
-        for d in range(dims):
-            inverse = inverses[scale[lane, d]]
-            found = _find(cf[lane, d], n, d, mu[lane, d], inverse, lo, width, edges, cdf)
-            symbols[lane, d], start[lane, d], freq[lane, d] = found
-    return symbols, start, freq
 
 
 @compiled

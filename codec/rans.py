@@ -9,6 +9,8 @@ One symbol depends on the one before it, so there is nothing to vectorise within
 Numba, and take as long for many lanes as for one with as many symbols.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from utils.compiled import compiled
@@ -40,43 +42,47 @@ class Rans:
     stack, the head not among them. They are what compiled code works on (see reserve()).
     """
 
-    def __init__(self, heads, words, counts):
+    def __init__(self, heads: np.ndarray, words: np.ndarray, counts: np.ndarray) -> None:
         self.heads = heads
         self.words = words
         self.counts = counts
 
     @classmethod
-    def from_words(cls, lanes):
+    def from_words(cls, lanes: Sequence[np.ndarray] | np.ndarray) -> "Rans":
         """Build the coder from each lane's words, as to_words() returns them.
 
         lanes: a sequence of uint32 arrays, bottom of the stack first; the last two words are the head.
         Raises ValueError where these are not the words of a lane.
         """
-        lanes = [np.asarray(words) for words in lanes]
-        for i, words in enumerate(lanes):
+        stacks = [np.asarray(words) for words in lanes]
+        for i, words in enumerate(stacks):
             if words.ndim != 1 or words.dtype != np.uint32 or len(words) < 2 or words[-1] == 0:
                 raise ValueError(f"lane {i} is not a stack of 32-bit words under a head of at least 2^32")
-        counts = np.array([len(words) - 2 for words in lanes], np.int64)
-        stack = np.zeros((len(lanes), max(counts, default=0)), np.uint32)
-        heads = np.empty(len(lanes), np.uint64)
-        for i, words in enumerate(lanes):
-            stack[i, : counts[i]] = words[:-2]
+        counts = np.array([len(words) - 2 for words in stacks], np.int64)
+        below = np.zeros((len(stacks), max(counts, default=0)), np.uint32)
+        heads = np.empty(len(stacks), np.uint64)
+        for i, words in enumerate(stacks):
+            below[i, : counts[i]] = words[:-2]
             heads[i] = int(words[-1]) << 32 | int(words[-2])
-        return cls(heads, stack, counts)
+        return cls(heads, below, counts)
 
-    def to_words(self):
+    def to_words(self) -> list[np.ndarray]:
         """Each lane's words: a list of uint32 arrays, bottom of the stack first, the head's two words last."""
         heads = np.stack((self.heads, self.heads >> _WORD), axis=1).astype(np.uint32)
         return [np.concatenate((self.words[i, :n], heads[i])) for i, n in enumerate(self.counts)]
 
-    def push(self, start, freq):
+    def bits(self) -> np.ndarray:
+        """The bits on each lane, float64 [lanes]: log2 of its head and 32 for every word below."""
+        return 32 * self.counts + np.log2(self.heads)
+
+    def push(self, start: np.ndarray, freq: np.ndarray) -> None:
         """Push one symbol onto each of the first n lanes.
 
         start, freq: [n] integers, 0 <= start, 1 <= freq, start + freq <= 2^PRECISION. Raises ValueError where not.
         """
         self.push_block(np.asarray(start)[:, None], np.asarray(freq)[:, None])
 
-    def push_block(self, start, freq):
+    def push_block(self, start: np.ndarray, freq: np.ndarray) -> None:
         """Push a block of symbols, the last dimension first, so that popping meets them in order.
 
         start, freq: [n, dims] integers as in push().
@@ -85,14 +91,14 @@ class Rans:
         self.reserve(start.shape[1])
         push_intervals(self.heads, self.words, self.counts, start, freq)
 
-    def pop(self, n=None):
+    def pop(self, n: int | None = None) -> np.ndarray:
         """The cumulative frequencies on top of the first n lanes (all by default): int64 [n].
 
         This looks only; once the symbols are known, advance() takes them off.
         """
         return (self.heads[:n] & _MASK).astype(np.int64)
 
-    def advance(self, start, freq):
+    def advance(self, start: np.ndarray, freq: np.ndarray) -> None:
         """Take the symbol that pop() showed off each of the first n lanes.
 
         start, freq: [n], the interval that holds pop()'s cumulative frequency.
@@ -101,7 +107,7 @@ class Rans:
         start, freq = _intervals(start, freq)
         raise_if_empty(_advance(self.heads, self.words, self.counts, start, freq))
 
-    def whiten(self, n, depth, key):
+    def whiten(self, n: int, depth: int, key: int) -> None:
         """Exchange the bits on top of the first n lanes, the head and up to `depth` words, for others; an involution.
 
         They are combined by exclusive or with a fixed pseudorandom stream, another one for each key, an int below
@@ -110,7 +116,7 @@ class Rans:
         """
         _whiten(self.heads[:n], self.words, self.counts, depth, key)
 
-    def reserve(self, symbols):
+    def reserve(self, symbols: int) -> None:
         """Make room for `symbols` more symbols on every lane; none takes more than a word."""
         lanes, capacity = self.words.shape
         needed = int(self.counts.max(initial=0)) + symbols
@@ -127,32 +133,36 @@ def _intervals(start, freq):
     return start, freq
 
 
-def raise_if_empty(lane):
+def raise_if_empty(lane: int) -> None:
     """Raise EmptyLaneError for a lane that compiled code found empty; -1 stands for none."""
     if lane >= 0:
         raise EmptyLaneError(f"lane {lane} has no words left")
 
 
 @compiled
-def push_symbol(heads, words, counts, lane, start, freq):
+def push_symbol(
+    heads: np.ndarray, words: np.ndarray, counts: np.ndarray, lane: int, start: np.int64, freq: np.int64
+) -> None:
     """Push a symbol onto a lane that has room for a word. start, freq: int64, an interval."""
-    head, freq = heads[lane], np.uint64(freq)
-    if head >> _SPARE >= freq:
+    head, divisor = heads[lane], np.uint64(freq)
+    if head >> _SPARE >= divisor:
         words[lane, counts[lane]] = head & np.uint64(0xFFFFFFFF)
         counts[lane] += 1
         head >>= _WORD
-    quotient = head // freq
-    heads[lane] = (quotient << _PRECISION) + (head - quotient * freq + np.uint64(start))
+    quotient = head // divisor
+    heads[lane] = (quotient << _PRECISION) + (head - quotient * divisor + np.uint64(start))
 
 
 @compiled
-def top(heads, lane):
+def top(heads: np.ndarray, lane: int) -> np.int64:
     """The cumulative frequency on top of a lane: int64."""
     return np.int64(heads[lane] & _MASK)
 
 
 @compiled
-def pop_symbol(heads, words, counts, lane, start, freq):
+def pop_symbol(
+    heads: np.ndarray, words: np.ndarray, counts: np.ndarray, lane: int, start: np.int64, freq: np.int64
+) -> bool:
     """Take the symbol on top off a lane, given its interval, int64. False, and no change, where the lane is empty."""
     head = np.uint64(freq) * (heads[lane] >> _PRECISION) + ((heads[lane] & _MASK) - np.uint64(start))
     if head < _LEAST_HEAD:
@@ -165,7 +175,9 @@ def pop_symbol(heads, words, counts, lane, start, freq):
 
 
 @compiled
-def push_intervals(heads, words, counts, start, freq):
+def push_intervals(
+    heads: np.ndarray, words: np.ndarray, counts: np.ndarray, start: np.ndarray, freq: np.ndarray
+) -> None:
     """Push symbols onto lanes that have room for as many words. start, freq: int64 [lanes, dims], intervals."""
     lanes, dims = start.shape
     for lane in range(lanes):

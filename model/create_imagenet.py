@@ -104,7 +104,7 @@ def create(folder, target):
         first = next(images, None)
         if first is None:
             raise cli.UserError(f"{folder} has no good image in it ({len(names)} files), so {target} is not written")
-        with paths.whole(target) as file:
+        with paths.replacing(target) as file:
             write_header(file, len(names))
             count = sum(map(file.write, itertools.chain([first], images))) // len(first)
             write_header(file, count)

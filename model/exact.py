@@ -9,8 +9,10 @@ latent-variable models", 2019.)
 import hashlib
 import json
 import math
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,7 +40,7 @@ class NoExactFormError(UserError):
 class Fields(NamedTuple):
     """The content of a file: every layer's numbers, one layer after the other in the order of walk()."""
 
-    architecture: dict  # the arguments of Model
+    architecture: dict[str, Any]  # the arguments of Model
     checkpoint: str  # identity of the float parameters
     weights: np.ndarray  # int16
     biases: np.ndarray  # int32, one per output channel, as in Layer
@@ -51,7 +53,7 @@ class Network(NamedTuple):
     """The layers of one conditional: input; blocks of pairs, the residual layers; head, which gives mu and std."""
 
     input: Layer
-    blocks: list
+    blocks: list[list[tuple[Layer, Layer]]]
     head: Layer
 
 
@@ -64,7 +66,7 @@ class ExactModel:
     ArithmeticError where those of this machine turn out not to be.
     """
 
-    def __init__(self, fields, device="cpu"):
+    def __init__(self, fields: Fields, device: str | torch.device = "cpu") -> None:
         self.fields, self.device = fields, torch.device(device)
         model = skeleton(fields.architecture)
         self.xs, self.zs, self.nz = model.xs, model.zs, model.nz
@@ -76,19 +78,19 @@ class ExactModel:
         if fields.pixel_std.size:
             self._pixel_scale = self._scale("pixel", torch.from_numpy(fields.pixel_std.astype(np.int64)))
 
-    def to(self, device):
+    def to(self, device: str | torch.device) -> "ExactModel":
         """The same networks on another device."""
         return ExactModel(self.fields, device)
 
     @property
-    def identity(self):
+    def identity(self) -> str:
         """A digest of everything that the outputs follow from: 16 hexadecimal digits."""
         digest = hashlib.sha256(json.dumps(self.fields.architecture, sort_keys=True).encode())
         for array in self.fields[2:]:
             digest.update(f"{array.shape}\n".encode() + array.astype("<i4").tobytes())
         return digest.hexdigest()[:16]
 
-    def infer(self, i, given):
+    def infer(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Parameters of the posterior q(z_{i+1} | z_i), or q(z_1 | x) for i = 0.
 
         given: z_i, integers [B, *zs] with FRACTION fraction bits; for i = 0 the levels x, integers [B, *xs] in 0..255.
@@ -105,7 +107,7 @@ class ExactModel:
             mu, std = out.chunk(2, 1)
             return mu.contiguous(), self._scale("posterior", std)
 
-    def generate(self, i, given):
+    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Parameters of the likelihood p(z_i | z_{i+1}), or p(x | z_1) for i = 0.
 
         given: z_{i+1}, integers [B, *zs] with FRACTION fraction bits.
@@ -146,13 +148,13 @@ class ExactModel:
         return torch.maximum(x, self._elu.index_select(0, index.view(-1)).view(x.shape))
 
 
-def skeleton(arguments):
+def skeleton(arguments: dict[str, Any]) -> Model:
     """A folded Model of an architecture; only its structure is of use."""
     with torch.random.fork_rng([]):
         return fold_weight_norm(Model(**arguments))
 
 
-def walk(model, visit):
+def walk(model: Model, visit: Callable[[str, list[nn.Conv2d]], Layer]) -> dict[str, list[Network]]:
     """Arrange visit(name, convolutions) for every layer of a folded model: {"infer": [Network], "generate": [...]}.
 
     convolutions: the layer's nn.Conv2d, of which a head may have two, for mu and std.
@@ -162,19 +164,12 @@ def walk(model, visit):
         return [m for part in parts if isinstance(part, nn.Module) for m in part.modules() if isinstance(m, nn.Conv2d)]
 
     def network(name, first, residual, *head):
-        pairs = [convolutions(part) for part in residual]
-        return Network(
-            visit(f"{name}.in", convolutions(first)),
-            [
-                [
-                    tuple(visit(f"{name}.res{b}.{j + c}", [convs[j + c]]) for c in (0, 1))
-                    for j in range(0, len(convs), 2)
-                ]
-                for b, convs in enumerate(pairs)
-                if convs
-            ],
-            visit(f"{name}.head", convolutions(*head)),
-        )
+        entry, blocks = visit(f"{name}.in", convolutions(first)), []
+        for b, part in enumerate(residual):
+            layers = [visit(f"{name}.res{b}.{j}", [convolution]) for j, convolution in enumerate(convolutions(part))]
+            if layers:
+                blocks.append(list(zip(layers[::2], layers[1::2], strict=True)))
+        return Network(entry, blocks, visit(f"{name}.head", convolutions(*head)))
 
     def deep(kind, *parts):
         layers = enumerate(zip(*parts, strict=True), start=1)
@@ -188,12 +183,12 @@ def walk(model, visit):
     return {"infer": infer, "generate": generate}
 
 
-def input_least(name, unit, most):
+def input_least(name: str, unit: int, most: int) -> int:
     """Where a layer's input is clamped below: at -1, which ELU does not go beyond, or in a first layer at -most."""
     return -most if name.endswith(".in") else -(1 << unit)
 
 
-def unpack(fields, model, device):
+def unpack(fields: Fields, model: Model, device: torch.device) -> dict[str, list[Network]]:
     """The Networks that the fields describe, proved and checked. Raises ValueError where they do not fit the model."""
     taken = dict.fromkeys(("weights", "biases", "exponents", "inputs"), 0)
     checked = set()
@@ -235,19 +230,19 @@ def unpack(fields, model, device):
     return found
 
 
-def save(path, exact):
+def save(path: str | Path, exact: ExactModel) -> None:
     """Write an ExactModel as an .npz file, whole or not at all."""
     arrays = exact.fields._asdict()
     npz.save(path, header=header(exact.fields), **{name: arrays[name] for name in Fields._fields[2:]})
 
 
-def header(fields):
+def header(fields: Fields) -> str:
     """What is not an array, as a line of JSON."""
     parts = {"format": FORMAT, "architecture": fields.architecture, "checkpoint": fields.checkpoint}
     return json.dumps(parts, sort_keys=True)
 
 
-def load(path, device="cpu"):
+def load(path: str | Path, device: str | torch.device = "cpu") -> ExactModel:
     """Read an ExactModel that save() wrote.
 
     Raises UserError where the file is absent, corrupt or something else, and where convolutions are not exact here.
@@ -263,7 +258,9 @@ def load(path, device="cpu"):
         raise UserError(f"{error}; use another device or another build of PyTorch") from None
 
 
-def find(path, model, identity, dataset, output=paths.ROOT):
+def find(
+    path: str | Path, model: Model, identity: str, dataset: str, output: str | Path = paths.ROOT
+) -> ExactModel | None:
     """The exact form of a checkpoint, beside it or in the cache, on the model's device; None where there is none.
 
     path, model, identity: as checkpoints.open_for() gives them.
@@ -275,12 +272,12 @@ def find(path, model, identity, dataset, output=paths.ROOT):
     return None
 
 
-def cached(dataset, model, identity, output=paths.ROOT):
+def cached(dataset: str, model: Model, identity: str, output: str | Path = paths.ROOT) -> Path:
     """Where an exact form is kept that does not lie beside its checkpoint."""
     return paths.bins(output) / f"{dataset}_nz{model.nz}_{identity}.exact.npz"
 
 
-def read_header(text):
+def read_header(text: str) -> tuple[dict[str, Any], str]:
     """(architecture, checkpoint) from the header of a file. Raises ValueError where it is not one."""
     parts = json.loads(text)
     if not isinstance(parts, dict) or set(parts) != {"format", "architecture", "checkpoint"}:
@@ -307,7 +304,7 @@ def read_header(text):
     return arguments | {"xs": tuple(arguments["xs"])}, checkpoint
 
 
-def check_arrays(arrays, architecture):
+def check_arrays(arrays: list[np.ndarray], architecture: dict[str, Any]) -> list[np.ndarray]:
     """The arrays of a file as they are. Raises ValueError where their types or sizes do not fit an architecture.
 
     That is before any network is built: a damaged header must not have one of an absurd size built.

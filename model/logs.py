@@ -7,6 +7,7 @@ import time
 import torch
 from tensorboardX import SummaryWriter
 
+from model.vae import sample_latents
 from utils import datasets, paths
 from utils.torch import rand
 from utils.torch.modules import fold_weight_norm
@@ -59,9 +60,7 @@ class Log:
         model = fold_weight_norm(model)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(0)
-            z = rand.sample(*(fill(count, *model.zs, device=device) for fill in (torch.zeros, torch.ones)))
-            for i in reversed(range(1, model.nz)):
-                z = rand.sample(*model.generate(i, z))
+            *_, z = sample_latents(model, count)
             x = torch.from_numpy(datasets.to_channels_first(images[:count])).to(device)
             sample = rand.sample(*model.generate(0, z))
             z1 = rand.sample(*model.infer(0, model.to_levels(x)))

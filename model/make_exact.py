@@ -11,10 +11,39 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils import cli, datasets, paths
+
+TOLERANCE = 0.003  # bits/dim that single passes may cost
+
+
+def arguments(argv=None):
+    """The command line."""
+    parser = cli.parser(
+        "Make the exact form of a checkpoint: its networks in integers, which give the same on every machine.\n\n"
+        "Reads the checkpoint and, under --data, images of the training set, which show how large activations are,\n"
+        "and of the test set, on which the rate (the negative ELBO) of both forms is compared.\n"
+        "Writes CHECKPOINT.exact.npz beside CHECKPOINT.pt, or the file that --to names."
+    )
+    parser.add_argument("dataset", choices=sorted(datasets.NAMES), help="the dataset the checkpoint was trained on")
+    parser.add_argument("--nz", type=cli.whole_number(1), help="latent layers (default: the most there are trained)")
+    parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
+    parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
+    parser.add_argument("--to", help="write here")
+    passes = f"the layers that get two passes (default: the heads alone if that costs under {TOLERANCE} bits/dim)"
+    parser.add_argument("--two-passes", choices=("heads", "all"), help=passes)
+    parser.add_argument("--compare", type=cli.whole_number(1), default=100, help="test images to compare the rates on")
+    parser.set_defaults(gpu=-1, output=paths.ROOT)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    arguments()  # before PyTorch is imported, so that --help and mistakes are answered at once
+
+import torch
+from torch import nn
 
 from model import checkpoints
 from model.exact import (
@@ -29,7 +58,6 @@ from model.exact import (
     walk,
 )
 from model.vae import architecture, log_likelihoods
-from utils import cli, datasets, paths
 from utils.cli import UserError
 from utils.fixed_point import FRACTION, LEAST_SCALE_LOG2, SCALES_PER_OCTAVE
 from utils.torch import rand
@@ -38,7 +66,6 @@ from utils.torch.modules import fold_weight_norm
 
 MARGIN = 1.5  # activations are clamped at so many times the largest one in calibration
 CALIBRATION = 64  # images
-TOLERANCE = 0.003  # bits/dim that single passes may cost
 
 
 def make(model, pixels, checkpoint="", two_passes=None):
@@ -193,22 +220,8 @@ def sample_images(dataset, split, data, count, seed=0):
 
 @cli.script
 def main(argv=None):
-    parser = cli.parser(
-        "Make the exact form of a checkpoint: its networks in integers, which give the same on every machine.\n\n"
-        "Reads the checkpoint and, under --data, images of the training set, which show how large activations are,\n"
-        "and of the test set, on which the rate (the negative ELBO) of both forms is compared.\n"
-        "Writes CHECKPOINT.exact.npz beside CHECKPOINT.pt, or the file that --to names."
-    )
-    parser.add_argument("dataset", choices=sorted(datasets.NAMES), help="the dataset the checkpoint was trained on")
-    parser.add_argument("--nz", type=cli.whole_number(1), help="latent layers (default: the most there are trained)")
-    parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
-    parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
-    parser.add_argument("--to", help="write here")
-    passes = f"the layers that get two passes (default: the heads alone if that costs under {TOLERANCE} bits/dim)"
-    parser.add_argument("--two-passes", choices=("heads", "all"), help=passes)
-    parser.add_argument("--compare", type=cli.whole_number(1), default=100, help="test images to compare the rates on")
-    parser.set_defaults(gpu=-1, output=paths.ROOT)
-    args = parser.parse_args(argv)
+    """Make the exact form, write it, and compare the rates of both forms."""
+    args = arguments(argv)
     path, model, identity = checkpoints.open_for(args.dataset, args)
     pixels = sample_images(args.dataset, "train", args.data, CALIBRATION)
     exact = from_checkpoint(path, model, identity, pixels, args.two_passes)

@@ -6,6 +6,8 @@ prior p(z_nz) is Logistic(0, 1) and every conditional is an element-wise logisti
 
 import math
 import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,26 @@ from torch import nn
 from utils.colour import add_green, subtract_green
 from utils.torch import rand
 from utils.torch.modules import ResNetBlock, WnConv2d
+
+
+class LatentVariableModel(Protocol):
+    """What sampling and coding ask of a model that computes in floats: Model, or any other nn.Module that has these.
+
+    For shapes and meaning see Model; a latent may be of any shape, [B, *zs].
+    """
+
+    xs: tuple[int, ...]  # the shape of an image
+    zs: tuple[int, ...]  # of a latent
+    nz: int  # latents
+
+    def infer(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(mu, scale) of q(z_{i+1} | z_i), or of q(z_1 | x) for i = 0, given the levels x."""
+
+    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(mu, scale) of p(z_i | z_{i+1}), or of p(x | z_1) for i = 0, the levels spread over [-1, 1]."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As nn.Module has it."""
 
 
 class Model(nn.Module):
@@ -31,20 +53,20 @@ class Model(nn.Module):
 
     def __init__(
         self,
-        xs,
-        nz,
-        zchannels,
-        nprocessing,
-        kernel_size,
-        resdepth,
-        reswidth,
-        dropout_p=0.0,
-        conditional_scale=False,
-        colour_transform=False,
-    ):
+        xs: Sequence[int],
+        nz: int,
+        zchannels: int,
+        nprocessing: int,
+        kernel_size: int,
+        resdepth: int,
+        reswidth: int,
+        dropout_p: float = 0.0,
+        conditional_scale: bool = False,
+        colour_transform: bool = False,
+    ) -> None:
         super().__init__()
-        self.xs = tuple(xs)
-        self.zs = (zchannels, xs[1] // 2, xs[2] // 2)
+        self.xs: tuple[int, ...] = tuple(xs)
+        self.zs: tuple[int, ...] = (zchannels, xs[1] // 2, xs[2] // 2)
         self.nz = nz
         if colour_transform:
             self.register_buffer("colour_transform", torch.tensor(True))
@@ -94,7 +116,7 @@ class Model(nn.Module):
         self.gen_std = pixel_head() if conditional_scale else nn.Parameter(torch.zeros(self.xs))
 
     @classmethod
-    def from_state_dict(cls, state_dict):
+    def from_state_dict(cls, state_dict: Mapping[str, torch.Tensor]) -> "Model":
         """Build the model that a checkpoint was saved from, in evaluation mode; dropout is not recorded and is 0.
 
         Raises ValueError, saying what does not fit, where the state dict is not of this family of models.
@@ -107,15 +129,15 @@ class Model(nn.Module):
             raise ValueError(f"not the parameters of a Bit-Swap model ({what})") from None
         return model.eval()
 
-    def to_levels(self, pixels):
+    def to_levels(self, pixels: Any) -> Any:
         """The levels x that the model describes, from pixels: uint8 [..., *xs], NumPy or PyTorch; mostly the same."""
         return subtract_green(pixels) if hasattr(self, "colour_transform") else pixels
 
-    def to_pixels(self, levels):
+    def to_pixels(self, levels: Any) -> Any:
         """The inverse of to_levels()."""
         return add_green(levels) if hasattr(self, "colour_transform") else levels
 
-    def infer(self, i, given):
+    def infer(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Parameters of the posterior q(z_{i+1} | z_i), or q(z_1 | x) for i = 0.
 
         given: [B, *zs] floats; for i = 0 the levels x, [B, *xs], integers or floats in 0..255.
@@ -130,7 +152,7 @@ class Model(nn.Module):
             mu, std = self.deepinfer_mu[i - 1](h), self.deepinfer_std[i - 1](h)
         return mu.float(), 0.1 + 0.9 * torch.sigmoid(std.float() + 2)  # not float32 already under autocast
 
-    def generate(self, i, given):
+    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Parameters of the likelihood p(z_i | z_{i+1}), or p(x | z_1) for i = 0.
 
         given: z_{i+1}, [B, *zs] floats.
@@ -146,12 +168,24 @@ class Model(nn.Module):
         return mu.float(), 0.1 + 0.9 * F.softplus(std.float() + math.log(math.e - 1))
 
 
-def to_unit_range(x):
+def to_unit_range(x: torch.Tensor) -> torch.Tensor:
     """Map grey levels 0..255 to [-1, 1], as float32."""
     return (x.float() - 127.5) / 127.5
 
 
-def log_likelihoods(model, pixels, sample=rand.sample):
+def sample_latents(model: LatentVariableModel, count: int) -> Iterator[torch.Tensor]:
+    """Draw latents down the generative chain: yields z_nz, ..., z_1, float32 [count, *zs], on the model's device."""
+    z = torch.zeros(count, *model.zs, device=next(model.parameters()).device)
+    z = rand.sample(z, torch.ones_like(z))  # the prior
+    yield z
+    for i in reversed(range(1, model.nz)):
+        z = rand.sample(*model.generate(i, z))
+        yield z
+
+
+def log_likelihoods(
+    model: Model, pixels: torch.Tensor, sample: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = rand.sample
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The terms of the evidence lower bound at one sample of every latent, in bits per image.
 
     pixels: uint8 [B, *xs]. sample: draws z from (mu, scale).
@@ -172,10 +206,11 @@ def log_likelihoods(model, pixels, sample=rand.sample):
             logdec.append(rand.log_density(given, mu, scale).sum((2, 3)))
         given = z
     logdec.append(rand.log_density(given, torch.zeros_like(given), torch.ones_like(given)).sum((2, 3)))
-    return tuple(nats / math.log(2) for nats in (logrecon, torch.stack(logdec), torch.stack(logenc)))
+    bit = math.log(2)  # in nats
+    return logrecon / bit, torch.stack(logdec) / bit, torch.stack(logenc) / bit
 
 
-def architecture(state_dict):
+def architecture(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Read the constructor arguments of Model off the parameter names and shapes.
 
     Raises KeyError or IndexError where the names are not those of a Model.

@@ -21,7 +21,7 @@ def main(argv=None):
     """Copy everything that the figures are drawn from."""
     parser = cli.parser(__doc__)
     parser.add_argument("folder", metavar="FROM", type=Path, help="a folder of results, e.g. plots")
-    parser.add_argument("--output", type=Path, default=results.SHIPPED, help="write here")
+    parser.add_argument("--to", type=Path, default=results.SHIPPED, help="write here")
     args = parser.parse_args(argv)
     found = results.found(args.folder, lambda name: results.parse(name) or name.endswith(".csv"))
     if not found:
@@ -29,7 +29,7 @@ def main(argv=None):
     for (dataset, nz), names in found.items():
         for name in names:
             source = results.folder(dataset, nz, args.folder) / name
-            with paths.whole(results.folder(dataset, nz, args.output) / name) as file:
+            with paths.replacing(results.folder(dataset, nz, args.to) / name) as file:
                 if results.parse(name):
                     np.save(file, results.load_array(source).astype(np.float32))
                 else:

@@ -82,7 +82,7 @@ def store(dataset, path, data):
     if abs(rates[1] - rates[0]) <= TOLERANCE:
         state = half
     target = paths.pretrained(dataset, model.nz)
-    with paths.whole(target) as file:
+    with paths.replacing(target) as file:
         torch.save(state, file)
 
     model, identity = checkpoints.load(target)
@@ -111,7 +111,7 @@ def record(row):
             rows = {(old[0], int(old[1])): old for old in list(csv.reader(file))[1:]}
     rows[row[0], row[1]] = row
     order = list(RECIPES)
-    with paths.whole(path, "w") as file:
+    with paths.replacing(path, "w") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
         table.writerows(rows[key] for key in sorted(rows, key=lambda key: (order.index(key[0]), key[1])))

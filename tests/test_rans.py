@@ -143,10 +143,15 @@ def test_length_is_the_information_content():
     freq = np.exp2(rng.uniform(0, PRECISION, (50, 4000))).astype(np.int64)
     start = rng.integers(0, TOTAL - freq, endpoint=True)
     coder = Rans.from_words(rng.integers(1, 2**32, (50, 2), dtype=np.uint32))
-    before = np.log2(coder.heads.astype(float))
+    before = coder.bits()
     coder.push_block(start, freq)
-    bits = 32 * coder.counts + np.log2(coder.heads.astype(float)) - before
+    bits = coder.bits() - before
     assert abs((bits - (PRECISION - np.log2(freq)).sum(1)).mean() / 4000) < 1e-4
+
+
+def test_the_bits_of_a_lane_are_those_of_its_head_and_its_words():
+    coder = Rans.from_words([stack_of([0, 1]), stack_of([7, 7, 0, 1 << 31])])
+    np.testing.assert_array_equal(coder.bits(), [32, 63 + 2 * 32])
 
 
 def test_popping_an_empty_lane_raises_and_changes_nothing():

@@ -1,21 +1,22 @@
 """The decorator for what Numba compiles."""
 
 import contextlib
+from collections.abc import Callable
+from typing import Any
 
 import numba
 
 
-def compiled(function):
+def compiled(function: Callable) -> Any:
     """Compile a function; without the GIL, for callers that have threads.
 
     Compiled once, kept on disk beside the source or, where that cannot be written, in Numba's own folder. Where neither
     can be, or the disk is full, every process compiles anew. A cache that is damaged is made again.
     """
-    options = {"nogil": True, "error_model": "numpy"}
     try:
-        dispatcher = numba.njit(cache=True, **options)(function)
+        dispatcher = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # no folder for the cache
-        return numba.njit(**options)(function)
+        return numba.njit(nogil=True, error_model="numpy")(function)
     cache = dispatcher._cache  # Numba has no public way to see to a damaged file
     load, save = cache.load_overload, cache.save_overload
 

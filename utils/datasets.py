@@ -75,7 +75,7 @@ def _fetch(dataset, split, path):
             f"{dataset} could not be downloaded ({reason}); put its {split} images at {path}, "
             f"a uint8 array [N, {height}, {width}, {channels}] written with numpy.save"
         ) from None
-    with paths.whole(path) as file:
+    with paths.replacing(path) as file:
         np.save(file, np.asarray(data).reshape(-1, *SHAPES[dataset]))
 
 
@@ -219,7 +219,7 @@ def _decode_all(folder, names, target):
     """
     room = min(DECODED_LIMIT, shutil.disk_usage(target.parent).free // 2)
     good, sizes, skipped = [], [], []
-    with paths.whole(target) as file:
+    with paths.replacing(target) as file:
         for i, pixels in enumerate(_decode_each(folder, names)):
             if isinstance(pixels, str):
                 skipped.append(f"{names[i].decode(errors='replace')} ({pixels})")
@@ -287,12 +287,12 @@ def model_shape(dataset):
     return (3, PATCH, PATCH) if dataset == PHOTOGRAPHS else (SHAPES[dataset][-1], 32, 32)
 
 
-def to_channels_first(images):
-    """Turn uint8 images [..., H, W, C] into what the models take: uint8 [..., C, 32, 32].
+def to_channels_first(images, size=(32, 32)):
+    """Turn uint8 images [..., H, W, C] into what the models take: uint8 [..., C, *size].
 
     Smaller images (MNIST's 28x28) are zero-padded evenly on every side, as in the paper.
     """
-    height, width = images.shape[-3:-1]
-    pads = [(0, 0)] * (images.ndim - 3) + [((32 - size) // 2, 32 - size - (32 - size) // 2) for size in (height, width)]
+    missing = [whole - side for whole, side in zip(size, images.shape[-3:-1], strict=True)]
+    pads = [(0, 0)] * (images.ndim - 3) + [(each // 2, each - each // 2) for each in missing]
     padded = np.pad(images, [*pads, (0, 0)])
     return np.ascontiguousarray(np.moveaxis(padded, -1, -3))

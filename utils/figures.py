@@ -88,13 +88,10 @@ def legend(figure, **spacing):
         figure.legend(handles.values(), handles.keys(), loc="outside upper center", **spacing)
 
 
-output = paths.replacing
-
-
 def save(figure, stem):
     """Write a figure as <stem>.pdf (vector, fonts embedded) and <stem>.png (300 dpi); returns the two paths."""
     files = {Path(f"{stem}.pdf"): {"metadata": {"CreationDate": None}}, Path(f"{stem}.png"): {"dpi": 300}}
     for path, options in files.items():
-        with output(path) as file:
+        with paths.replacing(path) as file:
             figure.savefig(file, format=path.suffix[1:], **options)
     return list(files)

@@ -7,6 +7,7 @@ integers.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 
@@ -26,7 +27,7 @@ _ONE = 1 << FRACTION
 _NO_NUMBER = -(1 << 62)
 
 
-def decimals(function, count, bits):
+def decimals(function: Callable[[int], Decimal], count: int, bits: int) -> np.ndarray:
     """[function(k) * 2^bits for k in range(count)], to the nearest integers, from Decimals of 40 digits."""
     with localcontext() as context:
         context.prec = 40
@@ -46,12 +47,12 @@ def _logits(n):
     return decimals(lambda k: (Decimal(k + 1) / (n - 1 - k)).ln(), n - 1, FRACTION)
 
 
-def scale_values():
+def scale_values() -> np.ndarray:
     """The table of scales, float64 [SCALES]."""
     return np.exp2(np.arange(SCALES) / SCALES_PER_OCTAVE + LEAST_SCALE_LOG2)
 
 
-def quantize(mu, scale):
+def quantize(mu: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The integers that stand for parameters: (mu, scale), int64, from float32 or float64 arrays of the same shapes.
 
     Out of range, mu is taken to be +-2^11 and scale the nearest that there is.
@@ -75,7 +76,7 @@ class UniformBins:
     width: np.ndarray
 
     @classmethod
-    def between(cls, lo, hi, n):
+    def between(cls, lo: np.ndarray, hi: np.ndarray, n: int) -> "UniformBins":
         """n bins between lo and hi, float64 [dims] each. Raises ValueError where these are not ranges to divide."""
         lo, width = np.asarray(lo, np.float64), (np.asarray(hi, np.float64) - lo) / n
         limit = EDGE_LIMIT / _ONE / 2
@@ -84,11 +85,11 @@ class UniformBins:
         width = np.rint(width * (_ONE << FINE)).astype(np.int64)
         return cls(n, np.rint(lo * _ONE).astype(np.int64), np.maximum(width, 1))
 
-    def centres(self, symbols):
+    def centres(self, symbols: np.ndarray) -> np.ndarray:
         """Bin centres, int64 [lanes, dims], of symbols [lanes, dims]."""
         return self.lo + ((2 * symbols.astype(np.int64) + 1) * self.width >> FINE + 1)
 
-    edges = np.empty(0, np.int64)  # lo and width say it all
+    edges = np.empty(0, np.int64)  # not listed: they follow from lo and width
 
 
 @dataclass(frozen=True)
@@ -100,20 +101,24 @@ class EqualMassBins:
 
     n: int
 
-    lo = width = np.empty(0, np.int64)  # the edges say it all
+    lo = width = np.empty(0, np.int64)  # none: the edges are listed
 
     @property
-    def edges(self):
+    def edges(self) -> np.ndarray:
         return np.concatenate(([-EDGE_LIMIT], _logits(2 * self.n)[1::2], [EDGE_LIMIT]))
 
-    def centres(self, symbols):
+    def centres(self, symbols: np.ndarray) -> np.ndarray:
         """The points that halve the mass of each symbol's bin."""
         return _logits(2 * self.n)[2 * symbols.astype(np.int64)]
 
 
-def pixel_bins(dims):
-    """The 256 grey levels at (k - 127.5) / 127.5, with edges midway between them."""
-    return UniformBins.between(np.full(dims, -128 / 127.5), np.full(dims, 128 / 127.5), 256)
+def pixel_bins(dims: int, levels: int = 256) -> UniformBins:
+    """The grey levels k at (k - h) / h, where h = (levels - 1) / 2, with edges midway between them."""
+    end = np.full(dims, levels / (levels - 1))
+    return UniformBins.between(-end, end, levels)
+
+
+Bins = UniformBins | EqualMassBins  # both have n, lo, width, edges and centres(); logistic.py uses edges where listed
 
 
 @compiled

@@ -26,12 +26,12 @@ class Picture(NamedTuple):
     palette: bytes = b""  # of mode P: red, green and blue of every entry
 
     @property
-    def size(self):
+    def size(self) -> tuple[int, int]:
         """(width, height)"""
         return self.pixels.shape[1], self.pixels.shape[0]
 
     @property
-    def raw_bytes(self):
+    def raw_bytes(self) -> int:
         """Bytes of the pixels and the palette."""
         return self.pixels.size + len(self.palette)
 

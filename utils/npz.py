@@ -8,7 +8,7 @@ from utils.cli import UserError
 
 def save(path, **arrays):
     """Write named arrays (or numbers and strings) to path."""
-    with paths.whole(path) as file:
+    with paths.replacing(path) as file:
         np.savez(file, **{name: np.asarray(array) for name, array in arrays.items()})
 
 

@@ -29,6 +29,7 @@ DATASETS = {
 COMPRESSED = ("mnist", "cifar", "imagenet")  # whose scripts save arrays: photographs' chains differ in length
 DEPTHS = {"mnist": (1, 2, 4, 8), "cifar": (1, 2, 4, 8), "imagenet": (1, 2, 4), "imagenetcrop": (4,)}  # the paper's nz
 SCHEMES = {"bitswap": "Bit-Swap", "bbans": "BB-ANS"}
+BITSWAP = {"bitswap": "1", "bbans": "0"}  # what the flag --bitswap calls them
 MEASURES = ("nets", "elbos", "cmas", "total")
 FULL = (100, 100)  # chains, images in each: the paper's protocol
 
@@ -95,7 +96,7 @@ def describe(variant):
 
 def command(dataset, nz, scheme, variant):
     """The command that computes a result."""
-    flags = [f"--nz={nz}", f"--bitswap={ {'bitswap': 1, 'bbans': 0}.get(scheme, scheme) }"]
+    flags = [f"--nz={nz}", f"--bitswap={BITSWAP.get(scheme, scheme)}"]
     flags += [f"--quantbits={variant.quantbits}"] * (variant.quantbits != 10)
     flags += ["--exact"] * variant.exact + ["--whiten"] * variant.whiten
     if (variant.chains, variant.images) != FULL:

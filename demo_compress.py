@@ -68,9 +68,7 @@ def compress(picture, target, open_codec, args):
 
     open_codec: a function that gives the block_codec.BlockCodec. Returns (bytes of the file, the decoded picture).
     """
-    from codec import (
-        block_codec,  # with PyTorch: here and below only where it is needed, so that --help answers at once
-    )
+    from codec import block_codec  # here, and below, where it is needed: it imports PyTorch
 
     codec = open_codec() if block_codec.codes_blocks(picture) else None
     began = time.perf_counter()
@@ -193,7 +191,7 @@ def write_chart(name, picture, decoded, target, sizes):
             figure = draw(name, picture, decoded, target, sizes)
             with paths.replacing(chart) as file:
                 figure.savefig(file, format="png", dpi=200)
-    except Exception as error:  # Matplotlib raises what its settings, its fonts and its cache happen to provoke
+    except Exception as error:  # its settings, fonts and cache may make Matplotlib raise any
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"warning: no chart: {reason}", file=sys.stderr)
         return False

@@ -31,7 +31,7 @@ def arguments(argv=None):
 
 def open_codec(args, header):
     """The block_codec.BlockCodec that a file calls for."""
-    from codec import block_codec  # with PyTorch: only here, so that --help answers at once
+    from codec import block_codec  # here, where it is needed: it imports PyTorch
 
     device = cli.device(args.gpu if args.gpu is not None or header.arithmetic == file_header.FLOAT_GPU else -1)
     if args.checkpoint:

@@ -148,17 +148,17 @@ def run_schemes(
         if args.whiten:
             schedule = whitened(schedule)
         file = paths.bitstreams(dataset, model.nz, args.output) / f"{scheme}_{variant(args)}{size}.npz"
-        whole_header = setup.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
+        full_header = setup.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
         print(f"\n{dataset}, nz={model.nz}, {SCHEMES[scheme]}: {what}")
         if not args.verify_only:
             result = experiment.compress(schedule, model, conditional, chains, initial, unit=unit)
-            experiment.save_bitstreams(file, whole_header, result.words)
+            experiment.save_bitstreams(file, full_header, result.words)
             floats = None
             if setup.floats is not None:
                 floats = experiment.compress(schedule, model, setup.floats, chains, initial, "in floats", unit)
             keep(scheme, result, floats)
         if not args.no_verify:
-            experiment.verify(file, whole_header, schedule, conditional, chains, initial, unit)
+            experiment.verify(file, full_header, schedule, conditional, chains, initial, unit)
 
 
 def summary(result: "experiment.Result", padding: float) -> str:

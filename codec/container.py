@@ -2,8 +2,8 @@
 
 Whole square blocks of the image are coded by Bit-Swap, side by side in lanes (codec.bitsback). What is left, the
 strips at the right and the bottom and as many blocks as it takes, is coded by conventional methods, and those bytes
-are the initial bits of the lanes: the decoder finds them on the stacks once it has taken all blocks off, so that
-nothing is sent in vain. An image of which Bit-Swap would make more than another format does, that has no whole
+are the initial bits of the lanes: the decoder finds them on the stacks once it has taken all blocks off, so they cost
+nothing. An image of which Bit-Swap would make more than another format does, that has no whole
 block, or whose channels are not the model's is coded by conventional methods altogether. codec.header has the layout.
 """
 
@@ -98,7 +98,7 @@ def decode(data: bytes, open_codec: "Callable[[Header], BlockCodec]", progress: 
         picture = _assemble(header, chains, payload)
         if crc(picture) != header.crc:
             raise ValueError("the checksum of the pixels is wrong")
-    except Exception as error:  # random symbols provoke many things; so do Pillow and lzma, given random bytes
+    except Exception as error:  # damaged data may raise any, in Pillow and lzma too
         detail = " ".join(str(error).split())[:200] or type(error).__name__
         raise ContainerError(f"{block_codec.verdict(header, codec)} ({detail})") from None
     return picture

@@ -82,7 +82,7 @@ def pack(header: Header, payload: bytes) -> bytes:
     parts = [struct.pack("<B", MODES.index(header.mode)), _number(header.width), _number(header.height)]
     parts += [_number(header.entries)] if header.mode == "P" else []
     parts += [struct.pack("<IIB", header.crc, zlib.crc32(payload), len(header.parts))]
-    parts += [bytes([coder]) + _number(length) for coder, length in header.parts]
+    parts += [bytes([method]) + _number(length) for method, length in header.parts]
     parts += [bytes([header.side])]
     if header.side:
         parts += [_number(value) for value in (header.blocks, len(header.words), *header.words)]

@@ -61,7 +61,7 @@ def load(path, device="cpu"):
     try:
         state_dict = plain(torch.load(path, map_location="cpu", weights_only=True))
     except pickle.UnpicklingError as error:
-        if "Unsupported global" not in str(error):  # but damage
+        if "Unsupported global" not in str(error):  # then it is damaged
             raise UserError(f"{path} is corrupt or not a PyTorch checkpoint ({type(error).__name__})") from None
         code = (
             f"import torch; c = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
@@ -72,7 +72,7 @@ def load(path, device="cpu"):
             f"{path} holds other Python objects than weights, which can run code when they are read. If you trust it, "
             f"take the weights out: python -c {shlex.quote(code)}"
         ) from None
-    except Exception as error:  # torch.load raises whatever the corruption happens to provoke
+    except Exception as error:  # torch.load may raise any on a damaged file
         raise UserError(f"{path} is corrupt or not a PyTorch checkpoint ({type(error).__name__})") from None
     try:
         model = Model.from_state_dict(state_dict)

@@ -23,12 +23,12 @@ def script(main):
                 stream.reconfigure(errors="surrogateescape")  # file names that are not UTF-8 are printed as they are
         try:
             result = main(*args, **kwargs)
-            sys.stdout.flush()  # here, where a reader that has gone is noticed
+            sys.stdout.flush()  # here, to see that the reader has closed the pipe
             return result
         except UserError as error:
             print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
             sys.exit(1)
-        except BrokenPipeError:  # as in `... | head -1`: nobody reads on
+        except BrokenPipeError:  # as in `... | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
             sys.exit(128 + signal.SIGPIPE)
         except KeyboardInterrupt:

@@ -22,5 +22,5 @@ def load(path, names, remedy):
             return [file[name] for name in names]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; {remedy}") from None
-    except Exception as error:  # zipfile and numpy raise whatever the corruption happens to provoke
+    except Exception as error:  # zipfile and NumPy may raise any on a damaged file
         raise UserError(f"{path} is corrupt or of another kind ({type(error).__name__}: {error}); {remedy}") from None

@@ -9,8 +9,7 @@ import torch
 from conftest import ROOT, small_model
 
 from model.vae import Model, architecture, log_likelihoods
-from utils.colour import add_green, subtract_green
-from utils.torch.modules import WnConv2d, fold_weight_norm, init_mode, update_ema
+from utils.torch.modules import fold_weight_norm
 
 GOLDEN = ROOT / "tests" / "golden"
 SHAPES = json.loads((GOLDEN / "state_dict_shapes.json").read_text())
@@ -88,19 +87,6 @@ def test_state_dict_round_trip(nz, option):
     assert torch.equal(copy.infer(0, x)[0], model.infer(0, x)[0])
 
 
-@pytest.mark.parametrize("library", [np.asarray, torch.from_numpy], ids=["NumPy", "PyTorch"])
-def test_colour_transform_is_reversible(library):
-    levels = np.arange(256, dtype=np.uint8)
-    pixels = library(np.stack(np.meshgrid(levels, levels[::5], levels, indexing="ij")).reshape(3, 256, -1))
-    transformed = subtract_green(pixels)
-    assert transformed[:, 200, 77 * 4].tolist() == [
-        (int(pixels[0, 200, 308]) - int(pixels[1, 200, 308]) + 128) % 256,
-        int(pixels[1, 200, 308]),
-        (int(pixels[2, 200, 308]) - int(pixels[1, 200, 308]) + 128) % 256,
-    ]
-    assert (add_green(transformed) == pixels).all()
-
-
 @pytest.mark.parametrize("damage", ["rename", "drop", "reshape", "foreign", "extra"])
 def test_foreign_state_dicts_are_refused(damage):
     state = small_model().state_dict()
@@ -116,41 +102,3 @@ def test_foreign_state_dicts_are_refused(damage):
         state["another"] = torch.zeros(1)
     with pytest.raises(ValueError, match="not the parameters of a Bit-Swap model"):
         Model.from_state_dict(state)
-
-
-@pytest.mark.parametrize("case", range(4))
-def test_data_dependent_initialisation_equals_the_papers(case):
-    vectors = golden("wnconv2d_init")
-
-    def get(name):
-        return vectors[f"{case}/{name}"]
-
-    out_channels, in_channels, k, _ = get("v").shape
-    conv = WnConv2d(in_channels, out_channels, k, get("init_scale").item(), bool(get("loggain")))
-    conv.v.data = get("v")
-    with torch.no_grad():
-        assert_close(conv(get("x")), get("before"))
-        with init_mode():
-            assert_close(conv(get("x")), get("after"))
-        assert_close(conv(get("x")), get("after"))
-    assert_close(conv.gain.detach(), get("gain"))
-    assert_close(conv.b.detach(), get("b"))
-
-
-def test_folding_leaves_the_original_alone():
-    model = small_model()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    folded = fold_weight_norm(model)
-    assert not any(isinstance(module, WnConv2d) for module in folded.modules())
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-def test_ema_weighs_the_old_value_by_the_decay():
-    average, model = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
-    torch.nn.init.constant_(average.weight, 1.0)
-    torch.nn.init.constant_(model.weight, 2.0)
-    update_ema(average, model, step=10**6, decay=0.999)
-    assert average.weight.item() == pytest.approx(0.999 * 1 + 0.001 * 2)
-    update_ema(average, model, step=1, decay=0.999)
-    assert average.weight.item() == pytest.approx(1.001 * 2 / 11 + 2 * 9 / 11)

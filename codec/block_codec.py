@@ -116,7 +116,7 @@ def _schedule(codec: BlockCodec) -> Schedule:
     return bitsback.whitened(bitsback.bitswap(codec.nz))
 
 
-def _trial(codec: BlockCodec, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def trial(codec: BlockCodec, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What blocks, uint8 [n, C, side, side], each in a lane of its own, cost: two arrays [n] of 32-bit words.
 
     They are the words that each adds to its lane, and the depth to which it takes words off the lane before.
@@ -184,7 +184,7 @@ def encode(
         return np.moveaxis(blocks.view(picture.pixels, side, k), 2, 0)
 
     sample = np.unique(np.linspace(0, whole - 1, 16, dtype=np.int64))
-    words, depth = _trial(codec, np.stack([block(k) for k in sample]))
+    words, depth = trial(codec, np.stack([block(k) for k in sample]))
     if 4 * words.mean() * whole > 1.2 * most:
         return None
     need = int(1.1 * depth.max()) + 16

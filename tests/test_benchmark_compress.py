@@ -10,7 +10,6 @@ from PIL import Image
 
 from codec import conventional
 from utils import datasets, paths
-from utils.cli import UserError
 
 
 def synthetic(*shape, seed=0):
@@ -18,16 +17,6 @@ def synthetic(*shape, seed=0):
     rng = np.random.default_rng(seed)
     ramp = np.arange(shape[-3])[:, None, None] * 3 + np.arange(shape[-2])[:, None] * 2
     return (ramp + rng.integers(0, 8, shape)).astype(np.uint8)
-
-
-def test_sample_chains():
-    chains = datasets.sample_chains(50, 5, 10, 100)
-    np.testing.assert_array_equal(chains, np.random.RandomState(100).choice(50, (5, 10), replace=False))
-    assert len(np.unique(chains)) == 50
-    with pytest.raises(UserError, match=r"--experiments=6 --ndatapoints=10.*60.*50"):
-        datasets.sample_chains(50, 6, 10, 100)
-    with pytest.raises(UserError, match="--seed"):
-        datasets.sample_chains(50, 5, 10, 2**32)
 
 
 @pytest.fixture

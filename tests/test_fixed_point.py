@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils import fixed_point
-from utils.fixed_point import UniformBins, quantize
+from utils.fixed_point import UniformBins, pixel_bins, quantize
 
 ONE = 1 << fixed_point.FRACTION
 
@@ -31,3 +31,10 @@ def test_powers_of_two_are_in_the_table(scale):
 def test_bins_that_cannot_be_are_refused(lo, hi):
     with pytest.raises(ValueError, match="bins"):
         UniformBins.between([lo], [hi], 16)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_pixel_bins_lie_around_the_levels_spread_over_the_unit_range(levels):
+    bins = pixel_bins(3, levels)
+    symbols = np.arange(levels)[:, None].repeat(3, 1)
+    np.testing.assert_allclose(bins.centres(symbols) / ONE, np.linspace(-1, 1, levels)[:, None].repeat(3, 1), atol=4e-6)

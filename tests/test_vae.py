@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import ROOT, small_model
 
-from model.vae import Model, architecture, log_likelihoods
+from model.vae import Model, architecture, log_likelihoods, sample_latents
+from utils.torch import rand
 from utils.torch.modules import fold_weight_norm
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -102,3 +103,17 @@ def test_foreign_state_dicts_are_refused(damage):
         state["another"] = torch.zeros(1)
     with pytest.raises(ValueError, match="not the parameters of a Bit-Swap model"):
         Model.from_state_dict(state)
+
+
+def test_latents_are_drawn_down_the_generative_chain():
+    model = small_model(3)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        drawn = list(sample_latents(model, 5))
+        torch.manual_seed(0)
+        z = rand.sample(torch.zeros(5, *model.zs), torch.ones(5, *model.zs))
+        for i in (2, 1, 0):
+            assert torch.equal(drawn.pop(0), z)
+            if i:
+                z = rand.sample(*model.generate(i, z))
+    assert not drawn

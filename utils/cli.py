@@ -110,11 +110,16 @@ def progress(desc, unit="step"):
         yield lambda steps: bars.enter_context(tqdm(steps, desc=desc, unit=unit, dynamic_ncols=True))
 
 
+def add_model_arguments(parser):
+    """The arguments that choose a checkpoint."""
+    parser.add_argument("--nz", type=whole_number(1), help="latent layers (default: the most there are trained)")
+    parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
+
+
 def add_checkpoint_arguments(parser):
     """The arguments that choose a checkpoint, its bins, the device it runs on and where everything is written."""
-    parser.add_argument("--nz", type=whole_number(1), help="latent layers (default: the most there are trained)")
+    add_model_arguments(parser)
     parser.add_argument("--quantbits", type=int, choices=range(2, 17), default=10, metavar="Q", help="2^Q bins, 2..16")
-    parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
     parser.add_argument("--gpu", type=whole_number(-1), help="index of the GPU, -1 for the CPU (default: any GPU)")
     parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")
 

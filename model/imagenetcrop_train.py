@@ -1,6 +1,8 @@
 """Train a hierarchical VAE on random 32x32 patches of photographs: python imagenetcrop_train.py
 
 Settings of the paper, appendix D. The photographs lie in model/data/imagenetcrop/train and test, in sub-folders or not.
+With --likelihood=context, trains instead the context network that codes whole photographs without latents; see its
+--help for its flags.
 """
 
 import sys
@@ -26,4 +28,9 @@ SETTINGS = Settings(
 )
 
 if __name__ == "__main__":
-    main(SETTINGS)
+    if "--likelihood=context" in sys.argv:
+        from model import context_training
+
+        context_training.main()
+    else:
+        main(SETTINGS)

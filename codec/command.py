@@ -12,11 +12,12 @@ import numpy as np
 
 from codec import conventional
 from codec.bitsback import SCHEDULES, whitened
-from utils import cli, datasets, paths
+from utils import cli, datasets, paths, processes
 from utils.results import BITSWAP, MEASURES, SCHEMES
 
 if TYPE_CHECKING:
     from codec import experiment
+    from utils import distributed
 
 FIRST_LOOK = (10, 10)  # chains and images of a run without any flag
 SEED = 100  # of the published choice of images
@@ -29,14 +30,20 @@ def main(dataset: str, argv: list[str] | None = None) -> None:
 
 def _main(dataset, argv):
     args = parse(dataset, argv)
+    with processes.joined(args, "coding") as job:
+        _compress(dataset, args, job)
+
+
+def _compress(dataset, args, job):
     from codec import experiment
     from model import checkpoints
+    from utils import distributed
 
     path, model, identity = checkpoints.open_for(dataset, args)
-    test = datasets.load(dataset, "test", args.data)
+    test = distributed.in_turn(job, lambda: datasets.load(dataset, "test", args.data))
     chosen = test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
     chains, count = chosen.shape[:2]
-    setup = experiment.open_setup(dataset, args, path, model, identity)
+    setup = experiment.open_setup(dataset, args, path, model, identity, job)
     padding = np.prod(model.xs) / np.prod(test.shape[1:])  # padded dimensions to real ones
     size = "" if (chains, count) == (datasets.CHAINS, datasets.CHAINS) else f"_{chains}x{count}"
     folder, rates = paths.results(dataset, model.nz, args.output), {}
@@ -53,8 +60,8 @@ def _main(dataset, argv):
         rates["ELBO"] = result.elbos.mean() * padding
 
     what, header = f"{chains} chains of {count} images", {"chains": chains, "images": count}
-    run_schemes(setup, args, datasets.to_channels_first(chosen), what, header, size, keep)
-    if args.verify_only:
+    run_schemes(setup, args, datasets.to_channels_first(chosen), what, header, size, keep, job)
+    if args.verify_only or job.rank:
         return
     print(f"wrote {folder}/*_{variant(args)}{size}_*.npy")
     if args.bitswap == "both":
@@ -73,13 +80,15 @@ def parse(dataset: str, argv: list[str] | None = None) -> argparse.Namespace:
         f"Compress {dataset} test images with Bit-Swap or BB-ANS, decode them again from disk and compare.\n\n"
         f"Without any flag this is a first look: {chains} chains of {images} images, both schemes. With --full, or\n"
         f"any other flag, it is the paper's experiment: {datasets.CHAINS} chains of {datasets.CHAINS} images.\n\n"
+        f"mpiexec -np 8 python {dataset}_compress.py --full, or torchrun --nproc-per-node 8, deals the chains to 8\n"
+        "processes, a GPU or a core each.\n\n"
         "Writes, under --output:\n"
         f"  plots/{dataset}<nz>/<scheme>_<variant>_{{{','.join(MEASURES)}}}.npy   [chains, images], for cma.py:\n"
         "      bits/dim (per padded dimension) of each image, of its negative ELBO, of the chain so far, and its bits\n"
         f"  bitstreams/{dataset}<nz>/<scheme>_<variant>.npz               the compressed images\n"
         f"  bins/{dataset}_nz<nz>_<q>bits_<checkpoint>.npz                the bins, where there are none yet\n"
-        "The variant is <q>bits, with _exact, _whitened, _seed<seed> and _<chains>x<images> where these are not the\n"
-        "paper's, so that results of different kinds do not replace each other."
+        "The variant is <q>bits, with _exact, _bf16, _whitened, _seed<seed> and _<chains>x<images> where these are\n"
+        "not the paper's, so that results of different kinds do not replace each other."
     )
     parser.add_argument("--full", action="store_true", help="the paper's experiment: the default with any other flag")
     datasets.add_arguments(parser)
@@ -94,6 +103,8 @@ def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> ar
     """Add the arguments that all compression scripts end with, and parse."""
     both = "1: Bit-Swap, 0: BB-ANS, both: one after the other, in a table with other compressors"
     parser.add_argument("--bitswap", choices=(*BITSWAP.values(), "both"), default="both", help=both)
+    bodies = "of networks in floats, except first and last layers; bfloat16 is fast where a CPU or GPU has it"
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help=bodies)
     exact = "compute with the networks' exact form, in integers: decodes on any machine (default: in floats)"
     parser.add_argument("--exact", action="store_true", help=exact)
     whiten = "whiten the bits that latents are popped with, which brings the rate to the ELBO; beyond the paper"
@@ -104,12 +115,15 @@ def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> ar
     args = parser.parse_args(argv)
     if args.verify_only and args.no_verify:
         parser.error("--verify-only and --no-verify exclude each other")
+    if args.exact and args.precision != "float32":
+        parser.error(f"--exact computes in integers, so that there is no --precision={args.precision}")
     return args
 
 
 def variant(args: argparse.Namespace) -> str:
     """What tells the results of a run from those of the plain protocol, in the names of files."""
-    flags = {"_exact": args.exact, "_whitened": args.whiten, f"_seed{args.seed}": args.seed != SEED}
+    flags = {"_exact": args.exact, "_bf16": args.precision == "bfloat16", "_whitened": args.whiten}
+    flags[f"_seed{args.seed}"] = args.seed != SEED
     return f"{args.quantbits}bits" + "".join(name for name, is_set in flags.items() if is_set)
 
 
@@ -126,6 +140,7 @@ def run_schemes(
     header: dict[str, Any],
     size: str,
     keep: "Callable[[str, experiment.Result, experiment.Result | None], None]",
+    job: "distributed.Job",
     unit: str = "image",
 ) -> None:
     """Code chains with each scheme that the flags choose, write them, decode them from disk and compare.
@@ -133,16 +148,23 @@ def run_schemes(
     setup: an experiment.Setup. chains: as experiment.compress() takes them. what: they in words. header: what the
     bitstreams' header says of them. size: what the file's name does.
     keep(scheme, result, floats): called for each scheme with its Result, once the bitstreams are written, and with
-    that of the networks in floats, if they are exact, or None; not called with --verify-only.
+    that of the networks in floats, if they are exact, or None; not called with --verify-only, nor on ranks but 0.
+    job: of the processes that chains are dealt to.
     """
     import torch
 
     from codec import experiment
+    from utils import distributed
 
-    model, conditional, *_ = setup
+    processes.check_enough(job, len(chains), "chains")
+    model = setup.model
     dataset = setup.header["dataset"]
-    initial = experiment.initial_words(len(chains), conditional, args.seed)
-    torch.manual_seed(args.seed)
+    initial = experiment.initial_words(len(chains), setup.conditional, args.seed)
+
+    def compress(schedule, conditional, desc):
+        torch.manual_seed(args.seed)
+        return experiment.compress(schedule, model, conditional, chains, initial, desc, unit, job)
+
     for scheme in schemes(args):
         schedule = SCHEDULES[scheme](model.nz)
         if args.whiten:
@@ -151,14 +173,15 @@ def run_schemes(
         full_header = setup.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
         print(f"\n{dataset}, nz={model.nz}, {SCHEMES[scheme]}: {what}")
         if not args.verify_only:
-            result = experiment.compress(schedule, model, conditional, chains, initial, unit=unit)
-            experiment.save_bitstreams(file, full_header, result.words)
-            floats = None
-            if setup.floats is not None:
-                floats = experiment.compress(schedule, model, setup.floats, chains, initial, "in floats", unit)
-            keep(scheme, result, floats)
+            result = compress(schedule, setup.conditional, "encode")
+            if job.rank == 0:
+                experiment.save_bitstreams(file, full_header, result.words)
+            floats = compress(schedule, setup.floats, "in floats") if setup.floats else None
+            if job.rank == 0:
+                keep(scheme, result, floats)
+            distributed.barrier(job)  # before the others read the file
         if not args.no_verify:
-            experiment.verify(file, full_header, schedule, conditional, chains, initial, unit)
+            experiment.verify(file, full_header, schedule, setup.decoder, chains, initial, unit, job)
 
 
 def summary(result: "experiment.Result", padding: float) -> str:

@@ -19,6 +19,7 @@ def test_without_flags_a_first_look_that_names_the_full_experiment(monkeypatch):
     [
         ([], "10bits"),
         (["--exact"], "10bits_exact"),
+        (["--precision=bfloat16", "--whiten"], "10bits_bf16_whitened"),
         (["--whiten", "--exact", "--quantbits=8"], "8bits_exact_whitened"),
         (["--seed=3"], "10bits_seed3"),
     ],

@@ -24,6 +24,7 @@ from model import context, context_adaptation, context_mixture
 from model.context import PAD, PERIOD, UNKNOWN, Weights
 from model.context_adaptation import EVERY, Adaptation
 from model.context_mixture import PRECISION, SYMBOLS, TABLE, Mixture, cumulative
+from utils import paths
 from utils.compiled import compiled
 
 _ROWS = 64  # of a strip, at least
@@ -39,7 +40,7 @@ class Coding(NamedTuple):
     """How an image is coded, beside the weights: what the header of a file says."""
 
     strips: int
-    grid: bool  # whether the network is told where in its 16x16 block, counted from the top left, a pixel is
+    grid: int  # 1: the network is told where in its 16x16 block a pixel is; n: where in 16x16 cells of n pixels; 0: not
     adapting: bool
 
 
@@ -50,9 +51,14 @@ class ContextNetwork(NamedTuple):
     identity: str  # 16 hexadecimal digits
 
 
-def open_network(path: Path | str | None = None, wanted: str | None = None) -> ContextNetwork:
+def open_network(
+    path: Path | str | None = None,
+    wanted: str | None = None,
+    dataset: str = "imagenetcrop",
+    output: Path | str = paths.ROOT,
+) -> ContextNetwork:
     """The ContextNetwork at path, or the one at hand; wanted: its identity, where a file names it. Raises UserError."""
-    return ContextNetwork(*context.find(wanted, path))
+    return ContextNetwork(*context.find(dataset, wanted, path, output))
 
 
 class _Strip(NamedTuple):
@@ -136,12 +142,48 @@ def decode(
     return pixels
 
 
-def choose_grid(pixels: np.ndarray, weights: Weights) -> bool:
+def encode_chain(images: np.ndarray, weights: Weights, grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Code images on top of each other, each for itself: (words, bits, costs).
+
+    images: uint8 [N, H, W, C]. words: uint32, the last two of them the head. bits: int64 [N], which each image added
+    to the stack. costs: float64 [N], bits, the sum of the logarithms of its frequencies.
+    """
+    coder, bits, costs = Rans.from_words([_EMPTY]), [], []
+    for image in images:
+        strip, before = _fill(image, weights), coder.counts[0]
+        _code_image(strip, image.shape, grid, False, coder)
+        coder.reserve(image.size)
+        _push_all(coder.heads, coder.words, coder.counts, strip.intervals.reshape(-1, 2))
+        bits.append(32 * (coder.counts[0] - before))
+        costs.append((PRECISION - np.log2(strip.intervals[..., 1])).sum())
+    return coder.to_words()[0], np.array(bits), np.array(costs)
+
+
+def decode_chain(words: np.ndarray, shape: tuple[int, ...], weights: Weights, grid: int) -> np.ndarray:
+    """Undo encode_chain(): uint8 [N, H, W, C] of that shape. Raises ValueError where the words are not such images'."""
+    coder, images = Rans.from_words([words]), np.empty(shape, np.uint8)
+    for image in images[::-1]:
+        height, width, channels = image.shape
+        strip = _begin(height, width, channels, weights)
+        if not _code_image(strip, image.shape, grid, True, coder):
+            raise ValueError("the chain ends before its images do")
+        context.take(strip.planes, image)
+    if not np.array_equal(coder.to_words()[0], _EMPTY):
+        raise ValueError("something is left of the chain once all its images are decoded")
+    return images
+
+
+def _code_image(strip, shape, grid, decoding, coder):
+    where = (0, shape[0], 0, shape[2], grid, False, decoding)
+    return _code_rows(strip, TABLE, *where, coder.heads, coder.words, coder.counts)
+
+
+def choose_grid(pixels: np.ndarray, weights: Weights) -> int:
     """Whether an image costs less where the network is told of blocks: judged by some bands of rows."""
     last = max(0, len(pixels) - _BAND)
     tops = np.linspace(0, last, _BANDS).astype(int) // PERIOD * PERIOD  # so that blocks stay where they are
     bands = [pixels[top : top + _BAND, :_BAND_WIDTH] for top in np.unique(tops)]
-    return cost(bands, weights, Coding(1, True, False)) < cost(bands, weights, Coding(1, False, False))
+    return int(cost(bands, weights, Coding(1, 1, False)) < cost(bands, weights, Coding(1, 0, False)))
 
 
 def cost(images: Sequence[np.ndarray], weights: Weights, coding: Coding) -> float:
@@ -213,11 +255,11 @@ def _code_rows(strip, table, first, last, offset, channels, grid, adapting, deco
     for y in range(first, last):
         row = PAD + y
         context.begin_row(planes, row)
-        block_row = (offset + y) % PERIOD if grid else UNKNOWN
+        block_row = (offset + y) // grid % PERIOD if grid else UNKNOWN
         for x in range(width):
             column = PAD + x
             context.begin_pixel(planes, row, column)
-            block_column = x % PERIOD if grid else UNKNOWN
+            block_column = x // grid % PERIOD if grid else UNKNOWN
             spread = context.trunk(planes, row, column, block_row, block_column, strip.weights, s)
             for c in range(channels):
                 point = context.head(c, strip.weights, s)

@@ -30,11 +30,13 @@ def main(dataset: str, argv: list[str] | None = None) -> None:
 
 def _main(dataset, argv):
     args = parse(dataset, argv)
+    if args.likelihood == "context":
+        return _with_context(dataset, args)
     with processes.joined(args, "coding") as job:
-        _compress(dataset, args, job)
+        return _with_latents(dataset, args, job)
 
 
-def _compress(dataset, args, job):
+def _with_latents(dataset, args, job):
     from codec import experiment
     from model import checkpoints
     from utils import distributed
@@ -45,13 +47,11 @@ def _compress(dataset, args, job):
     chains, count = chosen.shape[:2]
     setup = experiment.open_setup(dataset, args, path, model, identity, job)
     padding = np.prod(model.xs) / np.prod(test.shape[1:])  # padded dimensions to real ones
-    size = "" if (chains, count) == (datasets.CHAINS, datasets.CHAINS) else f"_{chains}x{count}"
+    size = _size(chains, count)
     folder, rates = paths.results(dataset, model.nz, args.output), {}
 
     def keep(scheme, result, floats):
-        for measure in MEASURES:
-            with paths.replacing(folder / f"{scheme}_{variant(args)}{size}_{measure}.npy") as array:
-                np.save(array, getattr(result, measure))
+        _save(folder, f"{scheme}_{variant(args)}{size}", result)
         print(summary(result, padding))
         if floats is not None:
             print(f"net, in floats  {floats.nets.mean() * padding:.4f} bits/dim")
@@ -73,6 +73,29 @@ def _compress(dataset, args, job):
         )
 
 
+def _with_context(dataset, args):
+    from codec import context_experiment
+
+    seed = "" if args.seed == SEED else f"_seed{args.seed}"
+    suffix = seed + _size(args.experiments, args.ndatapoints)
+    result = context_experiment.run(dataset, args, suffix)
+    if result is not None:
+        folder = paths.results(dataset, 0, args.output)
+        _save(folder, f"{context_experiment.SCHEME}{suffix}", result)
+        print(summary(result, 1).replace("ELBO            ", "log-likelihood  "))
+        print(f"wrote {folder}/{context_experiment.SCHEME}{suffix}_*.npy")
+
+
+def _size(chains, count):
+    return "" if (chains, count) == (datasets.CHAINS, datasets.CHAINS) else f"_{chains}x{count}"
+
+
+def _save(folder, name, result):
+    for measure in MEASURES:
+        with paths.replacing(folder / f"{name}_{measure}.npy") as array:
+            np.save(array, getattr(result, measure))
+
+
 def parse(dataset: str, argv: list[str] | None = None) -> argparse.Namespace:
     """The flags of a dataset's compression script."""
     chains, images = FIRST_LOOK
@@ -91,8 +114,15 @@ def parse(dataset: str, argv: list[str] | None = None) -> argparse.Namespace:
         "not the paper's, so that results of different kinds do not replace each other."
     )
     parser.add_argument("--full", action="store_true", help="the paper's experiment: the default with any other flag")
+    likelihood = "logistic: the paper's models; context: the context network, which has no latents (and no --nz)"
+    parser.add_argument("--likelihood", choices=("logistic", "context"), default="logistic", help=likelihood)
+    parser.add_argument("--context", help="a context network (default: the one trained here, or else the shipped one)")
     datasets.add_arguments(parser)
     args = add_and_parse(parser, argv)
+    if args.likelihood == "context":
+        for flag in ("bitswap", "exact", "precision", "whiten", "nz", "quantbits", "checkpoint", "gpu"):
+            if getattr(args, flag) != parser.get_default(flag):
+                parser.error(f"--{flag} is of models with latents: leave it out with --likelihood=context")
     args.first_look = not (sys.argv[1:] if argv is None else argv)
     if args.first_look:
         args.experiments, args.ndatapoints = FIRST_LOOK

@@ -76,7 +76,7 @@ class Header(NamedTuple):
     threads: int = 1
     settings: str = ""
     context: str = ""  # identity of the context network
-    grid: bool = False  # whether it is told of blocks
+    grid: int = 0  # 1 where it is told of blocks
     adapting: bool = False
 
 
@@ -180,7 +180,7 @@ def _parse(stream: io.BytesIO, version: int) -> Header:
             raise ValueError("the context network codes no palette")
         if stream.read(1):
             raise ValueError("it is too long")
-        fields = {"context": context, "grid": bool(flags & 1), "adapting": bool(flags & 2)}
+        fields = {"context": context, "grid": flags & 1, "adapting": bool(flags & 2)}
         return Header(mode, width, height, entries, crc, payload_crc, words=words, **fields)
     parts = tuple(
         (within("coder", unpack_one("<B"), 0, len(METHODS) - 1), number("length of a part", 0, 4 * MAX_PIXELS))

@@ -22,7 +22,7 @@ from utils import npz, paths
 from utils.compiled import compiled
 from utils.errors import UserError
 
-DATASET, NAME = "imagenetcrop", "context.npz"
+NAME = "context.npz"
 
 PAD = 4
 GREY = 128  # what stands for the pixels before the first
@@ -43,6 +43,8 @@ MEDS = ERRORS + 5
 INPUTS = MEDS + 3
 PERIOD = 16  # of the blocks of JPEG images, chrominance included
 UNKNOWN = PERIOD  # the position of a pixel within a block, where there are no blocks
+SMALL_GRID = 2  # pixels of a cell of the images that are small: their position is the one in the image
+FEATURES = INPUTS + 2 * (PERIOD + 1)  # in training the position follows the inputs, as two one-hot vectors
 
 HIDDEN = 64
 WIDTH = 72  # of a row of weights: HIDDEN and the 3 outputs of the linear part, or the 3 heads' hidden units
@@ -119,13 +121,14 @@ def check(weights, what="the network"):
     return Weights(*sound), digest.hexdigest()[:16]
 
 
-def find(identity=None, path=None):
-    """The network at hand: (Weights, identity).
+def find(dataset, identity=None, path=None, output=paths.ROOT):
+    """The network of a dataset that is at hand: (Weights, identity).
 
     path: where it is; by default one trained here, or else the one that ships. identity: that which is called for.
     Raises UserError where there is none, or none of that identity.
     """
-    candidates = [Path(path)] if path else [paths.params(DATASET) / NAME, paths.PRETRAINED / f"{DATASET}_{NAME}"]
+    trained = [paths.params(dataset, folder) / NAME for folder in dict.fromkeys((output, paths.ROOT))]
+    candidates = [Path(path)] if path else [*trained, paths.PRETRAINED / f"{dataset}_{NAME}"]
     for candidate in candidates:
         if candidate.exists() or candidate == candidates[-1]:
             with contextlib.nullcontext() if candidate == candidates[-1] else contextlib.suppress(UserError):

@@ -1,35 +1,25 @@
-"""Training the context network (model.context) on photographs: imagenetcrop_train.py --likelihood=context.
+"""Training the context network (model.context): the training scripts' --likelihood=context.
 
-Every step takes tiles of 8x16 pixels anywhere in the photographs and lowers the code length of their pixels, each
-given the true ones above and to the left. A part of the tiles comes from photographs that were made smaller, which
-rids them of the traces of JPEG's blocks; for these, and for some of the others, the network is not told where in a
-block a pixel is.
+Every step lowers the code length of some thousand pixels of the training set (model.context_data), each given the true
+ones above and to the left.
 """
 
 import math
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from model import context
-from model.context import HEAD, HIDDEN, INPUTS, OUTPUTS, PAD, PERIOD, SCALE_LIMIT, K, Weights
+from model import context, context_data
+from model.context import HEAD, HIDDEN, INPUTS, OUTPUTS, PERIOD, SCALE_LIMIT, K, Weights
 from model.context_mixture import UNIFORM
-from utils import cli, datasets, paths
-from utils.compiled import compiled
+from utils import cli, paths
 from utils.errors import UserError
 
-TILE = (8, 16)
-VALIDATION = 40  # photographs
-SMALLER = 0.3  # of the tiles come from photographs made smaller
-NO_BLOCKS = 0.15  # of the others do not know the blocks
 EMA = 0.999
 SAVE_SECONDS = 60
-FEATURES = INPUTS + 2 * (PERIOD + 1)  # the position in a block follows, as two one-hot vectors
 
 
 class ContextNetwork(nn.Module):
@@ -107,117 +97,26 @@ class ContextNetwork(nn.Module):
         return Weights(**arrays)
 
 
-# Tiles
-
-
-class Photographs:
-    """Planes of photographs, one after the other: flat uint8, with where each begins and its shape, int64 [N, 2]."""
-
-    def __init__(self, images):
-        planes = [context.from_pixels(image) for image in images]
-        self.shapes = np.array([each.shape[1:] for each in planes])
-        self.starts = np.cumsum([0] + [each.size for each in planes])[:-1]
-        self.flat = np.concatenate([each.ravel() for each in planes])
-
-    def draw(self, generator, count):
-        """Corners of tiles, each as likely as any other: int64 [count, 3], photograph, row and column in the planes."""
-        inner = (self.shapes - (PAD + 1, 2 * PAD) - TILE + 1).prod(1)
-        which = generator.choice(len(inner), count, p=inner / inner.sum())
-        # Not the first row, which sees others above itself than from_pixels() puts there.
-        last = self.shapes[which] - (0, PAD) - TILE
-        return np.column_stack((which, generator.integers((PAD + 1, PAD), last, endpoint=True)))
-
-
-@compiled
-def _describe(flat, starts, shapes, tiles, blocks, inputs, centre, spread, pixels):
-    s = np.empty(INPUTS, np.float32)
-    inputs[:] = 0
-    n = 0
-    for t in range(len(tiles)):
-        which, top, left = tiles[t]
-        height, width = shapes[which]
-        planes = flat[starts[which] : starts[which] + 3 * height * width].reshape(3, height, width)
-        for y in range(top, top + TILE[0]):
-            for x in range(left, left + TILE[1]):
-                spread[n] = context.features(planes, y, x, s, centre[n])
-                inputs[n, :INPUTS] = s
-                inputs[n, INPUTS + ((y - PAD) % PERIOD if blocks[t] else PERIOD)] = 1
-                inputs[n, INPUTS + PERIOD + 1 + ((x - PAD) % PERIOD if blocks[t] else PERIOD)] = 1
-                for c in range(3):
-                    pixels[n, c] = planes[c, y, x]
-                n += 1
-
-
-def describe(photographs, tiles, blocks):
-    """What bits() takes of the pixels of tiles, as draw() gives them. blocks: bool per tile, whether it has blocks."""
-    count = len(tiles) * TILE[0] * TILE[1]
-    arrays = [np.empty((count, *shape), np.float32) for shape in ((FEATURES,), (3,), (), (3,))]
-    _describe(photographs.flat, photographs.starts, photographs.shapes, tiles, blocks, *arrays)
-    return [torch.from_numpy(array) for array in arrays]
-
-
-def load_photographs(root):
-    """The training photographs and those for validation: two lists of uint8 [H, W, 3]. Raises UserError."""
-    opened = datasets.open_photographs(Path(root or paths.DATA) / context.DATASET / "train")
-    images = []
-    for i, (height, width) in enumerate(opened.sizes):
-        if opened.decoded is not None:
-            images.append(opened.pixels[opened.ends[i] - 3 * height * width : opened.ends[i]].reshape(height, width, 3))
-        else:
-            images.append(datasets.decode(opened.folder / opened.names[i].decode()))
-    images = [image for image in images if min(image.shape[:2]) >= 2 * PERIOD]
-    order = np.random.default_rng(0).permutation(len(images))  # the same split in every run
-    held = min(VALIDATION, len(images) // 2)
-    if not held:
-        raise UserError(f"{opened.folder} holds {len(images)} photographs; training takes two or more")
-    return [images[i] for i in order[held:]], [images[i] for i in order[:held]]
-
-
-def make_smaller(image, generator):
-    """A photograph at 0.4 to 0.8 of its size, but of no side under 32 pixels."""
-    factor = generator.uniform(0.4, 0.8)
-    size = [max(2 * PERIOD, round(side * factor)) for side in image.shape[1::-1]]
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
-
-
 # The loop
 
 
-def batch(photographs, smaller, generator, pixels):
-    """Draw a batch of so many pixels: what bits() takes."""
-    tiles = pixels // (TILE[0] * TILE[1])
-    few = generator.binomial(tiles, SMALLER)
-    parts = [
-        describe(photographs, photographs.draw(generator, tiles - few), generator.random(tiles - few) >= NO_BLOCKS),
-        describe(smaller, smaller.draw(generator, few), np.zeros(few, bool)),
-    ]
-    return [torch.cat(part) for part in zip(*parts, strict=True)]
-
-
 @torch.no_grad()
-def validate(network, sets):
-    """The mean code length of each set of pixels, in bits/dim."""
-    return [network.bits(*pixels).double().mean().item() for pixels in sets]
+def validate(network, source):
+    """The mean code length of each of the source's sets for validation, in bits/dim."""
+    return [network.bits(*pixels)[:, : source.channels].double().mean().item() for pixels in source.sets.values()]
 
 
-def train(args):
-    """Train, or go on training, and write the averaged weights as args.output/model/params/imagenetcrop/context.npz.
+def train(dataset, args):
+    """Train, or go on training, and write the averaged weights as args.output/model/params/<dataset>/context.npz.
 
     args: steps, batch (pixels), lr, seed, data, output, resume. A run that is cut off goes on with resume as if it
     had not been: what is random in a step follows from its number.
     """
-    target = paths.params(context.DATASET, args.output) / context.NAME
+    target = paths.params(dataset, args.output) / context.NAME
     full = target.with_name("context.resume")
     identity = {"steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": args.seed}
     state = _load_state(full, identity) if args.resume else None
-    images, held = load_photographs(args.data)
-    generator = np.random.default_rng(1)
-    photographs = Photographs(images)
-    smaller = Photographs([make_smaller(image, generator) for image in images])
-    sets = []
-    for photos, blocks in ((Photographs(held), True), (Photographs([make_smaller(i, generator) for i in held]), False)):
-        tiles = photos.draw(np.random.default_rng(2), 512)
-        sets.append(describe(photos, tiles, np.full(len(tiles), blocks)))
+    source = context_data.open_source(dataset, args.data)
     torch.manual_seed(args.seed)
     network, average = ContextNetwork(), ContextNetwork()
     average.load_state_dict(network.state_dict())
@@ -229,7 +128,7 @@ def train(args):
         optimiser.load_state_dict(state["optimiser"])
         step, curve, spent = state["step"], state["curve"], state["seconds"]
     count = sum(p.numel() for p in network.parameters())
-    print(f"context network: {count:,} parameters, {len(images)} photographs, {args.steps:,} steps of {args.batch:,} "
+    print(f"context network: {count:,} parameters, {source.what}, {args.steps:,} steps of {args.batch:,} "
           f"pixels" + (f", resumed at step {step:,}" if step else ""))  # fmt: skip
     began = saved = time.monotonic()
 
@@ -237,7 +136,7 @@ def train(args):
         seconds = spent + time.monotonic() - began
         context.save(
             target, average.weights(), steps=step, seconds=seconds, **identity_record(identity),
-            curve=np.array(curve, np.float64).reshape(-1, 3),
+            curve=np.array(curve, np.float64).reshape(-1, 1 + len(source.sets)),
         )  # fmt: skip
         with paths.replacing(full) as file:
             torch.save({
@@ -251,8 +150,8 @@ def train(args):
         while step < args.steps:
             for group in optimiser.param_groups:
                 group["lr"] = args.lr * 0.5 * (1 + math.cos(math.pi * step / args.steps))
-            pixels = batch(photographs, smaller, np.random.default_rng((args.seed, step)), args.batch)
-            loss = network.bits(*pixels).mean()
+            pixels = source.batch(np.random.default_rng((args.seed, step)), args.batch)
+            loss = network.bits(*pixels)[:, : source.channels].mean()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)  # without, some runs end in NaN
@@ -267,8 +166,9 @@ def train(args):
             running = value if running is None else 0.99 * running + 0.01 * value
             bar.update()
             if step % args.test_every == 0 or step == args.steps:
-                curve.append((step, *validate(average, sets)))
-                bar.write(f"step {step:,}: validation {curve[-1][1]:.4f} bits/dim, made smaller {curve[-1][2]:.4f}")
+                curve.append((step, *validate(average, source)))
+                found = zip(source.sets, curve[-1][1:], strict=True)
+                bar.write(f"step {step:,}: " + ", ".join(f"{name} {rate:.4f}" for name, rate in found) + " bits/dim")
             if step % 20 == 0:
                 bar.set_postfix_str(f"{running:.4f} bits/dim")
             if time.monotonic() - saved > SAVE_SECONDS:
@@ -302,15 +202,14 @@ def _load_state(path, identity):
     return state
 
 
-def main(argv=None):
-    """The command line of --likelihood=context."""
+def main(dataset, argv=None):
+    """The command line of a training script's --likelihood=context."""
     parser = cli.parser(
-        "Train the context likelihood on photographs.\n\nWrites, under --output:\n"
-        "  model/params/imagenetcrop/context.npz     the averaged weights, with the curve of validation\n"
-        "  model/params/imagenetcrop/context.resume  everything that --resume needs"
+        f"Train the context likelihood on {dataset}.\n\nWrites, under --output:\n"
+        f"  model/params/{dataset}/context.npz     the averaged weights, with the curve of validation\n"
+        f"  model/params/{dataset}/context.resume  everything that --resume needs"
     )
     whole = cli.whole_number
-    parser.add_argument("--likelihood", choices=("context",), default="context", help=cli.argparse.SUPPRESS)
     parser.add_argument(
         "--steps", type=whole(1), default=100_000, help="optimiser steps, over which the rate falls to 0"
     )
@@ -321,4 +220,4 @@ def main(argv=None):
     parser.add_argument("--resume", action="store_true", help="go on from the last full checkpoint, if there is one")
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")
-    cli.script(train)(parser.parse_args(argv))
+    cli.script(train)(dataset, parser.parse_args(argv))

@@ -1,8 +1,6 @@
 """Train a hierarchical VAE on random 32x32 patches of photographs: python imagenetcrop_train.py
 
 Settings of the paper, appendix D. The photographs lie in model/data/imagenetcrop/train and test, in sub-folders or not.
-With --likelihood=context, trains instead the context network that codes whole photographs without latents; see its
---help for its flags.
 """
 
 import sys
@@ -28,9 +26,4 @@ SETTINGS = Settings(
 )
 
 if __name__ == "__main__":
-    if "--likelihood=context" in sys.argv:
-        from model import context_training
-
-        context_training.main()
-    else:
-        main(SETTINGS)
+    main(SETTINGS)

@@ -1,12 +1,16 @@
 """Training the context network: a run that is cut off goes on as if it had not been."""
 
+import functools
+
 import numpy as np
 import pytest
-from conftest import assert_one_line_error, run_main
+import torch
+from conftest import assert_one_line_error, digits, run_main
 from pictures import picture_of
 from PIL import Image
 
-from model import context, context_training
+from codec import autoregressive
+from model import context, context_data, context_training
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +25,16 @@ def data(tmp_path_factory):
 
 
 def train(data, output, *flags):
-    done = run_main(context_training.main, "--data", data, "--output", output, "--batch", 512, *flags)
+    done = run_main(
+        functools.partial(context_training.main, "imagenetcrop"),
+        "--data",
+        data,
+        "--output",
+        output,
+        "--batch",
+        512,
+        *flags,
+    )
     return done, output / "model" / "params" / "imagenetcrop"
 
 
@@ -29,18 +42,23 @@ def test_a_run_that_is_cut_off_goes_on(tmp_path, data, monkeypatch):
     done, whole = train(data, tmp_path / "whole", "--steps", 6, "--test-every", 2)
     assert done.returncode == 0 and "context network" in done.stdout, done.stderr
     monkeypatch.setattr(context_training, "SAVE_SECONDS", 0)
-    batch, drawn = context_training.batch, []
+    open_source, drawn = context_data.open_source, []
 
-    def stop(*args):
-        drawn.append(1)
-        if len(drawn) == 4:
-            raise KeyboardInterrupt
-        return batch(*args)
+    def open_stopping(*args):
+        source = open_source(*args)
 
-    monkeypatch.setattr(context_training, "batch", stop)
+        def stop(*args):
+            drawn.append(1)
+            if len(drawn) == 4:
+                raise KeyboardInterrupt
+            return source.batch(*args)
+
+        return source._replace(batch=stop)
+
+    monkeypatch.setattr(context_data, "open_source", open_stopping)
     done, parts = train(data, tmp_path / "parts", "--steps", 6, "--test-every", 2)
     assert done.returncode == 130
-    monkeypatch.setattr(context_training, "batch", batch)
+    monkeypatch.setattr(context_data, "open_source", open_source)
     done, _ = train(data, tmp_path / "parts", "--steps", 6, "--test-every", 2, "--resume")
     assert done.returncode == 0 and "resumed at step 3" in done.stdout, done.stderr
     (first, one), (second, other) = (context.load(folder / "context.npz") for folder in (whole, parts))
@@ -64,3 +82,24 @@ def test_errors(tmp_path, data):
     (folder / "context.resume").write_bytes(b"damage")
     assert_one_line_error(train(data, tmp_path, "--steps", 1, "--resume")[0], "not a full checkpoint")
     assert_one_line_error(train(tmp_path, tmp_path)[0], "imagenetcrop")
+
+
+def test_small_images(tmp_path):
+    """What training sees of an image is what coding it takes: the code lengths of both are the same."""
+    (tmp_path / "mnist").mkdir()
+    images = digits(30, seed=0)
+    np.save(tmp_path / "mnist" / "train.npy", images)
+    done = run_main(
+        functools.partial(context_training.main, "mnist"), "--data", tmp_path, "--output", tmp_path, "--steps", 3,
+        "--batch", 1568,
+    )  # fmt: skip
+    assert done.returncode == 0 and "15 images" in done.stdout, done.stderr
+    trained = tmp_path / "model" / "params" / "mnist"
+    entries = torch.load(trained / "context.resume", weights_only=True)
+    network = context_training.ContextNetwork()
+    network.load_state_dict(entries["average"])
+    with torch.no_grad():
+        bits = network.bits(*context_data.describe_images(images[:2]))[:, 0].double().sum().item()
+    weights, _ = context.load(trained / "context.npz")
+    _, _, costs = autoregressive.encode_chain(images[:2], weights, context.SMALL_GRID)
+    assert costs.sum() == pytest.approx(bits, rel=2e-3)

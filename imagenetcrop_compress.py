@@ -115,9 +115,9 @@ def scheme_bits(name, result, chains):
     dims = chains[0][0].size  # of a block
     last = np.array([len(chain) - 1 for chain in chains])
     return {
-        f"{name}, net": _whole(np.nansum(result.nets, axis=1) * dims),
-        f"{name}, sent": _whole(result.total[np.arange(len(chains)), last]),
-        "ELBO": _whole(np.nansum(result.elbos, axis=1) * dims),
+        f"{name}, net": _rounded(np.nansum(result.nets, axis=1) * dims),
+        f"{name}, sent": _rounded(result.total[np.arange(len(chains)), last]),
+        "ELBO": _rounded(np.nansum(result.elbos, axis=1) * dims),
     }
 
 
@@ -149,10 +149,10 @@ def benchmark_bits(chosen):
     for photograph in tqdm(chosen, desc="other compressors", unit="photograph", dynamic_ncols=True):
         rates = conventional.measure(photograph.pixels[None, None], jxl)
         bits.append({name: rate * photograph.pixels.size for name, rate in rates.items()})
-    return {name: _whole([each[name] for each in bits]) for name in bits[0]}
+    return {name: _rounded([each[name] for each in bits]) for name in bits[0]}
 
 
-def _whole(bits):
+def _rounded(bits):
     return np.rint(bits).astype(np.int64)
 
 
@@ -187,19 +187,18 @@ def draw(rates, count):
     colours = {"Bit-Swap": figures.BLUE, "BB-ANS": figures.VERMILLION}
     others = [name for name in rates if name in (CONTEXT, *conventional.COMPRESSORS, "JPEG XL")]
     nets = {name: rates[f"{name}, net"] for name in colours}
-    whole = {name: rates[f"{name}, sent"] for name in colours}
-    whole |= {name: rates[name] for name in others}
-    names = sorted(whole, key=whole.get)
+    sent = {name: rates[f"{name}, sent"] for name in colours} | {name: rates[name] for name in others}
+    names = sorted(sent, key=sent.get)
     for y, name in enumerate(names):
-        colour, net = {CONTEXT: figures.BLUE, **colours}.get(name, figures.GREY), nets.get(name, whole[name])
+        colour, net = {CONTEXT: figures.BLUE, **colours}.get(name, figures.GREY), nets.get(name, sent[name])
         axes.barh(y, net, color=colour, height=0.7)
-        axes.barh(y, whole[name] - net, left=net, color=colour, alpha=0.4, height=0.7)
-        text = f"{whole[name]:.2f}" + (f" (net {net:.2f})" if name in nets else "")
-        axes.text(whole[name] + 0.08, y, text, va="center", fontsize=7)
+        axes.barh(y, sent[name] - net, left=net, color=colour, alpha=0.4, height=0.7)
+        text = f"{sent[name]:.2f}" + (f" (net {net:.2f})" if name in nets else "")
+        axes.text(sent[name] + 0.08, y, text, va="center", fontsize=7)
     axes.barh(0, 0, color=figures.GREY, alpha=0.4, label="initial bits")  # for the legend
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlim(0, 1.15 * max(whole.values()))
+    axes.set_xlim(0, 1.15 * max(sent.values()))
     axes.set_xlabel(f"bits/dim, mean over {count} photographs")
     figures.legend(figure)
     return figure

@@ -100,7 +100,7 @@ def pack(header: Header, payload: bytes) -> bytes:
         parts += [_number(value) for value in (len(header.words), *header.words)]
     else:
         parts += [bytes([len(header.parts)])]
-        parts += [bytes([coder]) + _number(length) for coder, length in header.parts]
+        parts += [bytes([method]) + _number(length) for method, length in header.parts]
         parts += [bytes([header.side])]
     if header.side:
         parts += [_number(value) for value in (header.blocks, len(header.words), *header.words)]

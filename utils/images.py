@@ -3,7 +3,8 @@
 import contextlib
 import shlex
 import warnings
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -36,7 +37,7 @@ class Picture(NamedTuple):
         return self.pixels.size + len(self.palette)
 
 
-def read(path):
+def read(path: str | Path) -> Picture:
     """Read an image file of one of FORMATS: a Picture. Pixels only: no metadata, and EXIF's orientation unheeded.
 
     Raises UserError where it is no image, or not one of 8-bit grey, RGB or palette, saying how to convert it.
@@ -72,7 +73,7 @@ def _check_image(path, image):
                         f"python -c {shlex.quote(code)}")  # fmt: skip
 
 
-def unsuitable(image):
+def unsuitable(image: Any) -> tuple[str, str] | None:
     """Why an opened Pillow image is not one of 8-bit grey, RGB or palette without transparency, and its conversion.
 
     Returns (what it is, Python that makes a Pillow image of `image`), or None where it is suitable.
@@ -104,7 +105,7 @@ def _ppm_maximum(image):
     return arguments[-1] if isinstance(arguments, tuple) and isinstance(arguments[-1], int) else 255
 
 
-def from_pillow(image):
+def from_pillow(image: Image.Image) -> Picture:
     """A Pillow image of one of MODES as a Picture."""
     pixels = np.atleast_3d(np.array(image))
     palette = b""
@@ -115,7 +116,7 @@ def from_pillow(image):
     return Picture(image.mode, pixels, palette)
 
 
-def to_pillow(picture):
+def to_pillow(picture: Picture) -> Image.Image:
     """The inverse of from_pillow()."""
     image = Image.fromarray(picture.pixels.squeeze(2) if picture.pixels.shape[2] == 1 else picture.pixels)
     if picture.mode == "P":
@@ -123,6 +124,6 @@ def to_pillow(picture):
     return image
 
 
-def same(a, b):
+def same(a: Picture, b: Picture) -> bool:
     """Whether two pictures are equal in everything."""
     return a.mode == b.mode and a.palette == b.palette and np.array_equal(a.pixels, b.pixels)

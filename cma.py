@@ -195,6 +195,7 @@ def arguments(argv=None):
 def main(argv=None):
     """Read the results, write the figure and the table."""
     args = arguments(argv)
+    paths.check_folder_writable(args.output / "plots")
     folder = results.where(args.results, args.output, results.parse)
     models = results.load(folder, args.quantbits, args.exact or None, args.whiten or None, wanted=results.chosen(args))
     if not models:

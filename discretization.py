@@ -151,6 +151,8 @@ def for_checkpoint(
             if ranges.with_images:
                 return ranges
             partial = ranges
+    if partial is None:
+        paths.check_folder_writable(cached.parent)  # before the work
     try:
         images = datasets.load(dataset, "train", data)
     except UserError as error:
@@ -178,6 +180,7 @@ def main(argv: list[str] | None = None) -> None:
 
     path, model, identity = checkpoints.open_for(args.dataset, args)
     if args.to:
+        paths.check_writable(args.to)
         ranges = sample_ranges(model, datasets.load(args.dataset, "train", args.data), args.quantbits, identity)
         save(ranges, args.to)
     else:

@@ -44,6 +44,7 @@ def main(argv=None):
     from model import checkpoints
 
     path, model, identity = checkpoints.open_for(DATASET, args)
+    command.check_output(DATASET, model.nz, args)
     chosen = photographs.choose(Path(args.data) / DATASET / "test", args.nphotos, args.seed)
     setup = experiment.open_setup(DATASET, args, path, model, identity)
     chains = [photographs.to_blocks(photograph.pixels) for photograph in chosen]

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import cli, figures, results
+from utils import cli, figures, paths, results
 
 HEADER = ["Wall time", "Step", "Value"]
 CURVE = re.compile(r"[xz]\d*\.csv")
@@ -193,6 +193,7 @@ def arguments(argv=None):
 def main(argv=None):
     """Read the curves, write the figure."""
     args = arguments(argv)
+    paths.check_folder_writable(args.output / "plots")
     folder = results.where(args.results, args.output, CURVE.fullmatch)
     chosen = [model for model in results.found(folder, CURVE.fullmatch) if results.chosen(args)(*model)]
     if not chosen:

@@ -33,6 +33,7 @@ def _main(dataset, argv):
     from model import checkpoints
 
     path, model, identity = checkpoints.open_for(dataset, args)
+    check_output(dataset, model.nz, args)
     test = datasets.load(dataset, "test", args.data)
     chosen = test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
     chains, count = chosen.shape[:2]
@@ -105,6 +106,12 @@ def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> ar
     if args.verify_only and args.no_verify:
         parser.error("--verify-only and --no-verify exclude each other")
     return args
+
+
+def check_output(dataset: str, nz: int, args: argparse.Namespace) -> None:
+    """Raise UserError, before the work, where results or bitstreams cannot be written (bins: discretization.py)."""
+    if not args.verify_only:
+        paths.check_folder_writable(*(folder(dataset, nz, args.output) for folder in (paths.results, paths.bitstreams)))
 
 
 def variant(args: argparse.Namespace) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from utils import cli, datasets, paths
+from utils import cli, datasets, images, paths
 
 HEIGHT, WIDTH, CHANNELS = datasets.SHAPES["imagenet"]
 SOURCE = (
@@ -49,8 +49,7 @@ def decode(path):
 
     Raises UserError where the size or the colours are others; nearly anything where the file is damaged or no image.
     """
-    with open(path, "rb") as file:
-        image = Image.open(file, formats=["PNG"])
+    with images.opened(path, ["PNG"]) as image:
         if image.size != (WIDTH, HEIGHT):
             raise cli.UserError(f"{image.width}x{image.height} pixels, not {WIDTH}x{HEIGHT}")
         if not image.tile:
@@ -61,8 +60,9 @@ def decode(path):
             colour, _, depth = raw.partition(";")
             bits = "16-bit " if depth.startswith("16") else ""
             raise cli.UserError(f"{bits}{COLOURS.get(colour, colour)}, not 8-bit RGB")
-        image.verify()  # decoding alone does not look at the checksums, and verifying alone does not decode
-        return Image.open(file, formats=["PNG"]).tobytes()
+        if found := images.unsuitable(image):  # transparent pixels, or more than one image
+            raise cli.UserError(found[0])
+        return image.tobytes()
 
 
 def good_images(folder, names):
@@ -100,13 +100,13 @@ def create(folder, target):
     Returns N and the number of files skipped. Raises UserError where there is no good image.
     """
     with tqdm(paths.list_files(folder), desc=f"{target.stem} images", unit="image", dynamic_ncols=True) as names:
-        images = good_images(folder, names)
-        first = next(images, None)
+        good = good_images(folder, names)
+        first = next(good, None)
         if first is None:
             raise cli.UserError(f"{folder} has no good image in it ({len(names)} files), so {target} is not written")
         with paths.replacing(target) as file:
             write_header(file, len(names))
-            count = sum(map(file.write, itertools.chain([first], images))) // len(first)
+            count = sum(map(file.write, itertools.chain([first], good))) // len(first)
             write_header(file, count)
     return count, len(names) - count
 
@@ -125,6 +125,7 @@ def main():
             print(f"{target} is there already and kept; --force makes it anew")
         else:
             folders[target] = args.data / name
+            paths.check_writable(target)
     for folder in folders.values():  # before the long work on the first
         if not folder.is_dir():
             raise cli.UserError(f"{folder} is absent or no folder; in {args.data}, unpack {SOURCE}")

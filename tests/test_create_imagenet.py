@@ -72,6 +72,11 @@ def bad_files():
         "one_off.png": (encode(pixels(1, 31, 32, 3)[0]), "32x31 pixels, not 32x32"),
         "palette.png": (encode(Image.fromarray(rgb).quantize(16)), "palette, not 8-bit RGB"),
         "photo.png": (encode(rgb, "JPEG"), "not a PNG image"),
+        "moving.png": (
+            encode(Image.fromarray(rgb), save_all=True, append_images=[Image.fromarray(255 - rgb)]),
+            "holds 2 images",
+        ),
+        "transparent.png": (encode(Image.fromarray(rgb), transparency=(1, 2, 3)), "transparent pixels"),
         "rgb16.png": (png16(rgb.astype(np.uint16) * 257), "16-bit RGB, not 8-bit RGB"),
     }
 

@@ -14,7 +14,7 @@ from utils.errors import UserError
 
 
 def script(main):
-    """Decorate a script's main function: a UserError becomes one line on stderr and exit status 1."""
+    """Decorate a script's main function: what goes wrong with flags or files becomes one line and status 1."""
 
     @functools.wraps(main)
     def run(*args, **kwargs):
@@ -31,6 +31,12 @@ def script(main):
         except BrokenPipeError:  # as in `... | head -1`: nobody reads on
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
             sys.exit(128 + signal.SIGPIPE)
+        except OSError as error:  # what the system refuses, wherever it is: a name too long, a folder that is no folder
+            if not error.strerror:
+                raise
+            where = "" if error.filename is None else f"{error.filename}: "
+            print(f"{sys.argv[0]}: error: {where}{error.strerror}", file=sys.stderr)
+            sys.exit(1)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             sys.exit(130)

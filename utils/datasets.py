@@ -178,7 +178,7 @@ def open_photographs(folder):
 def decode(path):
     """The pixels of a photograph, uint8 [H, W, 3], or a string that says why it is of no use."""
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
+        with pictures.opened(path, ("JPEG", "PNG")) as image:
             if image.mode != "RGB":
                 return f"{image.mode}, not RGB"
             if found := pictures.unsuitable(image):  # 16 bits, transparent, animated: Pillow would hand on something

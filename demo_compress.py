@@ -41,7 +41,7 @@ def arguments(argv=None):
     )
     parser.add_argument("--coder", choices=container.CHOICES, help=coders)
     lanes = f"blocks to code side by side, up to {file_header.MAX_LANES} (default: by the size of the image)"
-    parser.add_argument("--lanes", type=cli.whole_number(1), help=lanes)
+    parser.add_argument("--lanes", type=cli.whole_number(1, file_header.MAX_LANES), help=lanes)
     parser.add_argument("--checkpoint", help="a checkpoint, which decoding will need (default: the one at hand)")
     floats = "compute in floats: faster, but the file decodes only where they round alike: see --help of the decoder"
     parser.add_argument("--floats", action="store_true", help=floats)

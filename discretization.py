@@ -7,6 +7,8 @@ width between the least and the greatest of samples drawn down the generative ch
 
 import hashlib
 import math
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:  # elsewhere PyTorch is imported where it is needed, so that -
 
 SAMPLES_PER_BIN = 30  # samples of each chain, per bin
 BATCH = 256
+FIRST = 4  # batches, from which the time that all will take is told
 
 
 class Ranges(NamedTuple):
@@ -90,7 +93,8 @@ def sample_ranges(
             indices = _draw(len(images), count, seed)
         with torch.inference_mode(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            for first in tqdm(range(0, count, BATCH), desc="bins", unit="batch", dynamic_ncols=True):
+            bar = tqdm(range(0, count, BATCH), desc="bins", unit="batch", dynamic_ncols=True)
+            for first in foretell(bar, f"the bins of --quantbits={quantbits} take {count:,} samples"):
                 size = min(BATCH, count - first)
                 _, *lower = sample_latents(model, size)
                 for i, z in enumerate(reversed(lower)):
@@ -105,6 +109,21 @@ def sample_ranges(
     if not (np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < hi).all()):
         raise UserError("the latents sampled from this checkpoint are constant or not finite; it is of no use")
     return Ranges(lo, hi, quantbits, checkpoint, images is not None)
+
+
+def foretell(bar: tqdm, what: str, clock: Callable[[], float] = time.monotonic) -> Iterator[int]:
+    """Iterate over a tqdm bar, and say how long all will take where that is over a minute, after the first few steps.
+
+    The first step is not counted: it may allocate and compile. what: what takes so long, in words.
+    """
+    steps = len(bar)
+    for i, step in enumerate(bar):
+        if i == 1:
+            began = clock()
+        if i == FIRST and (seconds := (clock() - began) / (FIRST - 1) * steps) > 60:
+            long = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{math.ceil(seconds / 60)} minutes"
+            bar.write(f"{what}: about {long}, this once; fewer bits are faster")
+        yield step
 
 
 def _draw(images, count, seed):

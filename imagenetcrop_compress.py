@@ -89,7 +89,7 @@ def arguments(argv=None):
     parser = cli.parser(__doc__)
     fewer = f"(default: {photographs.COUNT}, or as many as there are)"
     parser.add_argument("--nphotos", type=cli.whole_number(1), help=f"photographs {fewer}")
-    parser.add_argument("--seed", type=cli.whole_number(0), default=100, help="seed of the choice of photographs")
+    parser.add_argument("--seed", type=cli.SEED, default=100, help="seed of the choice of photographs")
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     return command.add_and_parse(parser, argv)
 

@@ -185,7 +185,9 @@ def arguments(argv=None):
     parser.add_argument("--log", action="store_true", help="epochs on a logarithmic axis")
     published = ", ".join(f"{count} for {results.DATASETS[dataset]}" for dataset, count in SMOOTHED.items())
     help = f"moving average over N tests; without N as in the paper's figure: {published}, elsewhere none"
-    parser.add_argument("--smooth", type=cli.whole_number(1), nargs="?", const=0, default=1, metavar="N", help=help)
+    parser.add_argument(
+        "--smooth", type=cli.whole_number(1, 1_000_000), nargs="?", const=0, default=1, metavar="N", help=help
+    )
     return parser.parse_args(argv)
 
 

@@ -160,9 +160,9 @@ def create_of_batches(files, target):
 
 
 @cli.script
-def main():
+def main(argv=None):
     """Make the two arrays, or the one that is absent."""
-    args = arguments()
+    args = arguments(argv)
     # End as on an exception, so that no unfinished file is left.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 

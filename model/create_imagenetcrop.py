@@ -30,7 +30,7 @@ def arguments(argv=None):
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="photographs")
     count = f"test photographs (default: {TEST}, or a tenth of fewer than {10 * TEST})"
     parser.add_argument("--count", type=cli.whole_number(1), help=count)
-    parser.add_argument("--seed", type=cli.whole_number(0), default=0, help="seed of the draw")
+    parser.add_argument("--seed", type=cli.SEED, default=0, help="seed of the draw")
     parser.add_argument("--data", type=Path, default=paths.DATA, help="folder of the datasets")
     return parser.parse_args(argv)
 

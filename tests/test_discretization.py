@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_one_line_error, digits, run_main, run_script, small_model
+from tqdm import tqdm
 
 import discretization
 from model import checkpoints
@@ -135,3 +136,14 @@ def test_script(tmp_path, mnist, checkpoint):
     assert discretization.load(beside).identity == discretization.load(cached).identity
     done = run_main(discretization.main, "mnist", "--checkpoint", tmp_path / "no")
     assert_one_line_error(done, tmp_path / "no")
+
+
+@pytest.mark.parametrize("each, says", [(0.001, ""), (0.09, "bins: about 2 minutes"), (7, "bins: about 1.9 hours")])
+def test_how_long_the_sampling_takes_is_told_after_a_few_batches(each, says, capsys):
+    now, told = 0.0, None
+    for done, _ in enumerate(discretization.foretell(tqdm(range(1000), disable=True), "bins", lambda: now)):
+        if done == discretization.FIRST:
+            told = capsys.readouterr().out
+        now += 300 if done == 0 else each  # the first batch is slow
+    assert done == 999 and says in told and bool(says) == bool(told)
+    assert capsys.readouterr().out == ""

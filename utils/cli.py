@@ -66,6 +66,10 @@ def whole_number(least, most=None):
     return parse
 
 
+SEED = whole_number(0, 2**32 - 1)  # as NumPy takes it
+QUANTBITS = whole_number(2, 16)  # of the bins of latents
+
+
 def real_number(condition, holds):
     """An argparse type: a finite number for which `holds` is true; condition: the same in words."""
 
@@ -119,7 +123,7 @@ def progress(desc, unit="step"):
 def add_checkpoint_arguments(parser):
     """The arguments that choose a checkpoint, its bins, the device it runs on and where everything is written."""
     parser.add_argument("--nz", type=whole_number(1), help="latent layers (default: the most there are trained)")
-    parser.add_argument("--quantbits", type=int, choices=range(2, 17), default=10, metavar="Q", help="2^Q bins, 2..16")
+    parser.add_argument("--quantbits", type=QUANTBITS, default=10, metavar="Q", help="2^Q bins, 2..16")
     parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
     parser.add_argument("--gpu", type=whole_number(-1), help="index of the GPU, -1 for the CPU (default: any GPU)")
     parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")

@@ -298,7 +298,7 @@ def add_arguments(parser):
     fewer = f"(default: {CHAINS}, or as many as the test set allows)"
     parser.add_argument("--experiments", type=cli.whole_number(1), help=f"chains, each coded on its own {fewer}")
     parser.add_argument("--ndatapoints", type=cli.whole_number(1), help=f"images in a chain {fewer}")
-    parser.add_argument("--seed", type=cli.whole_number(0), default=100, help="seed of the choice of images")
+    parser.add_argument("--seed", type=cli.SEED, default=100, help="seed of the choice of images")
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
 
 

@@ -140,10 +140,11 @@ def test_script(tmp_path, mnist, checkpoint):
 
 @pytest.mark.parametrize("each, says", [(0.001, ""), (0.09, "bins: about 2 minutes"), (7, "bins: about 1.9 hours")])
 def test_how_long_the_sampling_takes_is_told_after_a_few_batches(each, says, capsys):
-    now, told = 0.0, None
-    for done, _ in enumerate(discretization.foretell(tqdm(range(1000), disable=True), "bins", lambda: now)):
+    now, told = [0.0], None
+    bar = tqdm(range(1000), disable=True)
+    for done, _ in enumerate(discretization.foretell(bar, "bins", lambda: now[0])):
         if done == discretization.FIRST:
             told = capsys.readouterr().out
-        now += 300 if done == 0 else each  # the first batch is slow
+        now[0] += 300 if done == 0 else each  # the first batch is slow
     assert done == 999 and says in told and bool(says) == bool(told)
     assert capsys.readouterr().out == ""

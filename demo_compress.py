@@ -1,8 +1,9 @@
-"""Compress photographs of your own with Bit-Swap: python demo_compress.py photo.jpg
+"""Compress photographs of your own: python demo_compress.py photo.jpg
 
 Any 8-bit grey, RGB or palette image of any size, not cropped (JPEG, PNG, WebP, TIFF, BMP, GIF, PPM). Without an image,
-the two photographs that scikit-learn ships. Compresses, decodes what was written, compares, and prints the sizes
-beside those of other compressors.
+the two photographs that scikit-learn ships. Compresses with Bit-Swap and with the context network, writes what is
+smallest, decodes it, compares, and prints the sizes beside those of other compressors: JPEG XL's, too, where the
+package pillow-jxl-plugin is installed.
 
 Only pixels are kept, exactly as they are stored: no EXIF data, hence no orientation, no colour profile, no text.
 A file is never more than 64 bytes larger than the raw pixels.
@@ -19,13 +20,15 @@ import time
 import warnings
 from pathlib import Path
 
-from codec import container, conventional
+from codec import autoregressive, container, conventional
 from codec import header as file_header
 from utils import cli, figures, images, paths
-from utils.cli import UserError
+from utils.errors import UserError
 
 EXAMPLES = ("china", "flower")
-NAME = ".bitswap"  # what the tables call our files
+WAYS = {"context": "context", "bitswap": "Bit-Swap"}  # to code an image: what --coder and what the tables call them
+OTHER = ".bitswap"  # what the tables call a file that is coded by conventional methods alone
+OURS = (*WAYS.values(), OTHER)
 
 
 def arguments(argv=None):
@@ -35,22 +38,26 @@ def arguments(argv=None):
     parser.add_argument("-o", "--to", metavar="OUT.bitswap", help="write this (of one image only)")
     parser.add_argument("--force", action="store_true", help="overwrite files that are there")
     coders = (
-        "auto: Bit-Swap unless a PNG file would be smaller; smallest: Bit-Swap only where no conventional coder makes "
-        "less; bitswap: Bit-Swap wherever it makes less than the raw pixels take (default: auto; bitswap for the "
-        "examples)"
+        "smallest: whatever makes least of the image; context: the context network, bitswap: Bit-Swap, each as long as "
+        "it makes less than the raw pixels take"
     )
-    parser.add_argument("--coder", choices=container.CHOICES, help=coders)
-    lanes = f"blocks to code side by side, up to {file_header.MAX_LANES} (default: by the size of the image)"
+    parser.add_argument("--coder", choices=container.CHOICES, default=container.CHOICES[0], help=coders)
+    static = "do not adapt the context network to the image: half the time, a larger file"
+    parser.add_argument("--static", action="store_true", help=static)
+    parser.add_argument("--context", help="a context network, which decoding will need (default: the one at hand)")
+    lanes = (
+        f"blocks that Bit-Swap codes side by side, up to {file_header.MAX_LANES} (default: by the size of the image)"
+    )
     parser.add_argument("--lanes", type=cli.whole_number(1, file_header.MAX_LANES), help=lanes)
-    parser.add_argument("--checkpoint", help="a checkpoint, which decoding will need (default: the one at hand)")
-    floats = "compute in floats: faster, but the file decodes only where they round alike: see --help of the decoder"
+    checkpoint = "a checkpoint for Bit-Swap, which decoding will need (default: the one at hand)"
+    parser.add_argument("--checkpoint", help=checkpoint)
+    floats = "Bit-Swap in floats: faster, but decodes only where they round alike: see --help of the decoder"
     parser.add_argument("--floats", action="store_true", help=floats)
-    gpu = "index of the GPU, -1 for the CPU (default: -1)"
+    gpu = "index of the GPU for Bit-Swap, -1 for the CPU (default: -1)"
     parser.add_argument("--gpu", type=cli.whole_number(-1), default=-1, help=gpu)
     args = parser.parse_args(argv)
     if args.to and len(args.images) != 1:
         parser.error("-o goes with one image")
-    args.coder = args.coder or ("auto" if args.images else "bitswap")
     return args
 
 
@@ -63,37 +70,67 @@ def example(name):
     return images.Picture("RGB", load_sample_image(f"{name}.jpg"))
 
 
-def compress(picture, target, open_codec, args):
+def compress(picture, target, openers, args):
     """Compress a picture, write it, read it again, decode it and compare.
 
-    open_codec: a function that gives the block_codec.BlockCodec. Returns (bytes of the file, the decoded picture).
+    openers: functions that give the ContextNetwork and the BlockCodec, by the names in WAYS.
+    Returns (bytes of the file, {name of the way: bytes of what it makes}, the decoded picture).
     """
-    from codec import (
-        block_codec,  # with PyTorch: here and below only where it is needed, so that --help answers at once
-    )
-
-    codec = open_codec() if block_codec.codes_blocks(picture) else None
-    began = time.perf_counter()
-    with cli.progress("compress") as progress:
-        data = container.encode(picture, codec, args.coder, args.lanes, progress)
-    encoded = time.perf_counter()
+    files = {}
+    for way, name in WAYS.items():
+        if args.coder not in (way, "smallest") or not codes(way, picture):
+            continue
+        codec = {"network" if way == "context" else "codec": openers[way]()}
+        began = time.perf_counter()
+        with cli.progress(f"compress: {name}") as progress:
+            data = container.encode(
+                picture, coder=way, lanes=args.lanes, progress=progress, adapting=not args.static, **codec
+            )
+        if kind(file_header.unpack(data)[0]) == way:
+            files[name] = data
+            print(f"{name}: compressed in {time.perf_counter() - began:.1f} s")
+    if args.coder == "smallest" or not files:
+        files[OTHER] = container.encode(picture)
+    name = min(files, key=lambda name: len(files[name]))
+    if name != OTHER:
+        files.pop(OTHER, None)
     with paths.replacing(target) as file:
-        file.write(data)
+        file.write(files[name])
     try:
+        began = time.perf_counter()
         written = container.read_file(target)
         with cli.progress("decompress") as progress:
-            decoded = container.decode(written, lambda header: codec, progress)
+            decoded = container.decode(written, lambda header: openers[kind(header)](), progress)
         if not images.same(picture, decoded):
             raise UserError("other pixels than those of the image")
     except UserError as error:
         os.unlink(target)
         raise UserError(f"{target}, decoded again, is not right, and was deleted: {error}") from None
-    print(f"compressed in {encoded - began:.1f} s; decoded in {time.perf_counter() - encoded:.1f} s: identical")
-    return written, decoded
+    print(f"{name}: decoded in {time.perf_counter() - began:.1f} s: identical")
+    return written, {name: len(data) for name, data in files.items()}, decoded
+
+
+def kind(header):
+    """The way in which a file is coded, of WAYS, or None."""
+    return "context" if header.context else "bitswap" if header.side else None
+
+
+def codes(way, picture):
+    """Whether there is something in a picture for a way to code."""
+    if way == "context" or picture.mode == "P":
+        return picture.mode != "P"
+    from codec import block_codec  # with PyTorch, which the context network does without
+
+    return block_codec.codes_blocks(picture)
 
 
 def contents(header, payload):
     """What a file consists of, in words."""
+    if header.context:
+        strips = len(header.words)
+        how = "which adapted to it" if header.adapting else "as it is"
+        blocks = "knowing its blocks of 16x16, " if header.grid else ""
+        return f"coded with the context network, {how}, {blocks}in {strips} strip{'s' * (strips > 1)}"
     names = " and ".join(sorted({conventional.METHODS[method].name for method, _ in header.parts}))
     if not header.side:
         return f"coded by {names} alone"
@@ -106,15 +143,11 @@ def contents(header, payload):
     )
 
 
-def advice(picture, header, sizes, coder):
+def advice(sizes, ours, coder):
     """A line on what another --coder would make of a picture, or an empty one."""
-    from codec import block_codec
-
     webp = sizes["WebP"]
-    if header.side and coder != "smallest" and webp is not None and webp < sizes[NAME]:
-        return "\nWebP makes less of this image: --coder smallest would have used it"
-    if not header.side and coder == "auto" and block_codec.codes_blocks(picture):
-        return "\nBit-Swap's file would be larger than PNG's for this image; --coder bitswap insists on it"
+    if coder != "smallest" and webp is not None and webp < ours:
+        return "\nWebP makes less of this image: --coder smallest would have used what it needs"
     return ""
 
 
@@ -132,10 +165,14 @@ def given_file(source, size):
     return line
 
 
-def measure(picture, data):
-    """The sizes in bytes that compressors make of a picture, {name: bytes}, the least first; None where one cannot."""
-    sizes = {NAME: len(data)}
-    for name, compressor in conventional.COMPRESSORS.items():
+def measure(picture, ours):
+    """The sizes in bytes that compressors make of a picture, {name: bytes}, the least first; None where one cannot.
+
+    ours: those of our files.
+    """
+    sizes = dict(ours)
+    others = conventional.COMPRESSORS | ({"JPEG XL": conventional.jxl} if conventional.has_jxl() else {})
+    for name, compressor in others.items():
         try:
             sizes[name] = compressor(picture.pixels) // 8 + len(picture.palette)
         except ValueError:
@@ -171,7 +208,7 @@ def draw(name, picture, decoded, target, sizes):
     bars = axes[2]
     sizes = {compressor: size for compressor, size in reversed(sizes.items()) if size is not None}
     unit, scale = ("kB", 1000) if picture.raw_bytes >= 10_000 else ("bytes", 1)
-    colours = [figures.BLUE if compressor == NAME else figures.GREY for compressor in sizes]
+    colours = [figures.BLUE if compressor in OURS else figures.GREY for compressor in sizes]
     bars.barh(list(sizes), [size / scale for size in sizes.values()], color=colours, height=0.7)
     for y, size in enumerate(sizes.values()):
         text = f" {size / scale:,.0f} {unit}, 1 : {picture.raw_bytes / size:.2f}"
@@ -205,15 +242,15 @@ def chart_of(target):
     return target.with_suffix(".comparison.png")
 
 
-def do(source, target, picture, open_codec, args):
+def do(source, target, picture, openers, args):
     """Compress one picture, print what became of it and draw it."""
     height, width, _ = picture.pixels.shape
     print(f"\n{source}: {width}x{height}, {picture.mode}")
-    data, decoded = compress(picture, target, open_codec, args)
+    data, ours, decoded = compress(picture, target, openers, args)
     header, payload = file_header.unpack(data)
     print(f"{contents(header, payload)}\n")
-    sizes = measure(picture, data)
-    print(table(picture, sizes) + advice(picture, header, sizes, args.coder))
+    sizes = measure(picture, ours)
+    print(table(picture, sizes) + advice(sizes, len(data), args.coder))
     if args.images:
         print(given_file(source, len(data)))
     drawn = write_chart(Path(source).name, picture, decoded, target, sizes)
@@ -231,31 +268,37 @@ def check_paths(source, target, force):
 def main(argv=None):
     """Compress every image, or the examples. Of many, one that fails does not keep the others from it."""
     args = arguments(argv)
-    from codec import block_codec
-    from model import checkpoints
-    from model.exact import NoExactFormError
-
-    device = cli.device(args.gpu)
 
     @functools.cache
-    def open_codec():
+    def open_blocks():
+        from codec import block_codec
+        from model import checkpoints
+        from model.exact import NoExactFormError
+
         path = checkpoints.find(block_codec.DATASET, checkpoint=args.checkpoint)
         try:
-            return block_codec.open_checkpoint(path, device, integers=not args.floats)
+            return block_codec.open_checkpoint(path, cli.device(args.gpu), integers=not args.floats)
         except NoExactFormError as error:
             raise UserError(f"{error}; or go without with --floats") from None
 
+    @functools.cache
+    def open_network():
+        return autoregressive.open_network(args.context)
+
+    openers = {"context": open_network, "bitswap": open_blocks}
+    if args.gpu != -1:
+        cli.device(args.gpu)  # so that one that is not there is told before the work
     if not args.images:
         for name in EXAMPLES:
             target = paths.ROOT / "demo" / f"{name}.bitswap"
             paths.check_writable(target)
-            do(name, target, example(name), open_codec, args)
+            do(name, target, example(name), openers, args)
     failed = []
     for source in args.images:
         try:
             target = Path(args.to or Path(source).with_suffix(".bitswap"))
             check_paths(source, target, args.force)
-            do(source, target, images.read(source), open_codec, args)
+            do(source, target, images.read(source), openers, args)
         except UserError as error:
             if len(args.images) == 1:
                 raise

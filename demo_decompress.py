@@ -1,19 +1,19 @@
 """Decompress what demo_compress.py wrote: python demo_decompress.py photo.bitswap
 
 Writes a PNG file with exactly the pixels that were compressed, or, where it cannot, nothing at all. It takes the
-checkpoint that the file was written with, and any machine. Only a file that was written with --floats takes, as
-floating-point numbers round differently elsewhere, much the same settings: the kind of device, processor and PyTorch;
-the number of threads is set to what it was.
+checkpoint or the context network that the file was written with, and any machine. Only a file that was written with
+--floats takes, as floating-point numbers round differently elsewhere, much the same settings: the kind of device,
+processor and PyTorch; the number of threads is set to what it was.
 """
 
 import contextlib
 import functools
 from pathlib import Path
 
-from codec import container
+from codec import autoregressive, container
 from codec import header as file_header
 from utils import cli, images, paths
-from utils.cli import UserError
+from utils.errors import UserError
 
 
 def arguments(argv=None):
@@ -24,14 +24,17 @@ def arguments(argv=None):
     parser.add_argument("--force", action="store_true", help="overwrite a file that is there")
     checkpoint = "the checkpoint of the file (default: searched for among those trained here and shipped)"
     parser.add_argument("--checkpoint", help=checkpoint)
+    parser.add_argument("--context", help="the context network of the file (default: the one at hand)")
     gpu = "index of the GPU, -1 for the CPU (default: the CPU, or a GPU for a file written there with --floats)"
     parser.add_argument("--gpu", type=cli.whole_number(-1), help=gpu)
     return parser.parse_args(argv)
 
 
 def open_codec(args, header):
-    """The block_codec.BlockCodec that a file calls for."""
-    from codec import block_codec  # with PyTorch: only here, so that --help answers at once
+    """The autoregressive.ContextNetwork or block_codec.BlockCodec that a file calls for."""
+    if header.context:
+        return autoregressive.open_network(args.context, header.context)
+    from codec import block_codec  # with PyTorch, which the context network does without
 
     device = cli.device(args.gpu if args.gpu is not None or header.arithmetic == file_header.FLOAT_GPU else -1)
     if args.checkpoint:

@@ -18,9 +18,11 @@ from tqdm import tqdm
 from utils import cli, datasets, npz, paths
 from utils.cli import UserError
 from utils.fixed_point import Bins, EqualMassBins, UniformBins, pixel_bins
+from utils.processes import ALONE, gather, joined
 
 if TYPE_CHECKING:  # elsewhere PyTorch is imported where it is needed, so that --help answers at once
     from model.vae import LatentVariableModel
+    from utils import distributed
 
 SAMPLES_PER_BIN = 30  # samples of each chain, per bin
 BATCH = 256
@@ -62,12 +64,15 @@ def sample_ranges(
     quantbits: int,
     checkpoint: str = "",
     seed: int = 100,
+    job: "distributed.Job" = ALONE,
 ) -> Ranges:
     """Sample the chains of a model.
 
     images: uint8 [N, H, W, C], the training set, or None to sample the generative chain only.
     quantbits: q; SAMPLES_PER_BIN * 2^q samples are drawn of each chain. checkpoint: the identity to record.
-    Returns Ranges. Memory: one batch of network activations and one of images.
+    job: of the processes that the samples are dealt to, batch by batch; all of them call this.
+    Returns Ranges, the same for any number of processes on equal machines. Memory: one batch of network activations
+    and one of images.
     """
     import torch
 
@@ -92,9 +97,10 @@ def sample_ranges(
             # With replacement only where there are fewer images than samples.
             indices = _draw(len(images), count, seed)
         with torch.inference_mode(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            bar = tqdm(range(0, count, BATCH), desc="bins", unit="batch", dynamic_ncols=True)
+            starts = range(0, count, BATCH)[job.rank :: job.size]
+            bar = tqdm(starts, desc="bins", unit="batch", dynamic_ncols=True, disable=job.rank > 0)
             for first in foretell(bar, f"the bins of --quantbits={quantbits} take {count:,} samples"):
+                torch.manual_seed(seed + first)  # a batch is the same whatever process draws it
                 size = min(BATCH, count - first)
                 _, *lower = sample_latents(model, size)
                 for i, z in enumerate(reversed(lower)):
@@ -106,6 +112,7 @@ def sample_ranges(
                         z = rand.sample(*model.infer(i, z))
                         see(i, z)
     lo, hi = (limit.flatten(1).double().cpu().numpy() for limit in (least, greatest))
+    lo, hi = gather(job, lo[None], job.size).min(0), gather(job, hi[None], job.size).max(0)
     if not (np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < hi).all()):
         raise UserError("the latents sampled from this checkpoint are constant or not finite; it is of no use")
     return Ranges(lo, hi, quantbits, checkpoint, images is not None)
@@ -152,15 +159,35 @@ def for_checkpoint(
     quantbits: int,
     data: str | Path | None = None,
     output: str | Path = paths.ROOT,
+    job: "distributed.Job" = ALONE,
 ) -> Ranges:
     """The ranges for a checkpoint: those beside it, those in the cache, or new ones, which are then cached.
 
     path: the checkpoint's. data: folder of the datasets; without the training set the generative chain alone is
-    sampled, with a warning.
+    sampled, with a warning. job: of the processes that sample together; rank 0 reads and writes the files.
     """
-    from model import checkpoints
+    from utils import distributed
 
     cached = paths.bins(output) / f"{dataset}_nz{model.nz}_{quantbits}bits_{identity}.npz"
+    found = None if job.rank else _find(path, model, identity, quantbits, cached)
+    found = distributed.broadcast_object(job, found)
+    if found is not None and found.with_images:
+        return found
+    if found is None:
+        paths.check_folder_writable(cached.parent)  # before the work
+    images = distributed.in_turn(job, lambda: _training_images(dataset, data))
+    if images is None and found is not None:
+        return found
+    ranges = sample_ranges(model, images, quantbits, identity, job=job)
+    if job.rank == 0:
+        save(ranges, cached)
+    return ranges
+
+
+def _find(path, model, identity, quantbits, cached):
+    """The ranges in a file for a checkpoint, with the inference chain if there are such; None where there are none."""
+    from model import checkpoints
+
     partial = None
     for candidate in checkpoints.companions(path, ".bins.npz", cached):
         ranges = load(candidate)
@@ -170,24 +197,22 @@ def for_checkpoint(
             if ranges.with_images:
                 return ranges
             partial = ranges
-    if partial is None:
-        paths.check_folder_writable(cached.parent)  # before the work
+    return partial
+
+
+def _training_images(dataset, data):
     try:
-        images = datasets.load(dataset, "train", data)
+        return datasets.load(dataset, "train", data)
     except UserError as error:
         print(f"Warning: {error}.\nWithout training images the bins cover the samples of the generative model only.")
-        if partial is not None:
-            return partial
-        images = None
-    ranges = sample_ranges(model, images, quantbits, identity)
-    save(ranges, cached)
-    return ranges
+        return None
 
 
 @cli.script
 def main(argv: list[str] | None = None) -> None:
     parser = cli.parser(
         "Make the bins of a checkpoint's latents. The compression scripts do so by themselves where they are missing.\n"
+        "mpiexec -np 8 python discretization.py ..., or torchrun --nproc-per-node 8, deals samples to 8 processes.\n"
         "\nWrites bins/<dataset>_nz<k>_<q>bits_<checkpoint>.npz, or the file that --to names."
     )
     parser.add_argument("dataset", choices=sorted(datasets.NAMES), help="the dataset the checkpoint was trained on")
@@ -195,15 +220,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--to", help="write here; CHECKPOINT.bins.npz beside CHECKPOINT.pt is found by itself")
     args = parser.parse_args(argv)
+    with joined(args, "sampling") as job:
+        _make(args, job)
+
+
+def _make(args, job):
     from model import checkpoints
+    from utils import distributed
 
     path, model, identity = checkpoints.open_for(args.dataset, args)
     if args.to:
         paths.check_writable(args.to)
-        ranges = sample_ranges(model, datasets.load(args.dataset, "train", args.data), args.quantbits, identity)
-        save(ranges, args.to)
+        images = distributed.in_turn(job, lambda: datasets.load(args.dataset, "train", args.data))
+        ranges = sample_ranges(model, images, args.quantbits, identity, job=job)
+        if job.rank == 0:
+            save(ranges, args.to)
     else:
-        ranges = for_checkpoint(path, model, identity, args.dataset, args.quantbits, args.data, args.output)
+        ranges = for_checkpoint(path, model, identity, args.dataset, args.quantbits, args.data, args.output, job)
     for i, (lo, hi) in enumerate(zip(ranges.lo, ranges.hi, strict=True), start=1):
         print(f"z{i}: {len(lo)} dimensions, from {lo.min():.3f} to {hi.max():.3f}")
     print(f"z{model.nz}: {1 << ranges.quantbits} bins of equal mass under the prior")

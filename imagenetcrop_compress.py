@@ -4,7 +4,8 @@ The protocol of Kingma, Abbeel, Ho 2019: 100 photographs of the test folder, eac
 right to multiples of 32 pixels and coded, 32x32 block by block, as a chain of its own. The same pixels are compressed
 with gzip, bz2 and LZMA (the raw bytes of a photograph, rows of interleaved channels, as one stream), PNG (of which
 the payload of the IDAT chunks is counted) and WebP. A rate is the mean over the photographs of their bits/dim; "net"
-leaves out the initial bits that a chain starts from, "sent" includes them.
+leaves out the initial bits that a chain starts from, "sent" includes them. mpiexec -np 8 python
+imagenetcrop_compress.py, or torchrun --nproc-per-node 8, deals the photographs to 8 processes, a GPU or a core each.
 
 Reads, under --data:
   imagenetcrop/test/class/*   JPEG or PNG; what is not RGB, or under 32 pixels a side, is passed over
@@ -16,8 +17,8 @@ Writes, under --output:
   bitstreams/imagenetcrop<nz>/<scheme>_<variant>.npz   the compressed photographs
   bins/imagenetcrop_nz<nz>_<q>bits_<checkpoint>.npz    the bins, where there are none yet
 
-The variant is <q>bits, with _exact, _whitened, _seed<seed> and _<count>photos where these are not the paper's. With
---bitswap=0 or 1, plots/imagenetcrop<nz>/<scheme>_<variant>.csv takes the place of the tables. There are no arrays
+The variant is <q>bits, with _exact, _bf16, _whitened, _seed<seed> and _<count>photos where these are not the paper's.
+With --bitswap=0 or 1, plots/imagenetcrop<nz>/<scheme>_<variant>.csv takes the place of the tables. There are no arrays
 for cma.py: its figure is of chains of one length.
 """
 
@@ -29,7 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 from codec import command, conventional
-from utils import cli, figures, paths, photographs, results
+from utils import cli, figures, paths, photographs, processes, results
 
 DATASET = "imagenetcrop"
 # Of Kingma, Abbeel, Ho 2019: their model of full size, on other photographs.
@@ -40,13 +41,18 @@ PAPER = {"Bit-Swap, sent": 3.51, "BB-ANS, sent": 3.62, "PNG": 4.71, "WebP": 3.66
 def main(argv=None):
     """Choose the photographs, compress them in every way that the flags ask for, write the results."""
     args = arguments(argv)
+    with processes.joined(args, "coding") as job:
+        _compress(args, job)
+
+
+def _compress(args, job):
     from codec import experiment  # with PyTorch: only now, so that --help answers at once
     from model import checkpoints
 
     path, model, identity = checkpoints.open_for(DATASET, args)
     command.check_output(DATASET, model.nz, args)
     chosen = photographs.choose(Path(args.data) / DATASET / "test", args.nphotos, args.seed)
-    setup = experiment.open_setup(DATASET, args, path, model, identity)
+    setup = experiment.open_setup(DATASET, args, path, model, identity, job)
     chains = [photographs.to_blocks(photograph.pixels) for photograph in chosen]
     dims = np.array([chain.size for chain in chains])
     blocks = sum(map(len, chains))
@@ -65,8 +71,8 @@ def main(argv=None):
         print(f"encoded in {1e3 * result.seconds / blocks:.2f} ms per block")
 
     size = "" if args.nphotos in (None, photographs.COUNT) else f"_{args.nphotos}photos"
-    command.run_schemes(setup, args, chains, what, header, size, keep, unit="block")
-    if args.verify_only:
+    command.run_schemes(setup, args, chains, what, header, size, keep, job, unit="block")
+    if args.verify_only or job.rank:
         return
     folder, suffix = paths.results(DATASET, model.nz, args.output), command.variant(args) + size
     if args.bitswap != "both":

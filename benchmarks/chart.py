@@ -21,8 +21,10 @@ def read(output, name):
 
 
 def draw_compression(axes, rows):
-    """Encode and decode time over the forward passes alone, by part."""
-    labels = []
+    """Encode and decode time over the forward passes alone in float32, by part; of the other forms as a line."""
+    labels, forms = [], {"bfloat16": "--", "exact": "-"}
+    others = {(row["model"], row["lanes"], row["form"]): row for row in rows}
+    rows = [row for row in rows if row["form"] == "float32"]
     for i, row in enumerate(rows):
         for offset, what in ((-0.2, "encode"), (0.2, "decode")):
             below = 0.0
@@ -30,10 +32,15 @@ def draw_compression(axes, rows):
                 height = float(row[f"{what} {part}"]) / float(row["forward ms"])
                 axes.bar(i + offset, height, 0.36, bottom=below, color=colour, label=part)
                 below += height
+            for form, style in forms.items():
+                if (row["model"], row["lanes"], form) in others:
+                    height = float(others[row["model"], row["lanes"], form][f"{what} x"])
+                    ends = i + offset - 0.18, i + offset + 0.18
+                    axes.plot(ends, (height, height), style, color="black", linewidth=1, label=form)
         labels.append(f"{row['model']}\n{row['lanes']}")
     axes.axhline(1, color="black", linewidth=0.6, linestyle=":")
     axes.set_xticks(range(len(labels)), labels, fontsize=4.5)
-    axes.set_title("Time to code over bare forward passes\n(left encode, right decode; by model and lanes)")
+    axes.set_title("Time to code over bare forward passes in float32\n(left encode, right decode; by model and lanes)")
 
 
 def draw_coder(axes, rows):

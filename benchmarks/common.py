@@ -17,12 +17,12 @@ MODELS = {f"{dataset}{nz}": (dataset, nz) for dataset, (_, _, widths) in FULL_SI
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def model(name):
-    """A full-size model with random weights, folded. Initialised from random images. name: one of MODELS."""
+def unfolded(name):
+    """A full-size model with random weights, initialised from random images. name: one of MODELS."""
     import torch  # late, here and below, so that --help answers at once, and memory.py sees what PyTorch takes
 
     from model.vae import Model, log_likelihoods
-    from utils.torch.modules import fold_weight_norm, init_mode
+    from utils.torch.modules import init_mode
 
     dataset, nz = MODELS[name]
     xs, zchannels, widths = FULL_SIZE[dataset]
@@ -30,19 +30,40 @@ def model(name):
     network = Model(xs, nz, zchannels, nprocessing=4, kernel_size=3, resdepth=8, reswidth=widths[nz]).eval()
     with torch.no_grad(), init_mode():
         log_likelihoods(network, torch.randint(0, 256, (4, *xs), dtype=torch.uint8))
-    return fold_weight_norm(network)
+    return network
+
+
+def model(name):
+    """The same, folded."""
+    from utils.torch.modules import fold_weight_norm
+
+    return fold_weight_norm(unfolded(name))
+
+
+def form(network, name):
+    """One form of an unfolded model: in a precision of model.vae.PRECISIONS, or "exact"."""
+    import torch
+
+    from model.make_exact import make
+    from model.vae import for_inference
+
+    if name != "exact":
+        return for_inference(network, name)
+    return make(network, torch.randint(0, 256, (4, *network.xs), dtype=torch.uint8), two_passes="heads")
 
 
 def conditionals(network):
-    """The Conditionals of a model, with 2^10 bins that any random weights can do with."""
+    """The Conditionals of a form of a model, with 2^10 bins that any random weights can do with."""
     import numpy as np
 
     import discretization
     from codec.conditionals import Conditionals, FloatNetwork
+    from model.exact import ExactModel
 
     shape = network.nz - 1, int(np.prod(network.zs))
     ranges = discretization.Ranges(np.full(shape, -12.0), np.full(shape, 12.0), 10, "", False)
-    return Conditionals(FloatNetwork(network), discretization.bins(network, ranges))
+    adapter = network if isinstance(network, ExactModel) else FloatNetwork(network)
+    return Conditionals(adapter, discretization.bins(network, ranges))
 
 
 def parser(description, csv_name):

@@ -16,14 +16,16 @@ from utils import cli
 from utils.compiled import compiled
 
 PARTS = ("network", "cdf", "rANS", "rest")
-COLUMNS = ["model", "scheme", "lanes", "threads", "clock", "forward ms"]
+FORMS = ("float32", "bfloat16", "exact")
+COLUMNS = ["model", "form", "scheme", "lanes", "threads", "clock", "forward ms"]
 COLUMNS += [f"{what} {column}" for what in ("encode", "decode") for column in ("x", "ms", *PARTS)]
 
 DESCRIPTION = """Time coding beside the network alone: full-size models with random weights, random images, in one run.
 
-In turn, until --seconds have passed, but twice at least: the bare forward passes that an image needs (every
-infer and generate once, on one batch of all lanes), encoding, decoding. The least of each counts. Times are in
-ms per image, "x" is a time over that of the bare forward passes. A time is split into the network, the cdf
+In turn, until --seconds for each form have passed, but twice at least: the bare forward passes in float32 that an
+image needs (every infer and generate once, on one batch of all lanes), and with the networks in each form, float32,
+bfloat16 and exact, encoding and decoding. The least of each counts. Times are in ms per image, "x" is a time over
+that of the bare forward passes in float32. A time is split into the network, the cdf
 (parameters to integers, integers to intervals, the search for an interval), rANS, and the rest (conversions,
 copies, Python)."""
 
@@ -113,33 +115,45 @@ class Stopwatch:
         return dict(self.spent) | {"rest": total - self.spent.total()}, result
 
 
-def measure(name, scheme, lanes, images, seconds, clock):
-    """One row of the table."""
-    network = common.model(name)
-    conditional = common.conditionals(network)
+def measure(name, forms, scheme, lanes, images, seconds, clock):
+    """The rows of a model at so many lanes, one for each form. forms: {name: the networks}, float32 among them."""
+    network = forms["float32"]
+    conditionals = {form: common.conditionals(networks) for form, networks in forms.items()}
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (images, lanes, *network.xs), np.uint8)
     x, z = torch.from_numpy(pixels[0]).float(), torch.randn(lanes, *network.zs)
-    coder = Rans.from_words(experiment.initial_words(lanes, conditional, 0))
+    initial = experiment.initial_words(lanes, conditionals["float32"], 0)
     schedule = bitsback.SCHEDULES[scheme](network.nz)
     watch = Stopwatch(common.CLOCKS[clock])
-    bare, splits, began = [], {"encode": [], "decode": []}, time.perf_counter()
-    while len(bare) < 2 * images or time.perf_counter() - began < seconds:
-        for t in range(images):
-            bare.append(sum(watch.split(forward, network, x, z)[0].values()))
-            with watch.splitting(network):
-                splits["encode"].append(watch.split(bitsback.encode, schedule, coder, conditional, pixels[t])[0])
-        for t in reversed(range(images)):
-            with watch.splitting(network):
-                split, decoded = watch.split(bitsback.decode, schedule, coder, conditional, lanes)
-            splits["decode"].append(split)
-            assert (decoded == pixels[t]).all()
-    row = [name, scheme, lanes, torch.get_num_threads(), clock, 1e3 * min(bare) / lanes]
-    for split in splits.values():
-        least = min(split, key=lambda parts: sum(parts.values()))
-        total = sum(least.values())
-        row += [total / min(bare), *(1e3 * part / lanes for part in (total, *(least[part] for part in PARTS)))]
-    return row
+    bare, splits, began = [], {form: {"encode": [], "decode": []} for form in forms}, time.perf_counter()
+    while len(bare) < 2 or time.perf_counter() - began < seconds * len(forms):
+        bare.append(sum(watch.split(forward, network, x, z)[0].values()))
+        for form, conditional in conditionals.items():
+            coder = Rans.from_words(initial)
+            with watch.splitting(forms[form]):
+                for t in range(images):
+                    split, _ = watch.split(bitsback.encode, schedule, coder, conditional, pixels[t])
+                    splits[form]["encode"].append(split)
+                for t in reversed(range(images)):
+                    split, decoded = watch.split(bitsback.decode, schedule, coder, conditional, lanes)
+                    splits[form]["decode"].append(split)
+                    assert (decoded == pixels[t]).all()
+    for form in forms:
+        row = [name, form, scheme, lanes, torch.get_num_threads(), clock, 1e3 * min(bare) / lanes]
+        for split in splits[form].values():
+            least = min(split, key=lambda parts: sum(parts.values()))
+            total = sum(least.values())
+            row += [total / min(bare), *(1e3 * part / lanes for part in (total, *(least[part] for part in PARTS)))]
+        yield row
+
+
+def all_rows(args):
+    """The rows of the table."""
+    for name in args.models:
+        network = common.unfolded(name)
+        forms = {form: common.form(network, form) for form in args.forms}
+        for lanes in args.lanes:
+            yield from measure(name, forms, args.scheme, lanes, args.images, args.seconds, args.clock)
 
 
 @cli.script
@@ -151,16 +165,19 @@ def main():
         help="full-size models, by dataset and number of latent layers",
     )  # fmt: skip
     parser.add_argument("--lanes", type=cli.whole_number(1), nargs="+", default=[1, 10, 100], help="rows of each model")
+    help = "of the networks; float32 is always among them"
+    parser.add_argument("--forms", choices=FORMS, nargs="+", default=list(FORMS), metavar="FORM", help=help)
     parser.add_argument("--scheme", choices=tuple(bitsback.SCHEDULES), default="bitswap", help="how to code")
     parser.add_argument("--images", type=cli.whole_number(1), default=1, help="images in each lane")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long to go on measuring each row")
     args = parser.parse_args()
     if args.quick:
         args.models, args.lanes, args.seconds = ["mnist1"], [1, 2], 0.0
-    rows = [(name, args.scheme, lanes, args.images, args.seconds, args.clock)
-            for name in args.models for lanes in args.lanes]  # fmt: skip
-    measure("mnist1", args.scheme, 1, 1, 0.0, args.clock)  # compiles what Numba has not compiled yet
-    common.report("compression", args.output, COLUMNS, (measure(*row) for row in rows), len(rows))
+    args.forms = [form for form in FORMS if form in {"float32", *args.forms}]
+    compiling = {"float32": common.model("mnist1")}  # what Numba has not compiled yet
+    list(measure("mnist1", compiling, args.scheme, 1, 1, 0.0, args.clock))
+    count = len(args.models) * len(args.lanes) * len(args.forms)
+    common.report("compression", args.output, COLUMNS, all_rows(args), count)
 
 
 if __name__ == "__main__":

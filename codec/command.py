@@ -12,11 +12,12 @@ import numpy as np
 
 from codec import conventional
 from codec.bitsback import SCHEDULES, whitened
-from utils import cli, datasets, paths
+from utils import cli, datasets, paths, processes
 from utils.results import BITSWAP, MEASURES, SCHEMES
 
 if TYPE_CHECKING:
     from codec import experiment
+    from utils import distributed
 
 FIRST_LOOK = (10, 10)  # chains and images of a run without any flag
 SEED = 100  # of the published choice of images
@@ -29,23 +30,29 @@ def main(dataset: str, argv: list[str] | None = None) -> None:
 
 def _main(dataset, argv):
     args = parse(dataset, argv)
+    if args.likelihood == "context":
+        return _with_context(dataset, args)
+    with processes.joined(args, "coding") as job:
+        return _with_latents(dataset, args, job)
+
+
+def _with_latents(dataset, args, job):
     from codec import experiment
     from model import checkpoints
+    from utils import distributed
 
     path, model, identity = checkpoints.open_for(dataset, args)
     check_output(dataset, model.nz, args)
-    test = datasets.load(dataset, "test", args.data)
+    test = distributed.in_turn(job, lambda: datasets.load(dataset, "test", args.data))
     chosen = test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
     chains, count = chosen.shape[:2]
-    setup = experiment.open_setup(dataset, args, path, model, identity)
+    setup = experiment.open_setup(dataset, args, path, model, identity, job)
     padding = np.prod(model.xs) / np.prod(test.shape[1:])  # padded dimensions to real ones
-    size = "" if (chains, count) == (datasets.CHAINS, datasets.CHAINS) else f"_{chains}x{count}"
+    size = _size(chains, count)
     folder, rates = paths.results(dataset, model.nz, args.output), {}
 
     def keep(scheme, result, floats):
-        for measure in MEASURES:
-            with paths.replacing(folder / f"{scheme}_{variant(args)}{size}_{measure}.npy") as array:
-                np.save(array, getattr(result, measure))
+        _save(folder, f"{scheme}_{variant(args)}{size}", result)
         print(summary(result, padding))
         if floats is not None:
             print(f"net, in floats  {floats.nets.mean() * padding:.4f} bits/dim")
@@ -54,8 +61,8 @@ def _main(dataset, argv):
         rates["ELBO"] = result.elbos.mean() * padding
 
     what, header = f"{chains} chains of {count} images", {"chains": chains, "images": count}
-    run_schemes(setup, args, datasets.to_channels_first(chosen), what, header, size, keep)
-    if args.verify_only:
+    run_schemes(setup, args, datasets.to_channels_first(chosen), what, header, size, keep, job)
+    if args.verify_only or job.rank:
         return
     print(f"wrote {folder}/*_{variant(args)}{size}_*.npy")
     if args.bitswap == "both":
@@ -67,6 +74,30 @@ def _main(dataset, argv):
         )
 
 
+def _with_context(dataset, args):
+    from codec import context_experiment
+
+    check_output(dataset, 0, args)
+    seed = "" if args.seed == SEED else f"_seed{args.seed}"
+    suffix = seed + _size(args.experiments, args.ndatapoints)
+    result = context_experiment.run(dataset, args, suffix)
+    if result is not None:
+        folder = paths.results(dataset, 0, args.output)
+        _save(folder, f"{context_experiment.SCHEME}{suffix}", result)
+        print(summary(result, 1).replace("ELBO            ", "log-likelihood  "))
+        print(f"wrote {folder}/{context_experiment.SCHEME}{suffix}_*.npy")
+
+
+def _size(chains, count):
+    return "" if (chains, count) == (datasets.CHAINS, datasets.CHAINS) else f"_{chains}x{count}"
+
+
+def _save(folder, name, result):
+    for measure in MEASURES:
+        with paths.replacing(folder / f"{name}_{measure}.npy") as array:
+            np.save(array, getattr(result, measure))
+
+
 def parse(dataset: str, argv: list[str] | None = None) -> argparse.Namespace:
     """The flags of a dataset's compression script."""
     chains, images = FIRST_LOOK
@@ -74,17 +105,26 @@ def parse(dataset: str, argv: list[str] | None = None) -> argparse.Namespace:
         f"Compress {dataset} test images with Bit-Swap or BB-ANS, decode them again from disk and compare.\n\n"
         f"Without any flag this is a first look: {chains} chains of {images} images, both schemes. With --full, or\n"
         f"any other flag, it is the paper's experiment: {datasets.CHAINS} chains of {datasets.CHAINS} images.\n\n"
+        f"mpiexec -np 8 python {dataset}_compress.py --full, or torchrun --nproc-per-node 8, deals the chains to 8\n"
+        "processes, a GPU or a core each.\n\n"
         "Writes, under --output:\n"
         f"  plots/{dataset}<nz>/<scheme>_<variant>_{{{','.join(MEASURES)}}}.npy   [chains, images], for cma.py:\n"
         "      bits/dim (per padded dimension) of each image, of its negative ELBO, of the chain so far, and its bits\n"
         f"  bitstreams/{dataset}<nz>/<scheme>_<variant>.npz               the compressed images\n"
         f"  bins/{dataset}_nz<nz>_<q>bits_<checkpoint>.npz                the bins, where there are none yet\n"
-        "The variant is <q>bits, with _exact, _whitened, _seed<seed> and _<chains>x<images> where these are not the\n"
-        "paper's, so that results of different kinds do not replace each other."
+        "The variant is <q>bits, with _exact, _bf16, _whitened, _seed<seed> and _<chains>x<images> where these are\n"
+        "not the paper's, so that results of different kinds do not replace each other."
     )
     parser.add_argument("--full", action="store_true", help="the paper's experiment: the default with any other flag")
+    likelihood = "logistic: the paper's models; context: the context network, which has no latents (and no --nz)"
+    parser.add_argument("--likelihood", choices=("logistic", "context"), default="logistic", help=likelihood)
+    parser.add_argument("--context", help="a context network (default: the one trained here, or else the shipped one)")
     datasets.add_arguments(parser)
     args = add_and_parse(parser, argv)
+    if args.likelihood == "context":
+        for flag in ("bitswap", "exact", "precision", "whiten", "nz", "quantbits", "checkpoint", "gpu"):
+            if getattr(args, flag) != parser.get_default(flag):
+                parser.error(f"--{flag} is of models with latents: leave it out with --likelihood=context")
     args.first_look = not (sys.argv[1:] if argv is None else argv)
     if args.first_look:
         args.experiments, args.ndatapoints = FIRST_LOOK
@@ -95,6 +135,8 @@ def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> ar
     """Add the arguments that all compression scripts end with, and parse."""
     both = "1: Bit-Swap, 0: BB-ANS, both: one after the other, in a table with other compressors"
     parser.add_argument("--bitswap", choices=(*BITSWAP.values(), "both"), default="both", help=both)
+    bodies = "of networks in floats, except first and last layers; bfloat16 is fast where a CPU or GPU has it"
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help=bodies)
     exact = "compute with the networks' exact form, in integers: decodes on any machine (default: in floats)"
     parser.add_argument("--exact", action="store_true", help=exact)
     whiten = "whiten the bits that latents are popped with, which brings the rate to the ELBO; beyond the paper"
@@ -105,6 +147,8 @@ def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> ar
     args = parser.parse_args(argv)
     if args.verify_only and args.no_verify:
         parser.error("--verify-only and --no-verify exclude each other")
+    if args.exact and args.precision != "float32":
+        parser.error(f"--exact computes in integers, so that there is no --precision={args.precision}")
     return args
 
 
@@ -116,7 +160,8 @@ def check_output(dataset: str, nz: int, args: argparse.Namespace) -> None:
 
 def variant(args: argparse.Namespace) -> str:
     """What tells the results of a run from those of the plain protocol, in the names of files."""
-    flags = {"_exact": args.exact, "_whitened": args.whiten, f"_seed{args.seed}": args.seed != SEED}
+    flags = {"_exact": args.exact, "_bf16": args.precision == "bfloat16", "_whitened": args.whiten}
+    flags[f"_seed{args.seed}"] = args.seed != SEED
     return f"{args.quantbits}bits" + "".join(name for name, is_set in flags.items() if is_set)
 
 
@@ -133,6 +178,7 @@ def run_schemes(
     header: dict[str, Any],
     size: str,
     keep: "Callable[[str, experiment.Result, experiment.Result | None], None]",
+    job: "distributed.Job",
     unit: str = "image",
 ) -> None:
     """Code chains with each scheme that the flags choose, write them, decode them from disk and compare.
@@ -140,16 +186,23 @@ def run_schemes(
     setup: an experiment.Setup. chains: as experiment.compress() takes them. what: they in words. header: what the
     bitstreams' header says of them. size: what the file's name does.
     keep(scheme, result, floats): called for each scheme with its Result, once the bitstreams are written, and with
-    that of the networks in floats, if they are exact, or None; not called with --verify-only.
+    that of the networks in floats, if they are exact, or None; not called with --verify-only, nor on ranks but 0.
+    job: of the processes that chains are dealt to.
     """
     import torch
 
     from codec import experiment
+    from utils import distributed
 
-    model, conditional, *_ = setup
+    processes.check_enough(job, len(chains), "chains")
+    model = setup.model
     dataset = setup.header["dataset"]
-    initial = experiment.initial_words(len(chains), conditional, args.seed)
-    torch.manual_seed(args.seed)
+    initial = experiment.initial_words(len(chains), setup.conditional, args.seed)
+
+    def compress(schedule, conditional, desc):
+        torch.manual_seed(args.seed)
+        return experiment.compress(schedule, model, conditional, chains, initial, desc, unit, job)
+
     for scheme in schemes(args):
         schedule = SCHEDULES[scheme](model.nz)
         if args.whiten:
@@ -158,14 +211,15 @@ def run_schemes(
         whole_header = setup.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
         print(f"\n{dataset}, nz={model.nz}, {SCHEMES[scheme]}: {what}")
         if not args.verify_only:
-            result = experiment.compress(schedule, model, conditional, chains, initial, unit=unit)
-            experiment.save_bitstreams(file, whole_header, result.words)
-            floats = None
-            if setup.floats is not None:
-                floats = experiment.compress(schedule, model, setup.floats, chains, initial, "in floats", unit)
-            keep(scheme, result, floats)
+            result = compress(schedule, setup.conditional, "encode")
+            if job.rank == 0:
+                experiment.save_bitstreams(file, whole_header, result.words)
+            floats = compress(schedule, setup.floats, "in floats") if setup.floats else None
+            if job.rank == 0:
+                keep(scheme, result, floats)
+            distributed.barrier(job)  # before the others read the file
         if not args.no_verify:
-            experiment.verify(file, whole_header, schedule, conditional, chains, initial, unit)
+            experiment.verify(file, whole_header, schedule, setup.decoder, chains, initial, unit, job)
 
 
 def summary(result: "experiment.Result", padding: float) -> str:

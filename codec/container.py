@@ -3,68 +3,98 @@
 Whole square blocks of the image are coded by Bit-Swap, side by side in lanes (codec.bitsback). What is left, the
 strips at the right and the bottom and as many blocks as it takes, is coded by conventional methods, and those bytes
 are the initial bits of the lanes: the decoder finds them on the stacks once it has taken all blocks off, so that
-nothing is sent in vain. An image of which Bit-Swap would make more than another format does, that has no whole
-block, or whose channels are not the model's is coded by conventional methods altogether. codec.header has the layout.
+nothing is sent in vain.
+
+Or a whole image, grey or RGB, is coded pixel by pixel with the context network (codec.autoregressive). And what
+neither codes in fewer bytes than a conventional method does is coded by that. codec.header has the layout.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from codec import blocks, conventional
+from codec import autoregressive, blocks, conventional
+from codec.autoregressive import ContextNetwork
 from codec.bitsback import Progress
 from codec.header import MAGIC, ContainerError, Header, pack, unpack
-from utils.cli import UserError
+from utils.errors import UserError
 from utils.images import CHANNELS, MAX_PIXELS, Picture
 
 if TYPE_CHECKING:  # elsewhere codec.block_codec, and with it PyTorch, is imported where there are blocks to code
     from codec.block_codec import BlockCodec
 
 OVERHEAD = 64  # no file is more bytes than this larger than the raw pixels
-CHOICES = ("auto", "smallest", "bitswap")  # of encode()
+CHOICES = ("smallest", "context", "bitswap")  # of encode()
 
 
 def encode(
     picture: Picture,
     codec: "BlockCodec | None" = None,
-    coder: str = "auto",
+    coder: str = "smallest",
     lanes: int | None = None,
     progress: Progress = iter,
+    network: ContextNetwork | None = None,
+    adapting: bool = True,
 ) -> bytes:
     """The bytes of a .bitswap file, at most OVERHEAD more than the picture's raw bytes.
 
     codec: a BlockCodec, or None to do without Bit-Swap.
-    coder: "auto" for Bit-Swap unless a PNG file would be smaller, "smallest" for Bit-Swap only where no conventional
-    method makes less, "bitswap" for Bit-Swap as long as it makes less than the raw pixels take.
-    lanes: how many to code side by side, where the image allows; more are faster. By default a number for its size.
+    coder: "smallest" for whatever makes least of the picture; "context" or "bitswap" for that alone as long as it
+    makes less than the raw pixels take. What neither can code is coded by conventional methods.
+    lanes: how many blocks to code side by side, where the image allows; more are faster. By default a number for its
+    size.
     progress: wraps the steps, e.g. tqdm.
+    network: a ContextNetwork, or None to do without. adapting: whether it adapts to the image, which takes twice the
+    time and makes less of it.
     Raises UserError where the picture is too large.
     """
-    from codec import block_codec
-
     width, height = picture.size
     if not 0 < height * width <= MAX_PIXELS:
         raise UserError(f"an image of {width}x{height} is not coded: it takes 1 to {MAX_PIXELS:,} pixels")
-    file = b""
-    if codec is not None and block_codec.codes_blocks(picture, codec.conditional.xs[0], codec.conditional.xs[-1]):
-        if coder == "smallest":
-            file = _encode_conventionally(picture)
-        most = {
-            "auto": lambda: len(conventional.encode(picture.pixels, "PNG")),
-            "smallest": lambda: len(file),
-            "bitswap": lambda: picture.raw_bytes + OVERHEAD,
-        }[coder]()
-        most = min(most, picture.raw_bytes + OVERHEAD)
-        coded = block_codec.encode(picture, codec, lanes, most, progress)
-        if coded is not None:
-            fields, parts, payload = coded
-            with_blocks = pack(_header(picture, parts)._replace(**fields), payload)
-            if len(with_blocks) <= most:
-                return with_blocks
+    file = _encode_conventionally(picture) if coder == "smallest" else None
+    most = picture.raw_bytes + OVERHEAD if file is None else len(file)
+    if network is not None and coder != "bitswap":
+        file = _shorter(_encode_with_context(picture, network, adapting, progress), most) or file
+        most = most if file is None else len(file)
+    if codec is not None and coder != "context":
+        file = _shorter(_encode_with_blocks(picture, codec, lanes, most, progress), most) or file
     return file or _encode_conventionally(picture)
+
+
+def _shorter(file: bytes | None, most: int) -> bytes | None:
+    return file if file is not None and len(file) <= most else None
+
+
+def _encode_with_context(picture: Picture, network: ContextNetwork, adapting: bool, progress: Progress) -> bytes | None:
+    """The bytes of a file, or None where the network codes no such picture."""
+    strips = autoregressive.choose_strips(*picture.pixels.shape[:2])
+    if picture.mode == "P" or strips is None:
+        return None
+    grid = autoregressive.choose_grid(picture.pixels, network.weights)
+    coding = autoregressive.Coding(strips, grid, adapting)
+    words = autoregressive.encode(picture.pixels, network.weights, coding, progress)
+    header = _header(picture)._replace(
+        context=network.identity, grid=grid, adapting=adapting, words=tuple(map(len, words))
+    )
+    return pack(header, np.concatenate(words).astype("<u4").tobytes())
+
+
+def _encode_with_blocks(
+    picture: Picture, codec: "BlockCodec", lanes: int | None, most: int, progress: Progress
+) -> bytes | None:
+    """The bytes of a file, or None where Bit-Swap codes no such picture, or would clearly take over `most` bytes."""
+    from codec import block_codec
+
+    if not block_codec.codes_blocks(picture, codec.conditional.xs[0], codec.conditional.xs[-1]):
+        return None
+    coded = block_codec.encode(picture, codec, lanes, most, progress)
+    if coded is None:
+        return None
+    fields, parts, payload = coded
+    return pack(_header(picture, parts)._replace(**fields), payload)
 
 
 def _encode_conventionally(picture: Picture) -> bytes:
@@ -72,36 +102,60 @@ def _encode_conventionally(picture: Picture) -> bytes:
     return pack(_header(picture, parts), b"".join(data for _, data in parts))
 
 
-def _header(picture: Picture, parts: list[tuple[int, bytes]]) -> Header:
+def _header(picture: Picture, parts: Sequence[tuple[int, bytes]] = ()) -> Header:
     sizes = tuple((method, len(data)) for method, data in parts)
     return Header(picture.mode, *picture.size, len(picture.palette) // 3, crc(picture), 0, sizes)
 
 
-def decode(data: bytes, open_codec: "Callable[[Header], BlockCodec]", progress: Progress = iter) -> Picture:
+def decode(data: bytes, open_codec: Callable[[Header], Any], progress: Progress = iter) -> Picture:
     """The Picture in the bytes of a .bitswap file, exactly as it was encoded.
 
-    open_codec(header): the BlockCodec to use; called only where there are Bit-Swap blocks.
+    open_codec(header): what the image was coded with, where that is not conventional methods alone: the BlockCodec
+    where header.side is not 0, the ContextNetwork where header.context is not empty.
     Raises ContainerError where the bytes are not sound, need another checkpoint or other bins than open_codec()
     gives, or were written under settings under which floats round in other ways than here.
     """
-    from codec import block_codec
-
     header, payload = unpack(data)
-    chains: list[np.ndarray] = []
-    codec = None
+    codec: Any = open_codec(header) if header.side or header.context else None
+    decode_parts: Callable[[Header, bytes, Any, Progress], Picture] = _decode_conventionally
+    verdict = "damaged"
     if header.side:
-        codec = open_codec(header)
+        from codec import block_codec
+
         block_codec.check(header, codec)
+        decode_parts, verdict = _decode_blocks, block_codec.verdict(header, codec)
+    elif header.context:
+        if codec.identity != header.context:
+            raise ContainerError(
+                f"it was written with another context network, {header.context} where this is {codec.identity}; name "
+                "the right one with --context"
+            )
+        decode_parts = _decode_context
     try:
-        if codec is not None:
-            chains, payload = block_codec.decode(header, payload, codec, progress)
-        picture = _assemble(header, chains, payload)
+        picture = decode_parts(header, payload, codec, progress)
         if crc(picture) != header.crc:
             raise ValueError("the checksum of the pixels is wrong")
     except Exception as error:  # random symbols provoke many things; so do Pillow and lzma, given random bytes
         detail = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ContainerError(f"{block_codec.verdict(header, codec)} ({detail})") from None
+        raise ContainerError(f"{verdict} ({detail})") from None
     return picture
+
+
+def _decode_conventionally(header: Header, payload: bytes, _codec: None, _progress: Progress) -> Picture:
+    return _assemble(header, [], payload)
+
+
+def _decode_blocks(header: Header, payload: bytes, codec: "BlockCodec", progress: Progress) -> Picture:
+    from codec import block_codec
+
+    return _assemble(header, *block_codec.decode(header, payload, codec, progress))
+
+
+def _decode_context(header: Header, payload: bytes, network: ContextNetwork, progress: Progress) -> Picture:
+    words = np.split(np.frombuffer(payload, "<u4").astype(np.uint32), np.cumsum(header.words)[:-1])
+    shape = header.height, header.width, CHANNELS[header.mode]
+    coding = autoregressive.Coding(len(words), header.grid, header.adapting)
+    return Picture(header.mode, autoregressive.decode(words, shape, network.weights, coding, progress))
 
 
 def crc(picture: Picture) -> int:

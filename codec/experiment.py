@@ -1,13 +1,13 @@
 """The compression experiment of the paper (section 4.2): independent chains of test images, coded and decoded again.
 
 The chains are the lanes of one coder: each network call is a batch with one image of every chain, and the bits are
-those of coding one chain after the other.
+those of coding one chain after the other. Several processes are dealt a part of the chains each.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,21 +21,24 @@ from codec.bitsback import CodedVariables, Schedule
 from codec.conditionals import Conditionals, FloatNetwork
 from codec.rans import EmptyLaneError, Rans
 from model import make_exact
-from model.vae import Model, log_likelihoods
-from utils import npz
+from model.vae import PRECISIONS, Model, for_inference, log_likelihoods
+from utils import distributed, npz
 from utils.cli import UserError
-from utils.torch.modules import fold_weight_norm
+from utils.processes import ALONE, deal, gather, gather_words, slowest
+from utils.torch import rand
 
 FORMAT = 2  # of the bitstream files
+UNRECORDED = {"precision": "float32", "processes": 1}  # what a file was written with whose header does not say
 
 
 class Setup(NamedTuple):
     """What the flags of a compression script choose: see open_setup()."""
 
-    model: Model  # folded; what the ELBO is of
+    model: Model  # for inference; what the ELBO is of
     conditional: Conditionals  # of that model, or of its exact form
     floats: Conditionals | None  # of the model, to compare the rates where `conditional` is exact
     header: dict[str, Any]  # of the bitstream files, as far as these determine it
+    decoder: Callable[[str], Conditionals]  # what to decode with, given the precision that a file was written in
 
 
 class Result(NamedTuple):
@@ -60,16 +63,19 @@ def compress(
     initial: np.ndarray,
     desc: str = "encode",
     unit: str = "image",
+    job: distributed.Job = ALONE,
 ) -> Result:
     """Code chains of images side by side; a lane whose chain has ended leaves the batch.
 
     schedule: of codec.bitsback. chains: uint8 [N_i, *xs] each, the longest first; or all in one, uint8 [E, N, *xs].
     initial: the words each chain starts from, uint32 [E, W]. unit: what the progress bar calls an image.
-    Returns a Result. The initial bits of a chain, counted in total and cmas, are those that the pops before its
-    first push take.
+    job: of the processes that chains are dealt to; all of them call this, with the same arguments.
+    Returns a Result, the same on every process. The initial bits of a chain, counted in total and cmas, are those that
+    the pops before its first push take.
     """
-    lengths = np.array([len(chain) for chain in chains])
-    count = lengths[0]
+    everywhere = np.array([len(chain) for chain in chains])  # lengths, in all processes
+    number, count = len(chains), everywhere[0]
+    chains, initial, lengths = deal(job, chains), deal(job, initial), deal(job, everywhere)
     dims = conditional.dims[0]
     coder = Rans.from_words(initial)
     # Compiled code is loaded, and the network's first call made, before the clock starts.
@@ -77,8 +83,8 @@ def compress(
     first_push = next(i for i, step in enumerate(schedule) if step.action == "push")
     added, elbos, stack = (np.full((len(chains), count), np.nan) for _ in range(3))
     seconds = 0.0
-    with tqdm(total=lengths.sum(), desc=desc, unit=unit, dynamic_ncols=True) as bar:
-        for t in range(count):
+    with _bar(lengths, desc, unit, job) as bar:
+        for t in range(lengths[0]):
             lanes = int(np.count_nonzero(t < lengths))
             images = np.stack([chain[t] for chain in chains[:lanes]])
             known = {0: conditional.to_symbols(images)}
@@ -90,20 +96,37 @@ def compress(
             seconds += time.perf_counter() - began
             added[:lanes, t] = (coder.counts - before)[:lanes]
             stack[:lanes, t] = (coder.counts + 1 - least)[:lanes]  # the head counts as one more word
-            elbos[:lanes, t] = negative_elbo(model, images)
+            elbos[:lanes, t] = negative_elbo(model, images, job, int(np.count_nonzero(t < everywhere)))
             net, elbo = 32 * np.nanmean(added[:, : t + 1]) / dims, np.nanmean(elbos[:, : t + 1]) / dims
             bar.set_postfix_str(f"{net:.4f} bits/dim, {net - elbo:+.4f} to the ELBO")
             bar.update(lanes)
+    added, elbos, stack = (gather(job, part, number) for part in (added, elbos, stack))
     total = 32 * stack
     cmas = total / (dims * np.arange(1, count + 1))
-    return Result(coder.to_words(), 32 * added / dims, elbos / dims, cmas, total, seconds)
+    words = gather_words(job, coder.to_words(), number)
+    return Result(words, 32 * added / dims, elbos / dims, cmas, total, slowest(job, seconds))
+
+
+def _bar(lengths, desc, unit, job):
+    return tqdm(total=sum(lengths), desc=desc, unit=unit, dynamic_ncols=True, disable=job.rank > 0)
 
 
 @torch.inference_mode()
-def negative_elbo(model: Model, images: np.ndarray) -> np.ndarray:
-    """The negative ELBO, in bits, of images uint8 [B, *xs], each at one fresh sample of the latents: [B]."""
+def negative_elbo(
+    model: Model, images: np.ndarray, job: distributed.Job = ALONE, everywhere: int | None = None
+) -> np.ndarray:
+    """The negative ELBO, in bits, of images uint8 [B, *xs], each at one fresh sample of the latents: [B].
+
+    everywhere: images in all processes of the job. The random numbers are drawn for all of these, so that an image has
+    the same ones however many processes there are.
+    """
+
+    def sample(mu, scale):
+        uniform = torch.rand(everywhere or len(mu), *mu.shape[1:], device=mu.device)
+        return rand.sample(mu, scale, deal(job, uniform))
+
     x = torch.from_numpy(images).to(next(model.parameters()).device)
-    logrecon, logdec, logenc = log_likelihoods(model, x)
+    logrecon, logdec, logenc = log_likelihoods(model, x, sample)
     return ((logenc - logdec).sum((0, 2)) - logrecon).double().cpu().numpy()
 
 
@@ -114,13 +137,14 @@ def decompress(
     lengths: Sequence[int],
     desc: str = "decode",
     unit: str = "image",
+    job: distributed.Job = ALONE,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Undo compress(): from each chain's words and the number of images in it.
+    """Undo compress(): from each chain's words and the number of images in it, of the chains of this process.
 
     Returns (chains, a list of uint8 [N_i, *xs], the words left, which are the initial ones).
     """
     coder = Rans.from_words(words)
-    with tqdm(total=sum(lengths), desc=desc, unit=unit, dynamic_ncols=True) as bar:
+    with _bar(lengths, desc, unit, job) as bar:
 
         def progress(steps):
             for t in steps:
@@ -147,9 +171,10 @@ def save_bitstreams(path: str | Path, header: dict[str, Any], words: Sequence[np
     )
 
 
-def load_bitstreams(path: str | Path, header: dict[str, Any]) -> list[np.ndarray]:
-    """Read each chain's words from a file whose header must be `header`.
+def load_bitstreams(path: str | Path, header: dict[str, Any]) -> tuple[list[np.ndarray], str]:
+    """Read a file of bitstreams whose header must be `header`, but for the precision, which the file decides.
 
+    Returns (each chain's words, the precision of the networks that they were coded with).
     Raises UserError where the file is corrupt, or was written with another model, bins or set of images.
     """
     remedy = "compress again"
@@ -162,52 +187,71 @@ def load_bitstreams(path: str | Path, header: dict[str, Any]) -> list[np.ndarray
             raise ValueError("its arrays do not fit together")
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a file of bitstreams ({error}); {remedy}") from None
+    found = UNRECORDED | found
     wanted = {"format": FORMAT} | header
+    if found["precision"] in PRECISIONS:
+        wanted["precision"] = found["precision"]
     differing = [f"{key} {found.get(key)} instead of {wanted[key]}" for key in wanted if found.get(key) != wanted[key]]
     if differing:
         raise UserError(f"{path} was written with {', '.join(differing)}; {remedy}, or decode with the same settings")
-    return np.split(words, np.cumsum(lengths)[:-1])
+    return np.split(words, np.cumsum(lengths)[:-1]), str(found["precision"])
 
 
 def verify(
     path: str | Path,
     header: dict[str, Any],
     schedule: Schedule,
-    conditional: CodedVariables,
+    decoder: Callable[[str], CodedVariables],
     chains: Sequence[np.ndarray] | np.ndarray,
     initial: np.ndarray,
     unit: str = "image",
+    job: distributed.Job = ALONE,
 ) -> None:
-    """Decode a file of bitstreams, compare everything that went into it and say so.
+    """Decode a file of bitstreams, compare everything that went into it and say so; each process does its own chains.
 
-    The arguments are those of compress(). Raises UserError where one image or one initial word is not the same.
+    decoder: of a Setup. The other arguments are those of compress(). Raises UserError where one image or one initial
+    word is not the same.
     """
-    words = load_bitstreams(path, header)
+    words, precision = load_bitstreams(path, header)
     if len(words) != len(chains):
         raise UserError(f"{path} holds {len(words)} chains instead of {len(chains)}; compress again")
     remedy = "it is corrupt, or was written on another device or with another PyTorch or number of threads"
+    words, chains, initial = deal(job, words), deal(job, chains), deal(job, initial)
+    lengths, conditional = [len(chain) for chain in chains], decoder(precision)
     began = time.perf_counter()
     try:
-        decoded, left = decompress(schedule, conditional, words, [len(chain) for chain in chains], unit=unit)
+        decoded, left = decompress(schedule, conditional, words, lengths, unit=unit, job=job)
     except (EmptyLaneError, ValueError) as error:
         raise UserError(f"{path} cannot be decoded ({error}): {remedy}") from None
-    seconds = time.perf_counter() - began
+    seconds = slowest(job, time.perf_counter() - began)
     same = np.concatenate([(ours == chain).all((1, 2, 3)) for ours, chain in zip(decoded, chains, strict=True)])
     if not same.all():
         raise UserError(f"{path}: {(~same).sum():,} of {same.size:,} {unit}s decode to other pixels: {remedy}")
     if not all(np.array_equal(lane, start) for lane, start in zip(left, initial, strict=True)):
         raise UserError(f"{path}: the initial words are not what remains after decoding: {remedy}")
-    print(f"decoded in {1e3 * seconds / same.size:.2f} ms per {unit} from {path}:")
-    print(f"all {same.size:,} {unit}s and all initial words are identical")
+    count = gather(job, np.array([same.size]), job.size).sum()  # once all processes have come this far
+    print(f"decoded in {1e3 * seconds / count:.2f} ms per {unit} from {path}:")
+    print(f"all {count:,} {unit}s and all initial words are identical")
 
 
-def open_setup(dataset: str, args: argparse.Namespace, path: Path, model: Model, identity: str) -> Setup:
+def open_setup(
+    dataset: str, args: argparse.Namespace, path: Path, model: Model, identity: str, job: distributed.Job = ALONE
+) -> Setup:
     """The Setup of a checkpoint, as checkpoints.open_for() gives it, with bins that are made where there are none."""
-    ranges = discretization.for_checkpoint(path, model, identity, dataset, args.quantbits, args.data, args.output)
+    ranges = discretization.for_checkpoint(path, model, identity, dataset, args.quantbits, args.data, args.output, job)
     header = {"dataset": dataset, "quantbits": args.quantbits, "checkpoint": identity, "bins": ranges.identity}
-    bins, folded = discretization.bins(model, ranges), fold_weight_norm(model)
-    floats = Conditionals(FloatNetwork(folded), bins)
+    bins = discretization.bins(model, ranges)
+
+    def in_floats(precision):
+        return Conditionals(FloatNetwork(for_inference(model, precision)), bins)
+
+    folded, floats = for_inference(model, args.precision), in_floats(args.precision)
+    header |= {"precision": args.precision}
     if not args.exact:
-        return Setup(folded, floats, None, header | {"exact": None})
-    networks = make_exact.for_checkpoint(path, model, identity, dataset, args.data, args.output)
-    return Setup(folded, Conditionals(networks, bins), floats, header | {"exact": networks.identity})
+        # Batches are smaller in several processes, and networks in floats may round otherwise in these.
+        return Setup(folded, floats, None, header | {"exact": None, "processes": job.size}, in_floats)
+    networks = distributed.in_turn(
+        job, lambda: make_exact.for_checkpoint(path, model, identity, dataset, args.data, args.output)
+    )
+    exact = Conditionals(networks, bins)
+    return Setup(folded, exact, floats, header | {"exact": networks.identity, "processes": 1}, lambda precision: exact)

@@ -23,6 +23,16 @@ A file, integers little-endian, "number" a base-128 integer with its least signi
 
 The blocks are the first of the image in raster order, dealt to the lanes in turn. For the parts see
 blocks.regions().
+
+This is format 2. Format 3 is that of an image coded with the context network (codec.autoregressive). After the
+CRC-32 of the payload, its header goes on with
+
+    8         identity of the network
+    1         flags: 1 where the network is told of blocks, 2 where it adapts
+    numbers   strips and, for each, its 32-bit words
+    4         CRC-32 of the header up to here
+
+and its payload is the words of one strip after the other.
 """
 
 import io
@@ -32,14 +42,14 @@ from typing import NamedTuple
 
 from codec import blocks
 from codec.conventional import METHODS
-from utils.cli import UserError
+from utils.errors import UserError
 from utils.images import MAX_PIXELS, MODES
 
 MAGIC = b"\x89BSW"
-VERSION = 2
+VERSION, CONTEXT_VERSION = 2, 3
 FLOAT_CPU, FLOAT_GPU, INTEGERS = 0, 1, 2
 ARITHMETICS = ("float32 on the CPU", "float32 on a GPU", "integers")  # what the networks compute in
-MAX_LANES, MAX_THREADS = 1024, 256
+MAX_LANES, MAX_STRIPS, MAX_THREADS = 1024, 255, 256
 
 
 class ContainerError(UserError):
@@ -47,7 +57,7 @@ class ContainerError(UserError):
 
 
 class Header(NamedTuple):
-    """What a file says of itself. The defaults are those of a file without Bit-Swap blocks."""
+    """What a file says of itself. The defaults are those of an image that is coded conventionally."""
 
     mode: str
     width: int
@@ -55,16 +65,19 @@ class Header(NamedTuple):
     entries: int  # of the palette
     crc: int  # of the picture
     payload_crc: int
-    parts: tuple[tuple[int, int], ...]  # (index into METHODS, bytes) of each part
+    parts: tuple[tuple[int, int], ...] = ()  # (index into METHODS, bytes) of each part
     side: int = 0  # of a block
     blocks: int = 0
-    words: tuple[int, ...] = ()  # of each lane
+    words: tuple[int, ...] = ()  # of each lane, or strip
     quantbits: int = 0
     networks: str = ""
     bins: str = ""
     arithmetic: int = 0
     threads: int = 1
     settings: str = ""
+    context: str = ""  # identity of the context network
+    grid: int = 0  # 1 where it is told of blocks
+    adapting: bool = False
 
 
 def _number(value: int) -> bytes:
@@ -81,9 +94,14 @@ def pack(header: Header, payload: bytes) -> bytes:
     """The bytes of a file. header: its payload_crc is filled in."""
     parts = [struct.pack("<B", MODES.index(header.mode)), _number(header.width), _number(header.height)]
     parts += [_number(header.entries)] if header.mode == "P" else []
-    parts += [struct.pack("<IIB", header.crc, zlib.crc32(payload), len(header.parts))]
-    parts += [bytes([coder]) + _number(length) for coder, length in header.parts]
-    parts += [bytes([header.side])]
+    parts += [struct.pack("<II", header.crc, zlib.crc32(payload))]
+    if header.context:
+        parts += [bytes.fromhex(header.context), bytes([header.grid + 2 * header.adapting])]
+        parts += [_number(value) for value in (len(header.words), *header.words)]
+    else:
+        parts += [bytes([len(header.parts)])]
+        parts += [bytes([coder]) + _number(length) for coder, length in header.parts]
+        parts += [bytes([header.side])]
     if header.side:
         parts += [_number(value) for value in (header.blocks, len(header.words), *header.words)]
         parts += [bytes([header.quantbits]), bytes.fromhex(header.networks), bytes.fromhex(header.bins)]
@@ -91,7 +109,8 @@ def pack(header: Header, payload: bytes) -> bytes:
         parts += [bytes([len(header.settings)]), header.settings.encode("ascii")]
     body = b"".join(parts)
     start = len(MAGIC) + 3
-    head = MAGIC + struct.pack("<BH", VERSION, start + len(body) + 4) + body
+    version = CONTEXT_VERSION if header.context else VERSION
+    head = MAGIC + struct.pack("<BH", version, start + len(body) + 4) + body
     return head + struct.pack("<I", zlib.crc32(head)) + payload
 
 
@@ -104,19 +123,20 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
     if len(data) < start or data[: len(MAGIC)] != MAGIC:
         raise ContainerError("not a .bitswap file")
     version, length = struct.unpack_from("<BH", data, len(MAGIC))
-    if version != VERSION:
-        newer = "; a newer version of this program may read it" if version > VERSION else ""
-        raise ContainerError(f"a .bitswap file of format {version}, where this program reads {VERSION}{newer}")
+    if version not in (VERSION, CONTEXT_VERSION):
+        newer = "; a newer version of this program may read it" if version > CONTEXT_VERSION else ""
+        read = f"{VERSION} and {CONTEXT_VERSION}"
+        raise ContainerError(f"a .bitswap file of format {version}, where this program reads {read}{newer}")
     if len(data) < length:
         raise ContainerError("cut short: the file ends within its header")
     if length < start + 4 or zlib.crc32(data[: length - 4]) != int.from_bytes(data[length - 4 : length], "little"):
         raise ContainerError("damaged: the checksum of its header is wrong")
     try:
-        header = _parse(io.BytesIO(data[start : length - 4]))
+        header = _parse(io.BytesIO(data[start : length - 4]), version)
     except (ValueError, struct.error) as error:
         raise ContainerError(f"its header makes no sense: {error}") from None
     payload = data[length:]
-    expected = 4 * sum(header.words) if header.side else sum(length for _, length in header.parts)
+    expected = 4 * sum(header.words) if header.words else sum(length for _, length in header.parts)
     if len(payload) != expected:
         what = "cut short" if len(payload) < expected else "damaged"
         raise ContainerError(f"{what}: {len(payload):,} bytes follow its header instead of {expected:,}")
@@ -125,7 +145,7 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
     return header, payload
 
 
-def _parse(stream: io.BytesIO) -> Header:
+def _parse(stream: io.BytesIO, version: int) -> Header:
     """A Header from the bytes between its length and its CRC. Raises ValueError or struct.error."""
 
     def unpack_one(form):
@@ -152,6 +172,16 @@ def _parse(stream: io.BytesIO) -> Header:
     within("number of pixels", width * height, 1, MAX_PIXELS)
     entries = number("size of the palette", 1, 256) if mode == "P" else 0
     crc, payload_crc = unpack_one("<I"), unpack_one("<I")
+    if version == CONTEXT_VERSION:
+        context, flags = unpack_one("8s").hex(), within("flags", unpack_one("<B"), 0, 3)
+        strips = number("number of strips", 1, min(height, MAX_STRIPS))
+        words = tuple(number("length of a strip", 2, 1 << 31) for _ in range(strips))
+        if mode == "P":
+            raise ValueError("the context network codes no palette")
+        if stream.read(1):
+            raise ValueError("it is too long")
+        fields = {"context": context, "grid": flags & 1, "adapting": bool(flags & 2)}
+        return Header(mode, width, height, entries, crc, payload_crc, words=words, **fields)
     parts = tuple(
         (within("coder", unpack_one("<B"), 0, len(METHODS) - 1), number("length of a part", 0, 4 * MAX_PIXELS))
         for _ in range(within("number of parts", unpack_one("<B"), 0, 4))

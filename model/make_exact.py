@@ -177,7 +177,8 @@ def bits_per_dim(model, pixels, seed=0):
     """
 
     def sample(mu, scale):
-        return (rand.sample(mu, scale) * 2**FRACTION).round() / 2**FRACTION
+        uniform = torch.rand(mu.shape, device=mu.device)  # rand_like() depends on how mu lies in memory
+        return (rand.sample(mu, scale, uniform) * 2**FRACTION).round() / 2**FRACTION
 
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)

@@ -1,10 +1,12 @@
 """The settings and flags of the training scripts. PyTorch is imported once they have been read."""
 
 import argparse
+import sys
 from dataclasses import dataclass, field
 
 from utils import cli, paths
 
+LIKELIHOODS = ("logistic", "context")
 LEAST_LR = 5e-4  # what the published schedule decays to
 
 
@@ -28,7 +30,16 @@ class Settings:
 
 def main(settings, argv=None):
     """Entry point of a training script."""
-    cli.script(_train)(settings, parse(settings, argv))
+    argv = sys.argv[1:] if argv is None else argv
+    which = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    which.add_argument("--likelihood", choices=LIKELIHOODS, default=LIKELIHOODS[0])
+    chosen, rest = which.parse_known_args(argv)
+    if chosen.likelihood == "context":
+        from model import context_training
+
+        context_training.main(settings.dataset, rest)
+    else:
+        cli.script(_train)(settings, parse(settings, argv))
 
 
 def _train(settings, args):
@@ -55,6 +66,8 @@ def parse(settings, argv):
     rate = cli.real_number("0 <= rate < 1", lambda value: 0 <= value < 1)
     factor = cli.real_number("0 < factor <= 1", lambda value: 0 < value <= 1)
     positive = cli.real_number("more than 0", lambda value: value > 0)
+    likelihood = "logistic: the paper's model; context: the context network, which has no latents, and flags of its own"
+    parser.add_argument("--likelihood", choices=LIKELIHOODS, default=LIKELIHOODS[0], help=likelihood)
     parser.add_argument("--nz", type=whole(1, 64), default=settings.nz, help="number of latent layers")
     parser.add_argument("--zchannels", type=whole(1, 1024), default=settings.zchannels, help="channels of each latent")
     parser.add_argument("--nprocessing", type=whole(0, 64), default=4, help="5x5 residual layers next to x")

@@ -15,7 +15,9 @@ from torch import nn
 
 from utils.colour import add_green, subtract_green
 from utils.torch import rand
-from utils.torch.modules import ResNetBlock, WnConv2d
+from utils.torch.modules import Convolution, ResNetBlock, WnConv2d, fold_weight_norm
+
+PRECISIONS = ("float32", "bfloat16")  # of the networks' bodies: see for_inference()
 
 
 class LatentVariableModel(Protocol):
@@ -166,6 +168,24 @@ class Model(nn.Module):
         h = self.deepgen_res[i - 1](self.deepgen_in[i - 1](given))
         mu, std = self.deepgen_mu[i - 1](h), self.deepgen_std[i - 1](h)
         return mu.float(), 0.1 + 0.9 * F.softplus(std.float() + math.log(math.e - 1))
+
+
+def for_inference(model: Model, precision: str = "float32") -> Model:
+    """An inference copy of a Model: weight normalisation folded, gradients off, the weights converted once.
+
+    precision: one of PRECISIONS. bfloat16 is for the bodies of the networks: the first convolutions, which see x and
+    the latents, and the last, which give mu and std, stay in float32. 8 significant bits are too few for a latent.
+    """
+    folded = fold_weight_norm(model)
+    if precision == "bfloat16":
+        for name, module in folded.named_modules():
+            if isinstance(module, Convolution):
+                part = name.partition(".")[0].rpartition("_")[2]
+                dtype = torch.bfloat16 if part.startswith("res") else torch.float32
+                module.to(dtype).to(memory_format=torch.channels_last)  # which bfloat16 is fastest in
+                if part == "in":
+                    module.output = torch.bfloat16
+    return folded
 
 
 def to_unit_range(x: torch.Tensor) -> torch.Tensor:

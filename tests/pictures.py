@@ -10,10 +10,10 @@ import torch
 from conftest import small_model
 
 import discretization
-from codec import block_codec, container, conventional
+from codec import autoregressive, block_codec, container, conventional
 from codec import header as file_header
 from codec.header import ContainerError
-from model import checkpoints
+from model import checkpoints, context, context_training
 from model.make_exact import make
 from utils.images import CHANNELS, Picture, same
 
@@ -33,6 +33,17 @@ def small_codec(channels=3, nz=2, exact=False):
     images = np.stack([mild(SIDE, SIDE, "RGB" if channels == 3 else "L", seed=k).pixels for k in range(16)])
     networks = make(model, torch.from_numpy(images).permute(0, 3, 1, 2), identity) if exact else None
     return block_codec.of_model(model, discretization.sample_ranges(model, None, 6, identity), identity, networks)
+
+
+@functools.cache
+def small_network(seed=0, amplitude=0.05):
+    """A ContextNetwork as training begins with, its weights shaken so that none is zero."""
+    torch.manual_seed(seed)
+    network = context_training.ContextNetwork()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += amplitude * torch.randn_like(parameter)
+    return autoregressive.ContextNetwork(*context.check(network.weights()))
 
 
 def mild(height, width, mode="RGB", seed=0, amplitude=6):
@@ -109,9 +120,15 @@ def samples():
         "blocks": mild(40, 45),
         "one lane": mild(24, 27),
         "grey blocks": mild(30, 30, "L"),
+        "context": mild(20, 26),
+        "grey context": mild(23, 31, "L"),
     }
     made = {}
     for name, picture in pictures.items():
+        if "context" in name:
+            made[name] = container.encode(picture, coder="context", network=small_network()), picture
+            assert file_header.unpack(made[name][0])[0].context
+            continue
         with_blocks = small_codec(CHANNELS[picture.mode]) if "blocks" in name or "lane" in name else None
         made[name] = container.encode(picture, with_blocks, "bitswap"), picture
         header = file_header.unpack(made[name][0])[0]
@@ -121,13 +138,18 @@ def samples():
     return made
 
 
+def codec_for(header):
+    """What made the samples."""
+    return small_network() if header.context else small_codec(CHANNELS[header.mode])
+
+
 def refuse_or_reproduce(data, picture, given_codec=None):
     """Decode anything: either ContainerError, or the picture that the file was made from. Returns the message.
 
     given_codec: in place of the small codec that made the samples.
     """
     try:
-        decoded = container.decode(data, lambda header: given_codec or small_codec(CHANNELS[header.mode]))
+        decoded = container.decode(data, lambda header: given_codec or codec_for(header))
     except ContainerError as error:
         message = str(error)
         assert message and "\n" not in message and message.isprintable()

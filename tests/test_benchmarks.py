@@ -22,7 +22,9 @@ def tables(tmp_path_factory):
 
 def test_compression(tables):
     rows = tables[1]["compression"]
-    assert [(row["model"], row["lanes"]) for row in rows] == [("mnist1", "1"), ("mnist1", "2")]
+    forms = "float32", "bfloat16", "exact"
+    expected = [("mnist1", lanes, form) for lanes in ("1", "2") for form in forms]
+    assert [(row["model"], row["lanes"], row["form"]) for row in rows] == expected
     for row in rows:
         for what in ("encode", "decode"):
             total = float(row[f"{what} ms"])

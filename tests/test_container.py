@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import SIDE, decoding_error, mild, picture_of, reseal, round_trip, samples, small_codec
+from pictures import SIDE, decoding_error, mild, picture_of, reseal, round_trip, samples, small_codec, small_network
 
-from codec import bitsback, blocks, container, conventional, experiment
+from codec import bitsback, blocks, container, experiment
 from codec import header as file_header
 from codec.rans import Rans
 from utils.images import CHANNELS, MODES
@@ -44,22 +44,18 @@ def test_a_constant_image_is_a_few_bytes():
     assert len(container.encode(picture_of("constant", 1000, 1000, "RGB"), small_codec())) < 100
 
 
-def test_coders_are_chosen_as_they_promise(monkeypatch):
+def test_coders_are_chosen_as_they_promise():
     picture = mild(70, 70)
-    forced = container.encode(picture, small_codec(), "bitswap")
     without = container.encode(picture)
-    encode, sizes = conventional.encode, {"PNG": len(forced)}
-
-    def pretend(pixels, format, **options):
-        return bytes(sizes[format]) if format in sizes else encode(pixels, format, **options)
-
-    monkeypatch.setattr(conventional, "encode", pretend)
-    assert container.encode(picture, small_codec(), "auto") == forced
-    sizes["PNG"] -= 1
-    assert not file_header.unpack(container.encode(picture, small_codec(), "auto"))[0].side
-    monkeypatch.undo()
-    smallest = container.encode(picture, small_codec(), "smallest")
-    assert smallest == min(forced, without, key=len)
+    forced = container.encode(picture, small_codec(), "bitswap")
+    context = container.encode(picture, coder="context", network=small_network())
+    assert file_header.unpack(forced)[0].side and file_header.unpack(context)[0].context
+    each = {"smallest": min(forced, without, context, key=len), "bitswap": forced, "context": context}
+    assert len(set(map(len, (forced, without, context)))) == 3
+    for coder, expected in each.items():
+        assert container.encode(picture, small_codec(), coder, network=small_network()) == expected
+    assert container.encode(picture, small_codec()) == min(forced, without, key=len)
+    assert container.encode(picture, network=small_network()) == min(context, without, key=len)
 
 
 def test_a_file_is_no_more_than_its_parts():
@@ -80,7 +76,9 @@ def test_a_file_is_no_more_than_its_parts():
     assert abs(len(data) / (net + rest) - 1) < 0.03
 
 
-@pytest.mark.parametrize("name", ["raw", "LZMA", "WebP", "palette", "blocks", "one lane", "grey blocks"])
+@pytest.mark.parametrize(
+    "name", ["raw", "LZMA", "WebP", "palette", "blocks", "one lane", "grey blocks", "context", "grey context"]
+)
 def test_every_flipped_bit_is_noticed(name):
     data, _ = samples()[name]
     for bit in range(0, 8 * len(data), max(1, len(data) // 60)):  # some 480 of each
@@ -89,7 +87,7 @@ def test_every_flipped_bit_is_noticed(name):
         decoding_error(bytes(damaged))
 
 
-@pytest.mark.parametrize("name", ["raw", "LZMA", "WebP", "palette", "blocks"])
+@pytest.mark.parametrize("name", ["raw", "LZMA", "WebP", "palette", "blocks", "context"])
 def test_every_truncation_is_noticed(name):
     data, _ = samples()[name]
     for length in {*range(min(len(data), 150)), *range(0, len(data), max(1, len(data) // 50))}:
@@ -102,8 +100,8 @@ def test_messages():
     data, _ = samples()["blocks"]
     assert "not a .bitswap file" in decoding_error(b"")
     assert "not a .bitswap file" in decoding_error(b"\x89PNG\r\n\x1a\n" + bytes(99))
-    newer = data[:4] + bytes([file_header.VERSION + 1]) + data[5:]
-    assert f"format {file_header.VERSION + 1}" in decoding_error(newer) and "newer version" in decoding_error(newer)
+    newer = data[:4] + bytes([file_header.CONTEXT_VERSION + 1]) + data[5:]
+    assert "format 4" in decoding_error(newer) and "newer version" in decoding_error(newer)
     assert "cut short" in decoding_error(data[:20])
     assert "cut short" in decoding_error(data[:-1])
     assert "checksum of its header" in decoding_error(data[:20] + bytes([data[20] ^ 1]) + data[21:])

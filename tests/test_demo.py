@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_one_line_error, run_main, run_script, small_model
+from pictures import small_network
 from PIL import Image
 
 import demo_compress
 import demo_decompress
 import discretization
 from codec import block_codec, conventional
-from model import checkpoints, exact, make_exact
+from codec import header as file_header
+from model import checkpoints, context, exact, make_exact
 from utils import images, paths
 from utils.cli import UserError
 
@@ -109,10 +111,67 @@ def test_examples(tmp_path, monkeypatch, small):
     monkeypatch.setattr(demo_compress, "example", lambda name: images.from_pillow(image(seed=len(name))))
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "china.bitswap").write_text("of an earlier run")
-    done = run_main(demo_compress.main, "--checkpoint", small)
+    done = run_main(demo_compress.main, "--checkpoint", small, "--coder", "bitswap")
     assert done.returncode == 0 and done.stdout.count("by Bit-Swap") == 2, done.stderr
     expected = {f"{name}.{suffix}" for name in pictures for suffix in ("bitswap", "comparison.png")}
     assert {path.name for path in (tmp_path / "demo").iterdir()} == expected
+
+
+@pytest.fixture(scope="module")
+def photograph(tmp_path_factory):
+    """The path of a part of one of scikit-learn's photographs, as a PNG file."""
+    pytest.importorskip("sklearn")
+    path = tmp_path_factory.mktemp("photograph") / "photo.png"
+    Image.fromarray(demo_compress.example("china").pixels[100:190, 200:310]).save(path)
+    return path
+
+
+def test_photographs_are_coded_with_the_context_network(tmp_path, photograph):
+    """By default, for it makes least of them; beside it, what the others make."""
+    out = tmp_path / "out.bitswap"
+    done = run_main(demo_compress.main, photograph, "-o", out)
+    assert done.returncode == 0 and "with the context network, which adapted to it" in done.stdout, done.stderr
+    table = [line.split()[0] for line in done.stdout.splitlines() if line and "." in line.split()[-1]]
+    assert table.index("context") < min(map(table.index, ("Bit-Swap", "WebP", "PNG", "gzip")))
+    assert file_header.unpack(out.read_bytes())[0].adapting
+    assert run_main(demo_decompress.main, out, "-o", tmp_path / "out.png").returncode == 0
+    assert_same(photograph, tmp_path / "out.png")
+
+
+def test_the_context_network_takes_no_pytorch(tmp_path, photograph):
+    """Encoded and decoded in processes that have none; the adaptation makes the file smaller."""
+    (tmp_path / "torch.py").write_text("raise ImportError('there is no PyTorch')")
+    without = {"PYTHONPATH": str(tmp_path)}
+    sizes = []
+    for i, flags in enumerate(([], ["--static"])):
+        out = tmp_path / f"{i}.bitswap"
+        flags = [photograph, "-o", out, "--coder", "context", *flags]
+        done = run_script("demo_compress.py", *flags, environment=without, check=0)
+        assert "Bit-Swap: compressed" not in done.stdout and file_header.unpack(out.read_bytes())[0].adapting == (not i)
+        flags = [out, "-o", tmp_path / f"{i}.png"]
+        run_script("demo_decompress.py", *flags, environment=without, check=0)
+        assert_same(photograph, tmp_path / f"{i}.png")
+        sizes.append(out.stat().st_size)
+    assert sizes[0] < sizes[1]
+    done = run_script("demo_compress.py", photograph, "--coder", "bitswap", environment=without)
+    assert done.returncode != 0  # it is true that there was none
+
+
+def test_another_context_network(tmp_path, photograph):
+    """Files name theirs; another one is refused, and the right one found by --context."""
+    network = small_network()
+    context.save(tmp_path / "other.npz", network.weights)
+    out, flags = tmp_path / "out.bitswap", ["--context", tmp_path / "other.npz"]
+    done = run_main(demo_compress.main, photograph, "-o", out, "--coder", "context", *flags)
+    assert done.returncode == 0, done.stderr
+    assert file_header.unpack(out.read_bytes())[0].context == network.identity
+    decode = out, "-o", tmp_path / "out.png"
+    assert_one_line_error(run_main(demo_decompress.main, *decode), network.identity, "--context")
+    assert not (tmp_path / "out.png").exists()
+    assert run_main(demo_decompress.main, *decode, *flags).returncode == 0
+    assert_same(photograph, tmp_path / "out.png")
+    absent = [photograph, "-o", tmp_path / "a.bitswap", "--coder", "context", "--context", tmp_path / "absent.npz"]
+    assert_one_line_error(run_main(demo_compress.main, *absent), "absent.npz")
 
 
 def test_floats(tmp_path, small):

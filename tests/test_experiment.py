@@ -121,6 +121,36 @@ def test_in_integers_with_whitened_bits(mnist, checkpoint, tmp_path):
     assert done.returncode == 0 and "identical" in done.stdout, done.stderr
 
 
+def test_in_bfloat16_which_the_file_remembers(results, mnist, checkpoint, tmp_path):
+    done = compress(mnist, checkpoint, tmp_path, "--precision=bfloat16")
+    assert "all 20 images and all initial words are identical" in done.stdout, done.stderr
+    ours = arrays(tmp_path, "bitswap", "_bf16")
+    theirs = arrays(results[0], "bitswap")
+    assert not np.array_equal(ours["nets"], theirs["nets"])
+    np.testing.assert_allclose(ours["elbos"].mean(), theirs["elbos"].mean(), rtol=2e-3)
+    # Under the name of another precision it decodes all the same: what decides is its header.
+    path = tmp_path / "bitstreams" / "mnist2" / "bitswap_6bits_bf16_5x4.npz"
+    plain = shutil.copy(path, path.with_name("bitswap_6bits_5x4.npz"))
+    assert "identical" in compress(mnist, checkpoint, tmp_path, "--verify-only").stdout
+    for precision in ("float32", "float16"):
+        rewrite_header(plain, precision=precision)
+        done = compress(mnist, checkpoint, tmp_path, "--verify-only")
+        assert_one_line_error(done, plain, "precision float16 instead of" if precision == "float16" else "")
+    assert_one_line_error(compress(mnist, checkpoint, tmp_path, "--precision=bfloat16", "--exact"), "--exact")
+
+
+def test_a_file_of_before_the_precision_was_recorded(copy, mnist, checkpoint):
+    rewrite_header(copy / "bitstreams" / "mnist2" / "bitswap_6bits_5x4.npz", precision=None, processes=None)
+    assert "identical" in compress(mnist, checkpoint, copy, "--verify-only").stdout
+
+
+def rewrite_header(path, **entries):
+    """Set entries of the header of a file of bitstreams, or take them out where they are None."""
+    header, lengths, words = npz.load(path, ("header", "lengths", "words"), "")
+    header = {key: value for key, value in (json.loads(header.tobytes()) | entries).items() if value is not None}
+    npz.save(path, header=np.frombuffer(json.dumps(header).encode(), np.uint8), lengths=lengths, words=words)
+
+
 def test_without_flags_a_first_look_that_names_the_full_experiment(monkeypatch):
     monkeypatch.setattr("sys.argv", ["mnist_compress.py"])
     args = command.parse("mnist")
@@ -135,6 +165,7 @@ def test_without_flags_a_first_look_that_names_the_full_experiment(monkeypatch):
     [
         ([], "10bits"),
         (["--exact"], "10bits_exact"),
+        (["--precision=bfloat16", "--whiten"], "10bits_bf16_whitened"),
         (["--whiten", "--exact", "--quantbits=8"], "8bits_exact_whitened"),
         (["--seed=3"], "10bits_seed3"),
     ],
@@ -195,9 +226,7 @@ def test_a_file_of_another_run_is_refused(copy, mnist, checkpoint):
     done = compress(mnist, checkpoint, copy, "--verify-only", "--seed=5")
     assert_one_line_error(done, "seed 100 instead of 5")
     path = copy / "bitstreams" / "mnist2" / "bitswap_6bits_5x4.npz"
-    header, lengths, words = npz.load(path, ("header", "lengths", "words"), "")
-    header = json.loads(header.tobytes()) | {"checkpoint": "0" * 16}
-    npz.save(path, header=np.frombuffer(json.dumps(header).encode(), np.uint8), lengths=lengths, words=words)
+    rewrite_header(path, checkpoint="0" * 16)
     assert_one_line_error(compress(mnist, checkpoint, copy, "--verify-only"), path, "checkpoint 0000000000000000")
 
 

@@ -49,7 +49,9 @@ def test_the_format_stays_what_it_is():
     assert container.decode(one, no_codec).pixels.item() == 7
 
 
-@pytest.mark.parametrize("name", ["raw", "LZMA", "WebP", "palette", "one lane", "grey blocks"])
+@pytest.mark.parametrize(
+    "name", ["raw", "LZMA", "WebP", "palette", "one lane", "grey blocks", "context", "grey context"]
+)
 def test_bits_flipped_under_checksums_that_are_right(name, monkeypatch):
     """As somebody would who means harm. What the header says is checked, and the picture's checksum sees the rest."""
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # for the speed of this test, whatever the header says

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT, small_model
 
-from model.vae import Model, architecture, log_likelihoods
+from model.vae import PRECISIONS, Model, architecture, for_inference, log_likelihoods
 from utils.colour import add_green, subtract_green
 from utils.torch.modules import WnConv2d, fold_weight_norm, init_mode, update_ema
 
@@ -144,6 +144,22 @@ def test_folding_leaves_the_original_alone():
     assert not any(isinstance(module, WnConv2d) for module in folded.modules())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@torch.no_grad()
+def test_bodies_in_bfloat16_between_first_and_last_layers_in_float32():
+    model = small_model(2, zchannels=2)
+    x, z = torch.randint(0, 256, (5, *model.xs)), torch.randn(5, *model.zs)
+    plain, short = (for_inference(model, precision) for precision in PRECISIONS)
+    types = {name.partition(".")[0].rpartition("_")[2]: p.dtype for name, p in short.named_parameters()}
+    assert {name for name, dtype in types.items() if dtype == torch.bfloat16} == {"res", "res0", "res1"}
+    for i in range(2):
+        for ours, theirs in ((short.infer(i, z if i else x), plain.infer(i, z if i else x)),
+                             (short.generate(i, z), plain.generate(i, z))):  # fmt: skip
+            for a, b in zip(ours, theirs, strict=True):
+                assert a.dtype == torch.float32
+                torch.testing.assert_close(a, b, rtol=0.02, atol=0.02 * b.abs().max().item())
+        assert not torch.equal(short.infer(i, z if i else x)[0], plain.infer(i, z if i else x)[0])
 
 
 def test_ema_weighs_the_old_value_by_the_decay():

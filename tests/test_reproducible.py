@@ -9,7 +9,7 @@ from test_bitsback import bins_for, random_words
 from codec import bitsback
 from codec.conditionals import Conditionals, FloatNetwork
 from codec.rans import Rans
-from utils.torch.modules import fold_weight_norm
+from model.vae import PRECISIONS, for_inference
 
 
 @pytest.fixture(params=[1, 2])
@@ -23,9 +23,10 @@ def threads(request):
 
 @pytest.mark.parametrize("scheme", bitsback.SCHEDULES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_lanes_coded_together_decode_together(threads, scheme, channels):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_lanes_coded_together_decode_together(threads, scheme, channels, precision):
     """The batch shrinks as chains end, down to one lane; the decoder meets the same batches in reverse."""
-    model = fold_weight_norm(small_model(2, xs=(channels, 32, 32), zchannels=2))
+    model = for_inference(small_model(2, xs=(channels, 32, 32), zchannels=2), precision)
     conditional, schedule = Conditionals(FloatNetwork(model), bins_for(model, 10)), bitsback.SCHEDULES[scheme](2)
     rng = np.random.default_rng(0)
     lengths = [4, 3, 3, 1, 1]
@@ -39,10 +40,11 @@ def test_lanes_coded_together_decode_together(threads, scheme, channels):
     np.testing.assert_array_equal(coder.to_words(), initial)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @torch.inference_mode()
-def test_the_same_batch_rounds_the_same_way(threads):
+def test_the_same_batch_rounds_the_same_way(threads, precision):
     """Twice the same call gives the same bits, whatever was called in between and however memory lies."""
-    model = fold_weight_norm(small_model(2, zchannels=2))
+    model = for_inference(small_model(2, zchannels=2), precision)
     x, z = torch.randint(0, 256, (7, *model.xs)), torch.randn(7, *model.zs)
 
     def outputs(x, z):

@@ -99,11 +99,12 @@ def launch(environment=os.environ):
     return alone
 
 
-def start(dist=None, gpu=None):
+def start(dist=None, gpu=None, what="training"):
     """Join the other processes of this job, and say in one line on rank 0 how.
 
     dist: the --dist flag, 1 to require a launcher, 0 to refuse several processes, None for what was launched.
     gpu: the --gpu flag, -1 for the CPU; by default the GPU of this process's local rank, if there are any.
+    what: the processes do, in a word.
     Returns a Job. Raises UserError where the flags and the launch do not agree.
     """
     place = launch()
@@ -113,7 +114,7 @@ def start(dist=None, gpu=None):
         )
     if place.size == 1:
         job = Job(device=cli.device(gpu))
-        print("training in one process")
+        print(f"{what} in one process")
         return job
     if dist == 0:
         raise UserError(
@@ -132,7 +133,7 @@ def start(dist=None, gpu=None):
     if job.rank == 0:
         nodes = "" if place.size == place.local_size else f" ({place.local_size} on this node)"
         reason = f" ({reason})" if reason else ""
-        print(f"training in {place.size} processes{nodes}, launched by {place.launcher}: {backend.name}{reason}")
+        print(f"{what} in {place.size} processes{nodes}, launched by {place.launcher}: {backend.name}{reason}")
     barrier(job)
     return job
 
@@ -191,7 +192,8 @@ def _horovod(place, device):
         return module, ours
 
     name = f"Horovod {horovod.__version__} over " + ("NCCL" if device.type == "cuda" else "MPI")
-    broadcast_object = functools.partial(hvd.broadcast_object, root_rank=0)
+    # The default name is that of the type of the value, which may differ between the processes.
+    broadcast_object = functools.partial(hvd.broadcast_object, root_rank=0, name="object")
     return Backend(
         name, lambda tensor: hvd.broadcast_(tensor, 0), broadcast_object, start_sum, average_gradients, hvd.shutdown
     ), None

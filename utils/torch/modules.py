@@ -97,6 +97,15 @@ class ResNetBlock(nn.Sequential):
             self.add_module(f"res{channels}layer{j}", ResNetLayer(channels, kernel_size, dropout_p))
 
 
+class Convolution(nn.Conv2d):
+    """A plain convolution, computed in the type of its weight whatever the type of its input."""
+
+    output: torch.dtype | None = None  # the type of the output, where it is another
+
+    def forward(self, x):
+        return super().forward(x.to(self.weight.dtype)).to(self.output or self.weight.dtype)
+
+
 def fold_weight_norm(module):
     """An inference copy of a module: weight normalisation folded into plain convolutions, gradients off.
 
@@ -113,7 +122,7 @@ def fold_weight_norm(module):
 def _plain_convolution(conv):
     out_channels, in_channels, kernel_size, _ = conv.v.shape
     plain = nn.utils.skip_init(
-        nn.Conv2d, in_channels, out_channels, kernel_size, padding=kernel_size // 2, device=conv.v.device
+        Convolution, in_channels, out_channels, kernel_size, padding=kernel_size // 2, device=conv.v.device
     )
     plain.weight = nn.Parameter(conv.weight().detach(), requires_grad=False)
     plain.bias = nn.Parameter(conv.b.detach(), requires_grad=False)

@@ -1,0 +1,223 @@
+"""Training the context network (model.context): the training scripts' --likelihood=context.
+
+Every step lowers the code length of some thousand pixels of the training set (model.context_data), each given the true
+ones above and to the left.
+"""
+
+import math
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from model import context, context_data
+from model.context import HEAD, HIDDEN, INPUTS, OUTPUTS, PERIOD, SCALE_LIMIT, K, Weights
+from model.context_mixture import UNIFORM
+from utils import cli, paths
+from utils.errors import UserError
+
+EMA = 0.999
+SAVE_SECONDS = 60
+
+
+class ContextNetwork(nn.Module):
+    """The network of model.context in PyTorch, in float32."""
+
+    def __init__(self):
+        super().__init__()
+
+        def normal(*shape, std):
+            return nn.Parameter(torch.randn(shape) * std)
+
+        def zeros(*shape):
+            return nn.Parameter(torch.zeros(shape))
+
+        self.first, self.first_bias = normal(INPUTS, HIDDEN, std=INPUTS**-0.5), zeros(HIDDEN)
+        self.position = zeros(2 * (PERIOD + 1), HIDDEN)  # rows, then columns
+        self.linear = zeros(INPUTS, 3)
+        self.residual, self.residual_bias = normal(2, HIDDEN, HIDDEN, std=0.5 * HIDDEN**-0.5), zeros(2, HIDDEN)
+        self.head_in, self.head_bias = normal(HIDDEN, 3 * HEAD, std=(2 / HIDDEN) ** 0.5), zeros(3 * HEAD)
+        self.head_seen = normal(2, 3, HEAD, std=0.1)
+        self.head_out = normal(3, HEAD, OUTPUTS, std=0.02)
+        start = torch.zeros(3, OUTPUTS)
+        start[:, K : 2 * K] = torch.linspace(-0.5, 0.5, K)
+        start[:, 2 * K : 3 * K] = torch.tensor([-0.5, -1.0, -1.5, -1.0, -0.5])
+        start[1, 3 * K], start[2, 3 * K], start[2, 3 * K + 1] = 0.9, 0.2, 0.7
+        self.head_out_bias = nn.Parameter(start)
+        later = torch.tensor([[0.0, 1, 1], [0, 0, 1]])  # green is known to red and blue, red to blue
+        self.register_buffer("later", later, persistent=False)
+
+    def forward(self, inputs, seen):
+        """What follows from the features of B pixels.
+
+        inputs: [B, FEATURES]; seen: [B, 3], the colours less the centres in units of the spread.
+        Returns (point [B, 3], outputs [B, 3, OUTPUTS]) as model.context.head() gives them.
+        """
+        x, position = inputs[:, :INPUTS], inputs[:, INPUTS:]
+        h = torch.relu(self.first_bias + position @ self.position + x @ self.first)
+        for i in range(2):
+            h = h + torch.relu(torch.addmm(self.residual_bias[i], h, self.residual[i]))
+        linear = x @ self.linear
+        known = (seen - linear)[:, :2]
+        head_seen = (self.head_seen * self.later[..., None]).flatten(1)
+        hidden = torch.relu(torch.addmm(self.head_bias, h, self.head_in) + known @ head_seen)
+        outputs = torch.baddbmm(self.head_out_bias[:, None], hidden.view(-1, 3, HEAD).transpose(0, 1), self.head_out)
+        outputs = outputs.transpose(0, 1)
+        coefficients = outputs[..., 3 * K : 3 * K + 2] * self.later.T
+        return linear + (coefficients * known[:, None]).sum(-1), outputs
+
+    def bits(self, inputs, centre, spread, pixels):
+        """The code length of pixels [B, 3], 0..255 in the order of the planes: [B, 3] bits.
+
+        centre: [B, 3]; spread: [B]. A discretized mixture of logistics, the outer bins open, mixed with a uniform.
+        """
+        seen = (pixels - centre) / spread[:, None]
+        point, outputs = self(inputs, seen)
+        logits, means, scales = outputs[..., : 3 * K].unflatten(-1, (3, K)).unbind(-2)
+        away = (seen - point)[..., None] - means
+        inverse, half = torch.exp(-scales.clamp(-SCALE_LIMIT, SCALE_LIMIT)), (0.5 / spread)[:, None, None]
+        upper = torch.sigmoid((away + half) * inverse).masked_fill((pixels == 255)[..., None], 1)
+        lower = torch.sigmoid((away - half) * inverse).masked_fill((pixels == 0)[..., None], 0)
+        mass = (torch.softmax(logits, -1) * (upper - lower)).sum(-1)
+        return -torch.log2((1 - UNIFORM) * mass + UNIFORM / 256)
+
+    def weights(self):
+        """These weights as model.context takes them."""
+        arrays = {name: np.zeros(shape, np.float32) for name, shape in context.SHAPES._asdict().items()}
+        own = {name: value.detach().numpy() for name, value in self.named_parameters()}
+        arrays["first"][:, :HIDDEN], arrays["first"][:, HIDDEN : HIDDEN + 3] = own["first"], own["linear"]
+        for name in ("first_bias", "residual", "residual_bias"):
+            arrays[name][..., :HIDDEN] = own[name]
+        arrays["row"][:, :HIDDEN], arrays["column"][:, :HIDDEN] = np.split(own["position"], 2)
+        arrays["head_seen"][:] = (own["head_seen"] * self.later.numpy()[..., None]).reshape(2, -1)
+        for name in ("head_in", "head_bias", "head_out", "head_out_bias"):
+            arrays[name][:] = own[name]
+        return Weights(**arrays)
+
+
+# The loop
+
+
+@torch.no_grad()
+def validate(network, source):
+    """The mean code length of each of the source's sets for validation, in bits/dim."""
+    return [network.bits(*pixels)[:, : source.channels].double().mean().item() for pixels in source.sets.values()]
+
+
+def train(dataset, args):
+    """Train, or go on training, and write the averaged weights as args.output/model/params/<dataset>/context.npz.
+
+    args: steps, batch (pixels), lr, seed, data, output, resume. A run that is cut off goes on with resume as if it
+    had not been: what is random in a step follows from its number.
+    """
+    target = paths.params(dataset, args.output) / context.NAME
+    full = target.with_name("context.resume")
+    identity = {"steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": args.seed}
+    state = _load_state(full, identity) if args.resume else None
+    source = context_data.open_source(dataset, args.data)
+    torch.manual_seed(args.seed)
+    network, average = ContextNetwork(), ContextNetwork()
+    average.load_state_dict(network.state_dict())
+    optimiser = torch.optim.Adam(network.parameters(), lr=args.lr, fused=True)
+    step, curve, spent = 0, [], 0.0
+    if state is not None:
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        step, curve, spent = state["step"], state["curve"], state["seconds"]
+    count = sum(p.numel() for p in network.parameters())
+    print(f"context network: {count:,} parameters, {source.what}, {args.steps:,} steps of {args.batch:,} "
+          f"pixels" + (f", resumed at step {step:,}" if step else ""))  # fmt: skip
+    began = saved = time.monotonic()
+
+    def save():
+        seconds = spent + time.monotonic() - began
+        context.save(
+            target, average.weights(), steps=step, seconds=seconds, **identity_record(identity),
+            curve=np.array(curve, np.float64).reshape(-1, 1 + len(source.sets)),
+        )  # fmt: skip
+        with paths.replacing(full) as file:
+            torch.save({
+                "network": network.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(),
+                "step": step, "curve": curve, "seconds": seconds, "identity": identity,
+            }, file)  # fmt: skip
+
+    bar = tqdm(total=args.steps, initial=step, unit="step", dynamic_ncols=True, desc="context network")
+    running = None
+    try:
+        while step < args.steps:
+            for group in optimiser.param_groups:
+                group["lr"] = args.lr * 0.5 * (1 + math.cos(math.pi * step / args.steps))
+            pixels = source.batch(np.random.default_rng((args.seed, step)), args.batch)
+            loss = network.bits(*pixels)[:, : source.channels].mean()
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)  # without, some runs end in NaN
+            optimiser.step()
+            step += 1
+            decay = min(EMA, step / (step + 10))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise UserError(f"the loss is {value} at step {step}; go on with --resume and a lower --lr")
+            running = value if running is None else 0.99 * running + 0.01 * value
+            bar.update()
+            if step % args.test_every == 0 or step == args.steps:
+                curve.append((step, *validate(average, source)))
+                found = zip(source.sets, curve[-1][1:], strict=True)
+                bar.write(f"step {step:,}: " + ", ".join(f"{name} {rate:.4f}" for name, rate in found) + " bits/dim")
+            if step % 20 == 0:
+                bar.set_postfix_str(f"{running:.4f} bits/dim")
+            if time.monotonic() - saved > SAVE_SECONDS:
+                save()
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        save()
+        raise
+    finally:
+        bar.close()
+    save()
+    print(f"wrote {target}")
+
+
+def identity_record(identity):
+    """A run's settings under the names that its checkpoint records them by."""
+    return {f"setting_{name}": value for name, value in identity.items()}
+
+
+def _load_state(path, identity):
+    if not path.exists():
+        print(f"{path} does not exist: starting from the beginning")
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        saved = state["identity"]
+    except Exception as error:  # torch.load raises whatever the corruption happens to provoke
+        raise UserError(f"{path} is not a full checkpoint ({type(error).__name__}); start without --resume") from None
+    if saved != identity:
+        raise UserError(f"{path} is of another run, {saved}; use its settings or leave out --resume")
+    return state
+
+
+def main(dataset, argv=None):
+    """The command line of a training script's --likelihood=context."""
+    parser = cli.parser(
+        f"Train the context likelihood on {dataset}.\n\nWrites, under --output:\n"
+        f"  model/params/{dataset}/context.npz     the averaged weights, with the curve of validation\n"
+        f"  model/params/{dataset}/context.resume  everything that --resume needs"
+    )
+    whole = cli.whole_number
+    parser.add_argument(
+        "--steps", type=whole(1), default=100_000, help="optimiser steps, over which the rate falls to 0"
+    )
+    parser.add_argument("--batch", type=whole(512), default=4096, help="pixels a step")
+    parser.add_argument("--lr", type=float, default=3e-3, help="learning rate of Adam")
+    parser.add_argument("--seed", type=whole(0), default=0, help="seed of everything random")
+    parser.add_argument("--test-every", type=whole(1), default=1000, help="steps between validations")
+    parser.add_argument("--resume", action="store_true", help="go on from the last full checkpoint, if there is one")
+    parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
+    parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")
+    cli.script(train)(dataset, parser.parse_args(argv))

@@ -1,0 +1,203 @@
+"""Whole images coded pixel by pixel: whatever the image and the weights, the same pixels, and the same bytes."""
+
+import os
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pictures import decoding_error, mild, picture_of, reseal, samples, small_network
+
+from codec import autoregressive, container
+from codec import header as file_header
+from codec.autoregressive import Coding
+from model import context, context_adaptation, context_mixture
+
+
+def round_trip(pixels, weights, coding, threads=None):
+    words = autoregressive.encode(pixels, weights, coding, threads=threads)
+    decoded = autoregressive.decode(words, pixels.shape, weights, coding, threads=threads)
+    np.testing.assert_array_equal(decoded, pixels)
+    return words
+
+
+def extreme_weights(seed, size):
+    """Weights up to a size, of any sign, the largest that check() lets pass included."""
+    rng = np.random.default_rng(seed)
+    arrays = [(rng.uniform(-1, 1, shape) ** 3 * size).astype(np.float32) for shape in context.SHAPES]
+    return context.check(context.Weights(*arrays))[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["noise", "constant", "gradient", "few", "mild"]), st.integers(1, 40), st.integers(1, 40),
+    st.sampled_from(["L", "RGB"]), st.sampled_from([0.0, 0.1, 10.0, 999.0]), st.booleans(), st.booleans(),
+    st.integers(1, 4), st.integers(0, 9),
+)  # fmt: skip
+def test_any_image_under_any_weights(kind, height, width, mode, size, grid, adapting, strips, seed):
+    pixels = picture_of(kind, height, width, mode, seed).pixels
+    coding = Coding(min(strips, height), grid, adapting)
+    assert len(round_trip(pixels, extreme_weights(seed, size), coding)) == coding.strips
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 1, 1), (1, 700, 3), (700, 1, 3), (1, 700, 1), (33, 31, 3)])
+@pytest.mark.parametrize("value", [0, 255])
+@pytest.mark.parametrize("adapting", [False, True])
+def test_black_and_white(shape, value, adapting):
+    """What costs least and, on the first pixels, most."""
+    pixels = np.full(shape, value, np.uint8)
+    words = round_trip(pixels, small_network().weights, Coding(1, True, adapting))
+    assert 32 * len(words[0]) < 64 + 16.1 * pixels.size
+
+
+def test_no_pixel_costs_more_than_17_bits():
+    """Noise of the two extremes under weights that know nothing of it."""
+    pixels = np.random.default_rng(0).choice(np.uint8([0, 255]), (20, 20, 3))
+    words = round_trip(pixels, extreme_weights(1, 999.0), Coding(1, True, True))
+    assert 32 * len(words[0]) < 64 + 16.1 * pixels.size
+
+
+@pytest.mark.parametrize("adapting", [False, True])
+def test_the_words_are_the_same_for_any_number_of_threads(adapting):
+    pixels = mild(60, 50).pixels
+    coding = Coding(5, True, adapting)
+    found = [round_trip(pixels, small_network().weights, coding, threads) for threads in (1, 2, 5, 9)]
+    for words in found[1:]:
+        assert all(map(np.array_equal, words, found[0]))
+
+
+def test_strips_see_nothing_of_each_other():
+    pixels = mild(40, 30).pixels
+    whole = round_trip(pixels, small_network().weights, Coding(2, False, True))
+    for words, half in zip(whole, (pixels[:20], pixels[20:]), strict=True):
+        (alone,) = round_trip(half, small_network().weights, Coding(1, False, True))
+        np.testing.assert_array_equal(words, alone)
+
+
+def test_words_take_what_the_intervals_say():
+    pixels, coding = mild(50, 40).pixels, Coding(2, True, True)
+    words = autoregressive.encode(pixels, small_network().weights, coding)
+    expected = autoregressive.cost([pixels], small_network().weights, coding)
+    assert 0 <= 32 * sum(map(len, words)) - 2 * 32 - expected < 2 * 33
+
+
+def test_adaptation_learns_what_the_network_does_not_know():
+    """An image on which the network is wrong in the same way everywhere; it starts anew in every image."""
+    pixels = picture_of("few", 128, 96, "RGB").pixels
+    static, adapting = (
+        autoregressive.cost([pixels], small_network().weights, Coding(1, False, each)) for each in (False, True)
+    )
+    assert adapting < 0.9 * static
+    before = [array.copy() for array in small_network().weights]
+    first, second = (round_trip(pixels, small_network().weights, Coding(1, False, True)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert all(map(np.array_equal, before, small_network().weights))
+
+
+def test_the_grid_is_told_where_it_helps():
+    """Weights that make something of the position in a block, and an image that has such blocks, or has them not."""
+    base = extreme_weights(0, 0.0)
+    head_out_bias = base.head_out_bias.copy()
+    head_out_bias[:, context.SCALES : context.SCALES + context.K] = -1.5
+    columns = np.zeros_like(base.column)
+    columns[: context.PERIOD : 2, context.HIDDEN : context.HIDDEN + 3] = (
+        1  # units of the spread that even columns are brighter
+    )
+    weights = base._replace(head_out_bias=head_out_bias, column=columns)
+    noise = np.random.default_rng(0).integers(0, 4, (48, 64, 3))
+    flat = (100 + noise).astype(np.uint8)
+    striped = (100 + noise + 12 * (np.arange(64)[:, None] % 2 == 0)).astype(np.uint8)
+    assert autoregressive.choose_grid(striped, weights) and not autoregressive.choose_grid(flat, weights)
+
+
+@pytest.mark.parametrize(
+    "height, width, expected",
+    [(1, 1, 1), (427, 640, 2), (500, 375, 1), (3000, 4000, 8), (11585, 11585, 65), (1, 1 << 27, None), (9, 3 << 19, 9)],
+)
+def test_strips(height, width, expected):
+    """So that threads have work, memory stays bounded, and few rows have nothing above."""
+    count = autoregressive.choose_strips(height, width)
+    assert count == expected
+    if count:
+        ends = autoregressive.bounds(height, count)
+        assert ends[0] == 0 and ends[-1] == height and min(np.diff(ends)) >= 1
+        assert max(np.diff(ends)) * width <= autoregressive._MEMORY
+
+
+def test_absurd_files_take_no_memory():
+    """Checksums that are right, numbers that are not: refused at once and in a few megabytes."""
+    data, picture = samples()["context"]
+    header, _ = file_header.unpack(data)
+    assert (header.width, header.height, header.grid in (0, 1), header.adapting) == (26, 20, True, True)
+    words = sum(header.words)
+    absurd = [
+        *(header._replace(width=w, height=h) for w, h in ((2**31, 2**31), (0, 5), (1 << 27, 1), (1, 1 << 27))),
+        *(header._replace(width=w, height=h) for w, h in ((11585, 11585), (5000, 20), (26, 4000), (27, 20), (26, 21))),
+        *(header._replace(words=each) for each in ((), (words - 2, 2), (2**31,), (2,) * 21, (2**34,), (words + 1,))),
+        *(header._replace(mode=mode, entries=9) for mode in ("L", "P")),
+        header._replace(grid=not header.grid),
+        header._replace(adapting=False),
+        header._replace(context="00" * 8),
+        header._replace(crc=0),
+    ]
+    tracemalloc.start()
+    for wrong in absurd:
+        assert decoding_error(reseal(data, wrong), small_network())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30e6
+    assert container.decode(reseal(data, header), lambda header: small_network()).pixels.shape == picture.pixels.shape
+
+
+@pytest.mark.parametrize("adapting", [False, True])
+def test_every_word_counts(adapting):
+    """A flipped bit in any word is an error of the coder, or another image, which the checksum of the pixels sees."""
+    pixels, coding = mild(12, 15).pixels, Coding(1, False, adapting)
+    (words,) = autoregressive.encode(pixels, small_network().weights, coding)
+    for i in range(len(words)):
+        wrong = words.copy()
+        wrong[i] ^= np.uint32(1 << i % 32)
+        try:
+            decoded = autoregressive.decode([wrong], pixels.shape, small_network().weights, coding)
+        except ValueError:
+            continue
+        assert not np.array_equal(decoded, pixels)
+
+
+def test_weights_that_adapt_stay_finite():
+    """Adam's steps are bounded, whatever the gradients."""
+    pixels = picture_of("noise", 60, 60, "RGB").pixels
+    for weights in (extreme_weights(3, 999.0), extreme_weights(4, 5.0)):
+        strip = autoregressive._fill(pixels, weights)
+        coder, coding = autoregressive.Rans.from_words([autoregressive._EMPTY]), Coding(1, True, True)
+        autoregressive._run([0, 60], (60, 3), coding, False, lambda _, found=(strip, coder): found, lambda *_: None)
+        a = strip.adaptation
+        assert all(np.isfinite(array).all() for array in (a.weights, a.first, a.second))
+        most = 60 * 60 // context_adaptation.EVERY * 10 * float(context_adaptation.RATE)
+        assert 0 < np.abs(a.weights - context_adaptation.begin(weights)[2].weights).max() <= most
+
+
+@pytest.mark.slow
+def test_no_multiplication_is_fused_with_an_addition(tmp_path):
+    """In what is compiled for this processor: a fused one rounds once instead of twice."""
+    from conftest import run_script
+
+    script = tmp_path / "assembly.py"
+    script.write_text(f"""import re, sys
+sys.path.insert(0, {os.getcwd()!r})
+import numpy as np
+from codec import autoregressive
+from model import context
+weights = context.Weights(*(np.zeros(shape, np.float32) for shape in context.SHAPES))
+autoregressive.encode(np.zeros((2, 2, 3), np.uint8), weights, autoregressive.Coding(1, True, True))
+(assembly,) = autoregressive._code_rows.inspect_asm().values()
+assert re.search("mul[sp]s|fmul", assembly)
+print(*set(re.findall(r"\\\\bv?fn?m(?:add|sub)\\\\w*|\\\\bfml[as]\\\\w*", assembly)), "end")
+""")
+    done = run_script(script, environment={"NUMBA_CACHE_DIR": str(tmp_path)}, check=0)
+    assert done.stdout.split() == ["end"]
+
+
+def test_the_bound_on_what_a_pixel_takes():
+    assert 0.005 < context_mixture.LEAST_BITS < 0.006

@@ -1,0 +1,78 @@
+"""Chains of small images coded with the context network."""
+
+import numpy as np
+import pytest
+from conftest import assert_one_line_error, digits, run_main
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pictures import small_network
+
+from codec import autoregressive, command
+from codec.rans import EmptyLaneError
+from model import context
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 4), st.integers(1, 12), st.integers(1, 12), st.sampled_from([1, 3]), st.integers(0, 3),
+    st.integers(0, 99),
+)  # fmt: skip
+def test_any_chain_round_trips(count, height, width, channels, grid, seed):
+    weights = small_network().weights
+    images = np.random.default_rng(seed).integers(0, 256, (count, height, width, channels), np.uint8)
+    words, bits, costs = autoregressive.encode_chain(images, weights, grid)
+    assert bits.sum() == 32 * (len(words) - 2)
+    assert abs(bits.sum() - costs.sum()) < 64
+    np.testing.assert_array_equal(autoregressive.decode_chain(words, images.shape, weights, grid), images)
+
+
+def test_a_chain_of_other_words_is_an_error():
+    weights, images = small_network().weights, digits(3, seed=0)
+    words, _, _ = autoregressive.encode_chain(images, weights, 2)
+    with pytest.raises((ValueError, EmptyLaneError)):
+        autoregressive.decode_chain(words, (4, *images.shape[1:]), weights, 2)
+    with pytest.raises((ValueError, EmptyLaneError)):
+        autoregressive.decode_chain(words, (2, *images.shape[1:]), weights, 2)
+
+
+@pytest.fixture
+def flags(tmp_path):
+    (tmp_path / "mnist").mkdir()
+    np.save(tmp_path / "mnist" / "test.npy", digits(40, seed=1))
+    context.save(tmp_path / "network.npz", small_network().weights)
+    network = tmp_path / "network.npz"
+    return (
+        "--likelihood=context", "--context", network, "--experiments=3", "--ndatapoints=2", "--data", tmp_path,
+        "--output", tmp_path,
+    )  # fmt: skip
+
+
+def run(*flags, check=0):
+    done = run_main(lambda argv: command.main("mnist", argv), *flags)
+    assert done.returncode == check, done.stderr
+    return done
+
+
+def test_script_codes_decodes_and_keeps_rates(flags, tmp_path):
+    done = run(*flags)
+    assert "all 6 images are identical" in done.stdout
+    nets, elbos, cmas, total = (
+        np.load(tmp_path / "plots" / "mnist0" / f"context_3x2_{measure}.npy") for measure in command.MEASURES
+    )
+    np.testing.assert_allclose(nets.mean(), elbos.mean(), rtol=0.02)
+    np.testing.assert_allclose(total[:, -1], 784 * 2 * cmas[:, -1])
+    np.testing.assert_allclose(total[:, 0] - 64, 784 * nets[:, 0])
+    assert "all 6 images are identical" in run(*flags, "--verify-only").stdout
+
+
+def test_damaged_bitstreams_are_told(flags, tmp_path):
+    run(*flags, "--no-verify")
+    path = tmp_path / "bitstreams" / "mnist0" / "context_3x2.npz"
+    arrays = dict(np.load(path))
+    arrays["words"][0] ^= 1
+    np.savez(path, **arrays)
+    assert_one_line_error(run(*flags, "--verify-only", check=1), str(path), "compress again")
+
+
+def test_flags_of_latents_are_refused(flags):
+    assert "--nz is of models with latents" in run(*flags, "--nz=2", check=2).stderr

@@ -1,0 +1,105 @@
+"""Training the context network: a run that is cut off goes on as if it had not been."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_one_line_error, digits, run_main
+from pictures import picture_of
+from PIL import Image
+
+from codec import autoregressive
+from model import context, context_data, context_training
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with a few small photographs, for --data."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "imagenetcrop" / "train" / "class").mkdir(parents=True)
+    for i in range(5):
+        smooth = np.asarray(Image.fromarray(picture_of("noise", 9, 11, "RGB", i).pixels).resize((60 + i, 50)))
+        Image.fromarray(smooth).save(folder / "imagenetcrop" / "train" / "class" / f"{i}.png")
+    return folder
+
+
+def train(data, output, *flags):
+    done = run_main(
+        functools.partial(context_training.main, "imagenetcrop"),
+        "--data",
+        data,
+        "--output",
+        output,
+        "--batch",
+        512,
+        *flags,
+    )
+    return done, output / "model" / "params" / "imagenetcrop"
+
+
+def test_a_run_that_is_cut_off_goes_on(tmp_path, data, monkeypatch):
+    done, whole = train(data, tmp_path / "whole", "--steps", 6, "--test-every", 2)
+    assert done.returncode == 0 and "context network" in done.stdout, done.stderr
+    monkeypatch.setattr(context_training, "SAVE_SECONDS", 0)
+    open_source, drawn = context_data.open_source, []
+
+    def open_stopping(*args):
+        source = open_source(*args)
+
+        def stop(*args):
+            drawn.append(1)
+            if len(drawn) == 4:
+                raise KeyboardInterrupt
+            return source.batch(*args)
+
+        return source._replace(batch=stop)
+
+    monkeypatch.setattr(context_data, "open_source", open_stopping)
+    done, parts = train(data, tmp_path / "parts", "--steps", 6, "--test-every", 2)
+    assert done.returncode == 130
+    monkeypatch.setattr(context_data, "open_source", open_source)
+    done, _ = train(data, tmp_path / "parts", "--steps", 6, "--test-every", 2, "--resume")
+    assert done.returncode == 0 and "resumed at step 3" in done.stdout, done.stderr
+    (first, one), (second, other) = (context.load(folder / "context.npz") for folder in (whole, parts))
+    assert one == other and all(map(np.array_equal, first, second))
+    curves = [np.load(folder / "context.npz")["record_curve"] for folder in (whole, parts)]
+    np.testing.assert_array_equal(*curves)
+    assert curves[0].shape == (3, 3) and np.isfinite(curves[0]).all()
+
+
+def test_it_learns(tmp_path, data):
+    done, folder = train(data, tmp_path, "--steps", 60, "--test-every", 30, "--lr", 0.01)
+    assert done.returncode == 0, done.stderr
+    curve = np.load(folder / "context.npz")["record_curve"]
+    assert curve[1, 1] < curve[0, 1] and curve[1, 1] < 5
+
+
+def test_errors(tmp_path, data):
+    done, folder = train(data, tmp_path, "--steps", 1)
+    assert done.returncode == 0, done.stderr
+    assert_one_line_error(train(data, tmp_path, "--steps", 2, "--resume")[0], "another run")
+    (folder / "context.resume").write_bytes(b"damage")
+    assert_one_line_error(train(data, tmp_path, "--steps", 1, "--resume")[0], "not a full checkpoint")
+    assert_one_line_error(train(tmp_path, tmp_path)[0], "imagenetcrop")
+
+
+def test_small_images(tmp_path):
+    """What training sees of an image is what coding it takes: the code lengths of both are the same."""
+    (tmp_path / "mnist").mkdir()
+    images = digits(30, seed=0)
+    np.save(tmp_path / "mnist" / "train.npy", images)
+    done = run_main(
+        functools.partial(context_training.main, "mnist"), "--data", tmp_path, "--output", tmp_path, "--steps", 3,
+        "--batch", 1568,
+    )  # fmt: skip
+    assert done.returncode == 0 and "15 images" in done.stdout, done.stderr
+    trained = tmp_path / "model" / "params" / "mnist"
+    entries = torch.load(trained / "context.resume", weights_only=True)
+    network = context_training.ContextNetwork()
+    network.load_state_dict(entries["average"])
+    with torch.no_grad():
+        bits = network.bits(*context_data.describe_images(images[:2]))[:, 0].double().sum().item()
+    weights, _ = context.load(trained / "context.npz")
+    _, _, costs = autoregressive.encode_chain(images[:2], weights, context.SMALL_GRID)
+    assert costs.sum() == pytest.approx(bits, rel=2e-3)

@@ -33,6 +33,10 @@ _TAGS = {
 _INFO = {"icc_profile": "colour profile", "exif": "EXIF data", "comment": "comments", "xmp": "XMP data"}
 
 
+# Pillow's remarks on damaged metadata, which are not kept, and on images that are large; the limit here is MAX_PIXELS.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
 class Picture(NamedTuple):
     """An image, with everything that makes it up."""
 
@@ -77,8 +81,7 @@ def opened(path, formats=FORMATS):
 
     Raises OSError, or nearly anything, where it is damaged or of another format.
     """
-    with warnings.catch_warnings(), open(path, "rb") as file:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is MAX_PIXELS
+    with open(path, "rb") as file:
         with Image.open(file, formats=formats) as image:
             if image.format == "PNG" and image.tile:  # a file without pixels has nothing to verify
                 image.verify()  # Pillow's decoding alone does not look at the checksums of the pixels

@@ -117,7 +117,7 @@ def decode(data: bytes, open_codec: Callable[[Header], Any], progress: Progress 
     """
     header, payload = unpack(data)
     codec: Any = open_codec(header) if header.side or header.context else None
-    decode_parts: Callable[[Header, bytes, Any, Progress], Picture] = _decode_conventionally
+    decode_parts: Callable[..., Picture] = _decode_conventionally
     verdict = "damaged"
     if header.side:
         from codec import block_codec

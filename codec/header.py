@@ -180,8 +180,9 @@ def _parse(stream: io.BytesIO, version: int) -> Header:
             raise ValueError("the context network codes no palette")
         if stream.read(1):
             raise ValueError("it is too long")
-        fields = {"context": context, "grid": flags & 1, "adapting": bool(flags & 2)}
-        return Header(mode, width, height, entries, crc, payload_crc, words=words, **fields)
+        grid, adapting = flags & 1, bool(flags & 2)
+        fields = mode, width, height, entries, crc, payload_crc
+        return Header(*fields, words=words, context=context, grid=grid, adapting=adapting)
     parts = tuple(
         (within("coder", unpack_one("<B"), 0, len(METHODS) - 1), number("length of a part", 0, 4 * MAX_PIXELS))
         for _ in range(within("number of parts", unpack_one("<B"), 0, 4))

@@ -12,7 +12,7 @@ from PIL import Image
 from test_processes import run_two
 
 import discretization
-from codec import conventional
+from codec import autoregressive, container, conventional
 from imagenetcrop_compress import main
 from model import checkpoints, exact, make_exact
 from utils import npz
@@ -20,7 +20,8 @@ from utils import npz
 pytestmark = pytest.mark.xdist_group("imagenetcrop_compress")  # they share what takes long
 SIZES = {"a.png": (32, 65), "b.jpg": (33, 47), "c.png": (32, 32), "d.jpg": (100, 40)}  # heights, widths
 INITIAL = 2 * 512 + 2  # words that a chain of the small model starts from
-TABLE = ["Bit-Swap, net", "Bit-Swap, sent", "ELBO", "BB-ANS, net", "BB-ANS, sent", *conventional.COMPRESSORS]
+TABLE = ["Bit-Swap, net", "Bit-Swap, sent", "ELBO", "BB-ANS, net", "BB-ANS, sent", "context network"]
+TABLE += [*conventional.COMPRESSORS, *["JPEG XL"] * conventional.has_jxl()]
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +82,14 @@ def test_everything_is_written_and_verified(results):
     assert files(output) == [
         "bitstreams/imagenetcrop2/bbans_6bits.npz",
         "bitstreams/imagenetcrop2/bitswap_6bits.npz",
+        *(f"bitstreams/imagenetcrop2/context_6bits/{i}.bitswap" for i in range(4)),
         "plots/imagenetcrop2/photographs_6bits.csv",
         "plots/imagenetcrop2/table_6bits.csv",
         "plots/imagenetcrop2/table_6bits.pdf",
         "plots/imagenetcrop2/table_6bits.png",
     ]
     assert printed.count("all 7 blocks and all initial words are identical") == 2
+    assert "all pixels of 4 photographs are identical" in printed
     assert "Note: there are 4 photographs: using all of them" in printed
     for name, reason in {"flat.png": "200x31", "grey.jpg": "L", "torn.jpg": "", "notes.txt": ""}.items():
         assert f"skipped class/{name}: " in printed
@@ -108,6 +111,17 @@ def test_other_compressors_see_the_same_pixels(results, data):
         for name, compressor in conventional.COMPRESSORS.items():
             bits = conventional.png(pixels, idat_only=True) if name == "PNG" else compressor(pixels)
             assert int(row[f"{name} (bits)"]) == bits
+
+
+def test_the_context_network_codes_whole_photographs(results, data):
+    output, _ = results
+    for i, row in enumerate(by_photograph(output)):
+        path = output / "bitstreams" / "imagenetcrop2" / "context_6bits" / f"{i}.bitswap"
+        assert int(row["context network (bits)"]) == 8 * path.stat().st_size
+        decoded = container.decode(path.read_bytes(), lambda header: autoregressive.open_network())
+        with Image.open(data / "imagenetcrop" / "test" / row["photograph"]) as image:
+            pixels = np.asarray(image)[: int(row["height"]), : int(row["width"])]
+        np.testing.assert_array_equal(decoded.pixels, pixels)
 
 
 @pytest.mark.parametrize("scheme, name", [("bitswap", "Bit-Swap"), ("bbans", "BB-ANS")])

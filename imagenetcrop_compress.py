@@ -55,6 +55,7 @@ def _compress(args, job):
     from model import checkpoints
 
     path, model, identity = checkpoints.open_for(DATASET, args)
+    command.check_output(DATASET, model.nz, args)
     chosen = photographs.choose(Path(args.data) / DATASET / "test", args.nphotos, args.seed)
     setup = experiment.open_setup(DATASET, args, path, model, identity, job)
     chains = [photographs.to_blocks(photograph.pixels) for photograph in chosen]
@@ -101,7 +102,7 @@ def arguments(argv=None):
     parser = cli.parser(__doc__)
     fewer = f"(default: {photographs.COUNT}, or as many as there are)"
     parser.add_argument("--nphotos", type=cli.whole_number(1), help=f"photographs {fewer}")
-    parser.add_argument("--seed", type=cli.whole_number(0), default=100, help="seed of the choice of photographs")
+    parser.add_argument("--seed", type=cli.SEED, default=100, help="seed of the choice of photographs")
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--context", help="a context network (default: the one at hand)")
     return command.add_and_parse(parser, argv)

@@ -42,6 +42,7 @@ def _with_latents(dataset, args, job):
     from utils import distributed
 
     path, model, identity = checkpoints.open_for(dataset, args)
+    check_output(dataset, model.nz, args)
     test = distributed.in_turn(job, lambda: datasets.load(dataset, "test", args.data))
     chosen = test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
     chains, count = chosen.shape[:2]
@@ -76,6 +77,7 @@ def _with_latents(dataset, args, job):
 def _with_context(dataset, args):
     from codec import context_experiment
 
+    check_output(dataset, 0, args)
     seed = "" if args.seed == SEED else f"_seed{args.seed}"
     suffix = seed + _size(args.experiments, args.ndatapoints)
     result = context_experiment.run(dataset, args, suffix)
@@ -148,6 +150,12 @@ def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> ar
     if args.exact and args.precision != "float32":
         parser.error(f"--exact computes in integers, so that there is no --precision={args.precision}")
     return args
+
+
+def check_output(dataset: str, nz: int, args: argparse.Namespace) -> None:
+    """Raise UserError, before the work, where results or bitstreams cannot be written (bins: discretization.py)."""
+    if not args.verify_only:
+        paths.check_folder_writable(*(folder(dataset, nz, args.output) for folder in (paths.results, paths.bitstreams)))
 
 
 def variant(args: argparse.Namespace) -> str:

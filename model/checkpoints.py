@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from model.vae import Model
-from utils import cli, datasets, paths
+from utils import cli, datasets, paths, results
 from utils.cli import UserError
 
 
@@ -47,8 +47,13 @@ def find(
     if nz not in found:
         wanted = "no checkpoint" if nz is None else f"no checkpoint for --nz={nz}"
         there = f"; there is one for --nz={', '.join(map(str, sorted(found)))}" if found else ""
-        train = f"python model/{dataset}_train.py" + ("" if nz is None else f" --nz={nz}")
-        raise UserError(f"{wanted} in {paths.params(dataset, output)}{there}; {train} makes it")
+        published = results.DEPTHS[dataset]
+        train = f"python model/{dataset}_train.py --nz={nz if nz in published else published[-1]}"
+        makes = f"{train} makes it"
+        if nz not in (None, *published):
+            makes = f"the published depths are {', '.join(map(str, published))}, e.g. {train}"
+        searched = dict.fromkeys((paths.params(dataset, output), paths.params(dataset), paths.PRETRAINED))
+        raise UserError(f"{wanted} in {', '.join(map(str, searched))}{there}; {makes}")
     if found[nz].parent == paths.PRETRAINED:
         print(f"No checkpoint in {paths.params(dataset, output)}: using the small one that ships, {found[nz]}")
     return found[nz]

@@ -194,6 +194,7 @@ def for_checkpoint(path, model, identity, dataset, data=None, output=paths.ROOT)
     exact = find(path, model, identity, dataset, output)
     if exact is not None:
         return exact
+    paths.check_folder_writable(cached(dataset, model, identity, output).parent)
     try:
         pixels = sample_images(dataset, "train", data, CALIBRATION)
     except UserError as error:
@@ -223,9 +224,10 @@ def main(argv=None):
     """Make the exact form, write it, and compare the rates of both forms."""
     args = arguments(argv)
     path, model, identity = checkpoints.open_for(args.dataset, args)
+    to = Path(args.to or path.with_suffix(".exact.npz"))
+    paths.check_writable(to)
     pixels = sample_images(args.dataset, "train", args.data, CALIBRATION)
     exact = from_checkpoint(path, model, identity, pixels, args.two_passes)
-    to = Path(args.to or path.with_suffix(".exact.npz"))
     save(to, exact)
     forms, rates = (fold_weight_norm(model), in_floats(exact)), []
     for pixels in sample_images(args.dataset, "test", args.data, args.compare).split(50):

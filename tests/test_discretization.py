@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import assert_one_line_error, digits, run_main, run_script, small_model
 from photograph_files import fill_data, load_train
+from tqdm import tqdm
 
 import discretization
 from model import checkpoints
@@ -167,3 +168,15 @@ def test_bins_of_photographs_from_the_command_line(tmp_path):
     printed = run_script("discretization.py", "imagenetcrop", *flags, check=0).stdout
     assert "Warning" not in printed and "z1: 256 dimensions" in printed
     assert len(list((tmp_path / "bins").glob("imagenetcrop_nz2_3bits_*.npz"))) == 1
+
+
+@pytest.mark.parametrize("each, says", [(0.001, ""), (0.09, "bins: about 2 minutes"), (7, "bins: about 1.9 hours")])
+def test_how_long_the_sampling_takes_is_told_after_a_few_batches(each, says, capsys):
+    now, told = [0.0], None
+    bar = tqdm(range(1000), disable=True)
+    for done, _ in enumerate(discretization.foretell(bar, "bins", lambda: now[0])):
+        if done == discretization.FIRST:
+            told = capsys.readouterr().out
+        now[0] += 300 if done == 0 else each  # the first batch is slow
+    assert done == 999 and says in told and bool(says) == bool(told)
+    assert capsys.readouterr().out == ""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def script(main: Callable) -> Callable:
-    """Decorate a script's main function: a UserError becomes one line on stderr and exit status 1."""
+    """Decorate a script's main function: what goes wrong with flags or files becomes one line and status 1."""
 
     @functools.wraps(main)
     def run(*args, **kwargs):
@@ -36,6 +36,12 @@ def script(main: Callable) -> Callable:
         except BrokenPipeError:  # as in `... | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
             sys.exit(128 + signal.SIGPIPE)
+        except OSError as error:  # what the system refuses, wherever it is: a name too long, a folder that is no folder
+            if not error.strerror:
+                raise
+            where = "" if error.filename is None else f"{error.filename}: "
+            print(f"{sys.argv[0]}: error: {where}{error.strerror}", file=sys.stderr)
+            sys.exit(1)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             sys.exit(130)
@@ -63,6 +69,10 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+SEED = whole_number(0, 2**32 - 1)  # as NumPy takes it
+QUANTBITS = whole_number(2, 16)  # of the bins of latents
 
 
 def real_number(condition: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
@@ -124,7 +134,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that choose a checkpoint, its bins, the device it runs on and where everything is written."""
     add_model_arguments(parser)
-    parser.add_argument("--quantbits", type=int, choices=range(2, 17), default=10, metavar="Q", help="2^Q bins, 2..16")
+    parser.add_argument("--quantbits", type=QUANTBITS, default=10, metavar="Q", help="2^Q bins, 2..16")
     parser.add_argument("--gpu", type=whole_number(-1), help="index of the GPU, -1 for the CPU (default: any GPU)")
     parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")
 

@@ -9,6 +9,7 @@ from conftest import ROOT
 SCRIPTS = [
     *sorted(path.name for path in ROOT.glob("*.py")),
     "model/create_imagenet.py",
+    "model/create_imagenetcrop.py",
     "model/make_exact.py",
 ]
 # Runs a script as Python does, and says which of these it has imported by the time that it leaves.

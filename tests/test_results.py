@@ -22,4 +22,4 @@ def test_what_ships_shows_the_papers_story():
 
 def test_depths_are_those_of_the_training_scripts():
     settings = (script.SETTINGS for script in (mnist_train, cifar_train, imagenet_train, imagenetcrop_train))
-    assert results.DEPTHS == {each.dataset: tuple(sorted(each.widths)) for each in settings}
+    assert {each.dataset: tuple(sorted(each.widths)) for each in settings} == results.DEPTHS

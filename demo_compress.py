@@ -230,7 +230,7 @@ def write_chart(name, picture, decoded, target, sizes):
             figure = draw(name, picture, decoded, target, sizes)
             with paths.replacing(chart) as file:
                 figure.savefig(file, format="png", dpi=200)
-    except Exception as error:  # Matplotlib raises what its settings, its fonts and its cache happen to provoke
+    except Exception as error:  # its settings, fonts and cache may make Matplotlib raise any
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"warning: no chart: {reason}", file=sys.stderr)
         return False

@@ -208,18 +208,18 @@ def run_schemes(
         if args.whiten:
             schedule = whitened(schedule)
         file = paths.bitstreams(dataset, model.nz, args.output) / f"{scheme}_{variant(args)}{size}.npz"
-        whole_header = setup.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
+        full_header = setup.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
         print(f"\n{dataset}, nz={model.nz}, {SCHEMES[scheme]}: {what}")
         if not args.verify_only:
             result = compress(schedule, setup.conditional, "encode")
             if job.rank == 0:
-                experiment.save_bitstreams(file, whole_header, result.words)
+                experiment.save_bitstreams(file, full_header, result.words)
             floats = compress(schedule, setup.floats, "in floats") if setup.floats else None
             if job.rank == 0:
                 keep(scheme, result, floats)
             distributed.barrier(job)  # before the others read the file
         if not args.no_verify:
-            experiment.verify(file, whole_header, schedule, setup.decoder, chains, initial, unit, job)
+            experiment.verify(file, full_header, schedule, setup.decoder, chains, initial, unit, job)
 
 
 def summary(result: "experiment.Result", padding: float) -> str:

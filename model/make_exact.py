@@ -28,8 +28,7 @@ def arguments(argv=None):
         "Writes CHECKPOINT.exact.npz beside CHECKPOINT.pt, or the file that --to names."
     )
     parser.add_argument("dataset", choices=sorted(datasets.NAMES), help="the dataset the checkpoint was trained on")
-    parser.add_argument("--nz", type=cli.whole_number(1), help="latent layers (default: the most there are trained)")
-    parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
+    cli.add_model_arguments(parser)
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--to", help="write here")
     passes = f"the layers that get two passes (default: the heads alone if that costs under {TOLERANCE} bits/dim)"

@@ -21,7 +21,7 @@ from utils.torch.modules import init_mode
 
 ROOT = Path(__file__).resolve().parents[1]
 
-pytest.register_assert_rewrite("pictures", "exact_reference")
+pytest.register_assert_rewrite("pictures", "exact_reference", "result_files")
 
 torch.set_num_threads(1)
 
@@ -65,6 +65,14 @@ def digits(count, seed=0):
     return np.where(blobs > 20, blobs, 0).astype(np.uint8)[..., None]
 
 
+def photograph(height, width, seed):
+    """Smooth colours with some noise: uint8 [height, width, 3]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width][..., None]
+    waves = 100 * np.sin(y / rng.uniform(5, 20, 3) + x / rng.uniform(5, 20, 3))
+    return np.clip(128 + waves + rng.normal(0, 5, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
 @pytest.fixture(scope="session")
 def mnist(tmp_path_factory):
     """A folder with a small stand-in for MNIST, for --data."""
@@ -91,7 +99,9 @@ def run_script(script, *args, cwd=None, check=None, environment=None, python=sys
     ours = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment = ours | {"OMP_NUM_THREADS": "1"} | (environment or {})
     command = [str(python), str(ROOT / script), *map(str, args)]
-    done = subprocess.run(command, cwd=cwd or ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(
+        command, cwd=cwd or ROOT, env=environment, capture_output=True, text=True, errors="replace", timeout=timeout
+    )
     if check is not None:
         assert done.returncode == check, done.stdout + done.stderr
     return done

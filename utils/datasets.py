@@ -312,7 +312,7 @@ def to_channels_first(images, size=(32, 32)):
 
     Smaller images (MNIST's 28x28) are zero-padded evenly on every side, as in the paper.
     """
-    missing = [whole - side for whole, side in zip(size, images.shape[-3:-1], strict=True)]
+    missing = [wanted - side for wanted, side in zip(size, images.shape[-3:-1], strict=True)]
     pads = [(0, 0)] * (images.ndim - 3) + [(each // 2, each - each // 2) for each in missing]
     padded = np.pad(images, [*pads, (0, 0)])
     return np.ascontiguousarray(np.moveaxis(padded, -1, -3))

@@ -4,10 +4,12 @@ import contextlib
 import os
 import shlex
 import warnings
-from typing import NamedTuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from utils.cli import UserError
 
@@ -55,7 +57,7 @@ class Picture(NamedTuple):
         return self.pixels.size + len(self.palette)
 
 
-def read(path):
+def read(path: str | Path) -> Picture:
     """Read an image file of one of FORMATS: a Picture. Pixels only; a note on stdout lists what else the file holds.
 
     Raises UserError where it is no image, or not one of 8-bit grey, RGB or palette, saying how to convert it.
@@ -76,7 +78,7 @@ def read(path):
 
 
 @contextlib.contextmanager
-def opened(path, formats=FORMATS):
+def opened(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     """An image file as Pillow opens it, for all who read images: its checksums are right, nothing is decoded yet.
 
     Raises OSError, or nearly anything, where it is damaged or of another format.
@@ -102,12 +104,12 @@ def _note_metadata(path, image):
         print(f"Note: not kept of {path}, pixels only: {', '.join(found)}")
 
 
-def metadata(path, image):
+def metadata(path: str | Path, image: Image.Image) -> list[str]:
     """What an image file holds beside the pixels, in words, each once. image: the same, opened with Pillow."""
     found = [name for key, name in _INFO.items() if image.info.get(key)]
     if image.format == "PNG":
         found += [_CHUNKS[kind] for kind in _chunks(path) if kind in _CHUNKS]
-    if image.format == "TIFF":
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
         found += [name for tag, name in _TAGS.items() if tag in image.tag_v2]
     if (others := getattr(image, "n_frames", 1) - 1) > 0:
         found.append(f"{others} further image{'s' * (others > 1)}")
@@ -134,7 +136,7 @@ def _check_image(path, image):
                         f"python -c {shlex.quote(code)}")  # fmt: skip
 
 
-def unsuitable(image):
+def unsuitable(image: Any) -> tuple[str, str] | None:
     """Why an opened Pillow image is not one of 8-bit grey, RGB or palette without transparency, and its conversion.
 
     Returns (what it is, Python that makes a Pillow image of `image`), or None where it is suitable.
@@ -166,7 +168,7 @@ def _ppm_maximum(image):
     return arguments[-1] if isinstance(arguments, tuple) and isinstance(arguments[-1], int) else 255
 
 
-def from_pillow(image):
+def from_pillow(image: Image.Image) -> Picture:
     """A Pillow image of one of MODES as a Picture."""
     pixels = np.atleast_3d(np.array(image))
     palette = b""
@@ -177,7 +179,7 @@ def from_pillow(image):
     return Picture(image.mode, pixels, palette)
 
 
-def to_pillow(picture):
+def to_pillow(picture: Picture) -> Image.Image:
     """The inverse of from_pillow()."""
     image = Image.fromarray(picture.pixels.squeeze(2) if picture.pixels.shape[2] == 1 else picture.pixels)
     if picture.mode == "P":
@@ -185,6 +187,6 @@ def to_pillow(picture):
     return image
 
 
-def same(a, b):
+def same(a: Picture, b: Picture) -> bool:
     """Whether two pictures are equal in everything."""
     return a.mode == b.mode and a.palette == b.palette and np.array_equal(a.pixels, b.pixels)

@@ -7,29 +7,38 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from model import cifar_train, imagenet_train, imagenetcrop_train, mnist_train
 from utils import cli, paths
 
-FULL_SIZE = {  # the paper's models: xs, zchannels, width by nz
-    "mnist": ((1, 32, 32), 1, {1: 64, 2: 63, 4: 62, 8: 61}),
-    "cifar": ((3, 32, 32), 8, {1: 256, 2: 255, 4: 254, 8: 252}),
-}
-MODELS = {f"{dataset}{nz}": (dataset, nz) for dataset, (_, _, widths) in FULL_SIZE.items() for nz in widths}
+SETTINGS = {s.SETTINGS.dataset: s.SETTINGS for s in (mnist_train, cifar_train, imagenet_train, imagenetcrop_train)}
+MODELS = {f"{name}{nz}": (name, nz) for name in ("mnist", "cifar") for nz in SETTINGS[name].widths}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def full_size(settings, nz):
+    """The paper's Model of a dataset, with random weights. settings: of model.train_options."""
+    import torch  # late, here and below, so that --help answers at once, and memory.py sees what PyTorch takes
+
+    from model.vae import Model
+
+    torch.manual_seed(0)
+    return Model(
+        settings.xs, nz, settings.zchannels, nprocessing=4, kernel_size=3, resdepth=8, reswidth=settings.widths[nz],
+        dropout_p=settings.dropout, conditional_scale=settings.conditional_scale,
+    )  # fmt: skip
 
 
 def unfolded(name):
     """A full-size model with random weights, initialised from random images. name: one of MODELS."""
-    import torch  # late, here and below, so that --help answers at once, and memory.py sees what PyTorch takes
+    import torch
 
-    from model.vae import Model, log_likelihoods
+    from model.vae import log_likelihoods
     from utils.torch.modules import init_mode
 
     dataset, nz = MODELS[name]
-    xs, zchannels, widths = FULL_SIZE[dataset]
-    torch.manual_seed(0)
-    network = Model(xs, nz, zchannels, nprocessing=4, kernel_size=3, resdepth=8, reswidth=widths[nz]).eval()
+    network = full_size(SETTINGS[dataset], nz).eval()
     with torch.no_grad(), init_mode():
-        log_likelihoods(network, torch.randint(0, 256, (4, *xs), dtype=torch.uint8))
+        log_likelihoods(network, torch.randint(0, 256, (4, *network.xs), dtype=torch.uint8))
     return network
 
 

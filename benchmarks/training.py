@@ -23,15 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
+from common import SETTINGS, full_size
 
-from model import cifar_train, imagenet_train, imagenetcrop_train, mnist_train, training
+from model import training
 from model.logs import Log
-from model.vae import Model
 from utils import cli, distributed, paths
 from utils.cli import UserError
 from utils.torch.modules import update_ema
 
-SETTINGS = {s.SETTINGS.dataset: s.SETTINGS for s in (mnist_train, cifar_train, imagenet_train, imagenetcrop_train)}
 PARTS = ["data", "forward", "backward", "optimiser", "gnorm", "EMA", "logging"]
 COLUMNS = ["dataset", "nz", "batch", "precision", "processes", "threads", "steps/s", "images/s", "CPU-s/step"]
 COLUMNS += [f"{part} %" for part in (*PARTS, "overhead")]
@@ -39,11 +38,7 @@ COLUMNS += [f"{part} %" for part in (*PARTS, "overhead")]
 
 def build(settings, nz, job):
     """A full-size model, initialised from random images, and its optimiser and average, as training has them."""
-    torch.manual_seed(0)
-    model = Model(
-        settings.xs, nz, settings.zchannels, nprocessing=4, kernel_size=3, resdepth=8, reswidth=settings.widths[nz],
-        dropout_p=settings.dropout, conditional_scale=settings.conditional_scale,
-    ).to(job.device)  # fmt: skip
+    model = full_size(settings, nz).to(job.device)
     training.warm_up(model, np.random.default_rng(0).integers(0, 256, (4, 32, 32, settings.xs[0]), np.uint8))
     distributed.broadcast(job, model.state_dict().values())
     return model, training.adam(model, 2e-3), copy.deepcopy(model).requires_grad_(False)

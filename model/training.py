@@ -1,4 +1,7 @@
-"""Training, shared by the datasets: warm-up, train and test loops, weight averaging, checkpoints, logging."""
+"""Training, shared by the datasets: warm-up, the loop, a step of it, tests.
+
+A long module, so that the loop and everything that a step computes can be read in one place.
+"""
 
 import contextlib
 import copy

@@ -4,6 +4,8 @@ Which of them is chosen by how the process was launched. mpiexec: Horovod where 
 where it is not; torchrun and srun: torch.distributed, over NCCL on GPUs and Gloo on CPUs. Gradients are averaged by
 PyTorch's DistributedDataParallel or by Horovod's DistributedOptimizer; either divides before it sums, so that nothing
 overflows in float16. Every function but share() is to be called by all processes, in the same order.
+
+A long module, as there are four launchers and two libraries to get along with.
 """
 
 import contextlib

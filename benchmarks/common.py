@@ -1,4 +1,4 @@
-"""What the benchmarks share: the full-size models, clocks, flags, tables on paper and on disk."""
+"""What the benchmarks share: the paper's models, clocks, flags, tables on paper and on disk."""
 
 import csv
 import sys
@@ -7,13 +7,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from model import published
 from utils import cli, paths
 
-FULL_SIZE = {  # the paper's models: xs, zchannels, width by nz
-    "mnist": ((1, 32, 32), 1, {1: 64, 2: 63, 4: 62, 8: 61}),
-    "cifar": ((3, 32, 32), 8, {1: 256, 2: 255, 4: 254, 8: 252}),
+MODELS = {
+    f"{dataset}{nz}": (dataset, nz) for dataset in ("mnist", "cifar") for nz in published.SETTINGS[dataset].widths
 }
-MODELS = {f"{dataset}{nz}": (dataset, nz) for dataset, (_, _, widths) in FULL_SIZE.items() for nz in widths}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -25,11 +24,13 @@ def unfolded(name):
     from utils.torch.modules import init_mode
 
     dataset, nz = MODELS[name]
-    xs, zchannels, widths = FULL_SIZE[dataset]
+    paper = published.SETTINGS[dataset]
     torch.manual_seed(0)
-    network = Model(xs, nz, zchannels, nprocessing=4, kernel_size=3, resdepth=8, reswidth=widths[nz]).eval()
+    network = Model(
+        paper.xs, nz, paper.zchannels, nprocessing=4, kernel_size=3, resdepth=8, reswidth=paper.widths[nz]
+    ).eval()
     with torch.no_grad(), init_mode():
-        log_likelihoods(network, torch.randint(0, 256, (4, *xs), dtype=torch.uint8))
+        log_likelihoods(network, torch.randint(0, 256, (4, *paper.xs), dtype=torch.uint8))
     return network
 
 

@@ -19,19 +19,17 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import common
 import numpy as np
 import torch
 
-from model import cifar_train, imagenet_train, imagenetcrop_train, mnist_train, training
+from model import published, training
 from model.logs import Log
 from model.vae import Model
 from utils import cli, distributed, paths
 from utils.cli import UserError
 from utils.torch.modules import update_ema
 
-SETTINGS = {s.SETTINGS.dataset: s.SETTINGS for s in (mnist_train, cifar_train, imagenet_train, imagenetcrop_train)}
 PARTS = ["data", "forward", "backward", "optimiser", "gnorm", "EMA", "logging"]
 COLUMNS = ["dataset", "nz", "batch", "precision", "processes", "threads", "steps/s", "images/s", "CPU-s/step"]
 COLUMNS += [f"{part} %" for part in (*PARTS, "overhead")]
@@ -98,7 +96,7 @@ def run_steps(job, model, ema, likelihoods, optimiser, loader, lengths, watch, l
 
 def measure(job, dataset, nz, batch, steps, precision, workers, fp16, folder):
     """One row of the table, over all processes of the job."""
-    settings = SETTINGS[dataset]
+    settings = published.SETTINGS[dataset]
     model, optimiser, ema = build(settings, nz, job)
     model.train()
     likelihoods, optimiser = distributed.average_gradients(job, training.Likelihoods(model), optimiser, fp16)
@@ -143,7 +141,7 @@ def measure_in_processes(count, argv, folder):
 
 
 def read_rows(folder):
-    with open(Path(folder) / "benchmarks" / "training.csv", newline="") as file:
+    with open(common.table_file(folder, "training"), newline="") as file:
         return [[number(cell) for cell in row] for row in list(csv.reader(file))[1:]]
 
 
@@ -172,7 +170,7 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     parser = cli.parser(__doc__)
     whole = cli.whole_number
-    parser.add_argument("--dataset", choices=tuple(SETTINGS), default="mnist", help="whose full-size model")
+    parser.add_argument("--dataset", choices=tuple(published.SETTINGS), default="mnist", help="whose full-size model")
     parser.add_argument("--nz", type=int, help="latent layers (default: the dataset's)")
     parser.add_argument("--batch", type=whole(1), help="images a step, all processes together (default: the dataset's)")
     parser.add_argument("--steps", type=whole(1), default=5, help="steps to time, after one that is not")
@@ -186,10 +184,10 @@ def main(argv=None):
     parser.add_argument("--no-fp16-allreduce", action="store_true", help="send gradients as float32")
     parser.add_argument("--output", type=Path, default=paths.ROOT, help="folder under which benchmarks/ is written")
     args = parser.parse_args(argv)
-    settings = SETTINGS[args.dataset]
+    settings = published.SETTINGS[args.dataset]
     nz, batch = args.nz or settings.nz, args.batch or settings.batch
     if nz not in settings.widths:
-        parser.error(f"--nz={nz} has no published width for {args.dataset}")
+        parser.error(f"--nz={nz} has no published width for {args.dataset}; {published.depths(args.dataset)} have")
     job = distributed.start(gpu=args.gpu)
     if batch % job.size:
         raise UserError(f"--batch={batch} cannot be split evenly over {job.size} processes; take a multiple")
@@ -222,7 +220,7 @@ def main(argv=None):
                         )
                     show(rows[-1])
     if job.rank == 0:
-        with paths.replacing(args.output / "benchmarks" / "training.csv", "w") as file:
+        with paths.replacing(common.table_file(args.output, "training"), "w") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
     distributed.stop(job)
 

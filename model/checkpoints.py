@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from model import published
 from model.vae import Model
 from utils import cli, datasets, paths
 from utils.cli import UserError
@@ -32,7 +33,7 @@ def find(dataset, nz=None, checkpoint=None, output=paths.ROOT):
 
     checkpoint: a path that settles it. nz: number of latent layers; by default the most there is a checkpoint for.
     One under model/params is taken before the small one that ships under model/pretrained.
-    Raises UserError where there is none, naming the command that makes it.
+    Raises UserError where there is none, naming the folders searched and a command that makes it.
     """
     if checkpoint is not None:
         return Path(checkpoint)
@@ -42,8 +43,11 @@ def find(dataset, nz=None, checkpoint=None, output=paths.ROOT):
     if nz not in found:
         wanted = "no checkpoint" if nz is None else f"no checkpoint for --nz={nz}"
         there = f"; there is one for --nz={', '.join(map(str, sorted(found)))}" if found else ""
-        train = f"python model/{dataset}_train.py" + ("" if nz is None else f" --nz={nz}")
-        raise UserError(f"{wanted} in {paths.params(dataset, output)}{there}; {train} makes it")
+        remedy = f"python model/{dataset}_train.py" + ("" if nz is None else f" --nz={nz}") + " makes it"
+        if nz is not None and nz not in published.SETTINGS[dataset].widths:
+            remedy = f"the paper's models have {published.depths(dataset)}"
+        searched = dict.fromkeys(map(str, (paths.params(dataset, output), paths.params(dataset), paths.PRETRAINED)))
+        raise UserError(f"{wanted} in {', '.join(searched)}{there}; {remedy}")
     if found[nz].parent == paths.PRETRAINED:
         print(f"No checkpoint in {paths.params(dataset, output)}: using the small one that ships, {found[nz]}")
     return found[nz]

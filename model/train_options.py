@@ -1,31 +1,13 @@
-"""The settings and flags of the training scripts. PyTorch is imported once they have been read."""
+"""The flags of the training scripts. PyTorch is imported once they have been read."""
 
 import argparse
 import sys
-from dataclasses import dataclass, field
 
+from model import published
 from utils import cli, paths
 
 LIKELIHOODS = ("logistic", "context")
 LEAST_LR = 5e-4  # what the published schedule decays to
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What differs between the datasets; the defaults are what the paper shares between all of them."""
-
-    dataset: str
-    xs: tuple[int, int, int]  # C, H, W as the model sees it
-    zchannels: int
-    widths: dict[int, int] = field(hash=False)  # nz -> reswidth
-    nz: int
-    batch: int  # over all processes together
-    dropout: float
-    decay: float  # of the learning rate, per step
-    decay_after: int  # steps
-    test_every: int  # epochs
-    conditional_scale: bool = False
-    crops: int | None = None  # of each photograph in an epoch; None for images that are not cropped
 
 
 def main(settings, argv=None):
@@ -126,7 +108,7 @@ def parse(settings, argv):
         parser.error(f"--kernel={args.kernel}: the kernel size is odd")
     if args.width is None:
         if args.nz not in settings.widths:
-            parser.error(f"--nz={args.nz} has no published width for {name} ({nzs}); give --width as well")
+            parser.error(f"--nz={args.nz} has no published width; give --width as well, or {published.depths(name)}")
         args.width = settings.widths[args.nz]
     if args.colour_transform and settings.xs[0] != 3:
         parser.error(f"--colour-transform: {name} has no colours")

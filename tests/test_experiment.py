@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT, assert_one_line_error, run_main, run_script, small_model
 
 from codec import command
-from utils import npz
+from utils import npz, paths
 
 pytestmark = pytest.mark.xdist_group("experiment")  # they share what takes long
 
@@ -246,9 +246,19 @@ def test_no_such_gpu(mnist, checkpoint, tmp_path):
     assert_one_line_error(compress(mnist, checkpoint, tmp_path, "--gpu=99"), "--gpu=99", "--gpu=-1")
 
 
-def test_missing_checkpoint_names_the_command(mnist, tmp_path):
-    done = run_main(functools.partial(command.main, "mnist"), "--nz=7", "--data", mnist, "--output", tmp_path)
-    assert_one_line_error(done, "--nz=7", "python model/mnist_train.py --nz=7")
+@pytest.mark.parametrize(
+    "flags, advice",
+    [
+        (["--nz=8"], "python model/mnist_train.py --nz=8 makes it"),
+        ([], "python model/mnist_train.py makes it"),
+        (["--nz=7"], "the paper's models have --nz=1, 2, 4 or 8"),
+    ],
+)
+def test_missing_checkpoint_names_folders_and_a_command_that_works(mnist, tmp_path, monkeypatch, flags, advice):
+    monkeypatch.setattr(paths, "checkpoints", lambda *_: {})
+    done = run_main(functools.partial(command.main, "mnist"), *flags, "--data", mnist, "--output", tmp_path)
+    folders = paths.params("mnist", tmp_path), paths.params("mnist"), paths.PRETRAINED
+    assert_one_line_error(done, *flags, *folders, advice)
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "empty", "other"])

@@ -17,7 +17,7 @@ from conftest import ROOT, assert_one_line_error, run_main, run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX.proto import event_pb2
 
-from model import mnist_train, train_options, train_state, training
+from model import mnist_train, published, train_options, train_state, training
 from model.vae import Model
 from utils import distributed
 from utils.cli import UserError
@@ -176,9 +176,16 @@ def test_bad_flags(mnist, tmp_path, flags, mention):
     assert not any(tmp_path.iterdir())
 
 
-def test_unpublished_nz_needs_a_width(mnist, tmp_path):
-    done = run_main(lambda argv: train_options.main(mnist_train.SETTINGS, argv), "--nz=3", "--data", mnist)
-    assert_one_line_error(done, "--nz=3", "--width")
+@pytest.mark.parametrize(
+    "dataset, nz, depths",
+    [("mnist", 3, "--nz=1, 2, 4 or 8"), ("imagenet", 8, "--nz=1, 2 or 4"), ("imagenetcrop", 2, "--nz=4")],
+)
+def test_unpublished_nz_needs_a_width(dataset, nz, depths):
+    settings = published.SETTINGS[dataset]
+    done = run_main(lambda argv: train_options.main(settings, argv), f"--nz={nz}")
+    assert_one_line_error(done, f"--nz={nz} ", "--width")
+    assert done.stderr.endswith(f"or {depths}\n")
+    assert train_options.parse(settings, [f"--nz={nz}", "--width=5"]).width == 5
 
 
 def test_nan_stops_the_run_and_spares_the_checkpoints(unbroken, mnist, tmp_path):

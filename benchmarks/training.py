@@ -180,7 +180,7 @@ def main(argv=None):
     parser.add_argument("--processes", type=whole(1), nargs="+", default=[1], help="one row for each")
     parser.add_argument("--repeats", type=whole(1), default=1, help="rows of each kind, taken in turn")
     parser.add_argument("--workers", type=whole(0), default=0, help="processes that load data")
-    parser.add_argument("--gpu", type=whole(-1), help="index of the GPU, -1 for the CPU (default: a GPU if any)")
+    parser.add_argument("--gpu", type=whole(-1, 1023), help="index of the GPU, -1 for the CPU (default: a GPU if any)")
     parser.add_argument("--no-fp16-allreduce", action="store_true", help="send gradients as float32")
     parser.add_argument("--output", type=Path, default=paths.ROOT, help="folder under which benchmarks/ is written")
     args = parser.parse_args(argv)

@@ -64,7 +64,7 @@ def parse(settings, argv):
     )
     parser.add_argument("--colour-transform", action="store_true", help="model R-G, G, B-G; beyond the paper")
     parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="seed of everything random")
-    parser.add_argument("--gpu", type=whole(-1), help="index of the GPU, -1 for the CPU (default: a GPU if any)")
+    parser.add_argument("--gpu", type=whole(-1, 1023), help="index of the GPU, -1 for the CPU (default: a GPU if any)")
     parser.add_argument(
         "--dist", type=int, choices=(0, 1),
         help="1: require, 0: refuse a launcher of several processes (default: train in as many as were launched)",

@@ -68,13 +68,10 @@ def measure(dataset, args):
 
 def write(path, dataset, rates, counts, seed):
     """Write the rates {compressor: bits/dim} of a data set as CSV."""
-    try:
-        with paths.replacing(path, "w") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(["dataset", "compressor", "bits_per_dim", "experiments", "ndatapoints", "seed"])
-            table.writerows([dataset, name, rate, *counts, seed] for name, rate in rates.items())
-    except OSError as error:
-        raise cli.UserError(f"{path} cannot be written ({error.strerror or error}); see --output") from None
+    with paths.replacing(path, "w") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["dataset", "compressor", "bits_per_dim", "experiments", "ndatapoints", "seed"])
+        table.writerows([dataset, name, rate, *counts, seed] for name, rate in rates.items())
 
 
 def table(rates):
@@ -92,6 +89,7 @@ def main(argv=None):
     names = args.datasets or at_hand(args.data)
     if not names:
         raise cli.UserError(f"there is no test set in {args.data}; name one, e.g. mnist, and it is fetched")
+    paths.check_folder_writable(*(args.output / "plots" / name for name in names))
     rates, described = {}, []
     for dataset in names:
         rates[dataset], images, counts = measure(dataset, args)

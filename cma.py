@@ -184,7 +184,7 @@ def arguments(argv=None):
     """The command line."""
     parser = cli.parser(__doc__)
     results.add_arguments(parser)
-    parser.add_argument("--quantbits", type=cli.whole_number(1), default=10, help="bits of the latents' bins")
+    parser.add_argument("--quantbits", type=cli.QUANTBITS, default=10, help="bits of the latents' bins")
     parser.add_argument("--exact", action="store_true", help="only results of --exact, the networks in integers")
     parser.add_argument("--whiten", action="store_true", help="only results of --whiten")
     parser.add_argument("--paper", action="store_true", help="the paper's numbers in the table, too")
@@ -195,6 +195,7 @@ def arguments(argv=None):
 def main(argv=None):
     """Read the results, write the figure and the table."""
     args = arguments(argv)
+    paths.check_folder_writable(args.output / "plots")
     folder = results.where(args.results, args.output, results.parse)
     models = results.load(folder, args.quantbits, args.exact or None, args.whiten or None, wanted=results.chosen(args))
     if not models:

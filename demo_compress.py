@@ -48,7 +48,7 @@ def arguments(argv=None):
     lanes = (
         f"blocks that Bit-Swap codes side by side, up to {file_header.MAX_LANES} (default: by the size of the image)"
     )
-    parser.add_argument("--lanes", type=cli.whole_number(1), help=lanes)
+    parser.add_argument("--lanes", type=cli.whole_number(1, file_header.MAX_LANES), help=lanes)
     checkpoint = "a checkpoint for Bit-Swap, which decoding will need (default: the one at hand)"
     parser.add_argument("--checkpoint", help=checkpoint)
     floats = "Bit-Swap in floats: faster, but decodes only where they round alike: see --help of the decoder"
@@ -230,7 +230,7 @@ def write_chart(name, picture, decoded, target, sizes):
             figure = draw(name, picture, decoded, target, sizes)
             with paths.replacing(chart) as file:
                 figure.savefig(file, format="png", dpi=200)
-    except Exception as error:  # Matplotlib raises what its settings, its fonts and its cache happen to provoke
+    except Exception as error:  # its settings, fonts and cache may make Matplotlib raise any
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"warning: no chart: {reason}", file=sys.stderr)
         return False

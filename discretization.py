@@ -7,6 +7,8 @@ width between the least and the greatest of samples drawn down the generative ch
 
 import hashlib
 import math
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:  # elsewhere PyTorch is imported where it is needed, so that -
 
 SAMPLES_PER_BIN = 30  # samples of each chain, per bin
 BATCH = 256
+FIRST = 4  # batches, from which the time that all will take is told
 
 
 class Ranges(NamedTuple):
@@ -95,7 +98,8 @@ def sample_ranges(
             indices = _draw(len(images), count, seed)
         with torch.inference_mode(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             starts = range(0, count, BATCH)[job.rank :: job.size]
-            for first in tqdm(starts, desc="bins", unit="batch", dynamic_ncols=True, disable=job.rank > 0):
+            bar = tqdm(starts, desc="bins", unit="batch", dynamic_ncols=True, disable=job.rank > 0)
+            for first in foretell(bar, f"the bins of --quantbits={quantbits} take {count:,} samples"):
                 torch.manual_seed(seed + first)  # a batch is the same whatever process draws it
                 size = min(BATCH, count - first)
                 _, *lower = sample_latents(model, size)
@@ -112,6 +116,21 @@ def sample_ranges(
     if not (np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < hi).all()):
         raise UserError("the latents sampled from this checkpoint are constant or not finite; it is of no use")
     return Ranges(lo, hi, quantbits, checkpoint, images is not None)
+
+
+def foretell(bar: tqdm, what: str, clock: Callable[[], float] = time.monotonic) -> Iterator[int]:
+    """Iterate over a tqdm bar, and say how long all will take where that is over a minute, after the first few steps.
+
+    The first step is not counted: it may allocate and compile. what: what takes so long, in words.
+    """
+    steps = len(bar)
+    for i, step in enumerate(bar):
+        if i == 1:
+            began = clock()
+        if i == FIRST and (seconds := (clock() - began) / (FIRST - 1) * steps) > 60:
+            long = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{math.ceil(seconds / 60)} minutes"
+            bar.write(f"{what}: about {long}, this once; fewer bits are faster")
+        yield step
 
 
 def _draw(images, count, seed):
@@ -154,6 +173,8 @@ def for_checkpoint(
     found = distributed.broadcast_object(job, found)
     if found is not None and found.with_images:
         return found
+    if found is None:
+        paths.check_folder_writable(cached.parent)  # before the work
     images = distributed.in_turn(job, lambda: _training_images(dataset, data))
     if images is None and found is not None:
         return found
@@ -209,6 +230,7 @@ def _make(args, job):
 
     path, model, identity = checkpoints.open_for(args.dataset, args)
     if args.to:
+        paths.check_writable(args.to)
         images = distributed.in_turn(job, lambda: datasets.load(args.dataset, "train", args.data))
         ranges = sample_ranges(model, images, args.quantbits, identity, job=job)
         if job.rank == 0:

@@ -1,11 +1,13 @@
-"""Compress photographs of any size with Bit-Swap and BB-ANS, decode them again from disk and compare.
+"""Compress photographs of any size with Bit-Swap, BB-ANS and the context network, decode them from disk and compare.
 
 The protocol of Kingma, Abbeel, Ho 2019: 100 photographs of the test folder, each cropped at the bottom and on the
 right to multiples of 32 pixels and coded, 32x32 block by block, as a chain of its own. The same pixels are compressed
-with gzip, bz2 and LZMA (the raw bytes of a photograph, rows of interleaved channels, as one stream), PNG (of which
-the payload of the IDAT chunks is counted) and WebP. A rate is the mean over the photographs of their bits/dim; "net"
-leaves out the initial bits that a chain starts from, "sent" includes them. mpiexec -np 8 python
-imagenetcrop_compress.py, or torchrun --nproc-per-node 8, deals the photographs to 8 processes, a GPU or a core each.
+with the context network, a photograph as a whole and as a file of its own (demo_compress.py --coder context), with
+gzip, bz2 and LZMA (the raw bytes of a photograph, rows of interleaved channels, as one stream), PNG (of which the
+payload of the IDAT chunks is counted), WebP and, where it is installed, JPEG XL. A rate is the mean over the
+photographs of their bits/dim; "net" leaves out the initial bits that a chain starts from, "sent" includes them.
+mpiexec -np 8 python imagenetcrop_compress.py, or torchrun --nproc-per-node 8, deals the photographs to 8 processes, a
+GPU or a core each.
 
 Reads, under --data:
   imagenetcrop/test/class/*   JPEG or PNG; what is not RGB, or under 32 pixels a side, is passed over
@@ -15,6 +17,7 @@ Writes, under --output:
   plots/imagenetcrop<nz>/table_<variant>.{pdf,png}     the table as a bar chart
   plots/imagenetcrop<nz>/photographs_<variant>.csv     the bits of each photograph, in the order of the bitstreams
   bitstreams/imagenetcrop<nz>/<scheme>_<variant>.npz   the compressed photographs
+  bitstreams/imagenetcrop<nz>/context_<variant>/       those of the context network, a .bitswap file each
   bins/imagenetcrop_nz<nz>_<q>bits_<checkpoint>.npz    the bins, where there are none yet
 
 The variant is <q>bits, with _exact, _bf16, _whitened, _seed<seed> and _<count>photos where these are not the paper's.
@@ -29,10 +32,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from codec import command, conventional
-from utils import cli, figures, paths, photographs, processes, results
+from codec import autoregressive, command, container, conventional
+from utils import cli, figures, images, paths, photographs, processes, results
+from utils.errors import UserError
 
 DATASET = "imagenetcrop"
+CONTEXT = "context network"  # its row in the table
 # Of Kingma, Abbeel, Ho 2019: their model of full size, on other photographs.
 PAPER = {"Bit-Swap, sent": 3.51, "BB-ANS, sent": 3.62, "PNG": 4.71, "WebP": 3.66}
 
@@ -50,6 +55,7 @@ def _compress(args, job):
     from model import checkpoints
 
     path, model, identity = checkpoints.open_for(DATASET, args)
+    command.check_output(DATASET, model.nz, args)
     chosen = photographs.choose(Path(args.data) / DATASET / "test", args.nphotos, args.seed)
     setup = experiment.open_setup(DATASET, args, path, model, identity, job)
     chains = [photographs.to_blocks(photograph.pixels) for photograph in chosen]
@@ -77,6 +83,8 @@ def _compress(args, job):
     if args.bitswap != "both":
         print(f"wrote {write_photographs(folder / f'{command.schemes(args)[0]}_{suffix}.csv', chosen, bits)}")
         return
+    streams = paths.bitstreams(DATASET, model.nz, args.output) / f"context_{suffix}"
+    bits[CONTEXT] = context_bits(chosen, streams, args)
     bits |= benchmark_bits(chosen)
     rates = {name: (column / dims).mean() for name, column in bits.items()}
     print(command.comparison(rates, PAPER))
@@ -94,8 +102,9 @@ def arguments(argv=None):
     parser = cli.parser(__doc__)
     fewer = f"(default: {photographs.COUNT}, or as many as there are)"
     parser.add_argument("--nphotos", type=cli.whole_number(1), help=f"photographs {fewer}")
-    parser.add_argument("--seed", type=cli.whole_number(0), default=100, help="seed of the choice of photographs")
+    parser.add_argument("--seed", type=cli.SEED, default=100, help="seed of the choice of photographs")
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
+    parser.add_argument("--context", help="a context network (default: the one at hand)")
     return command.add_and_parse(parser, argv)
 
 
@@ -107,22 +116,44 @@ def scheme_bits(name, result, chains):
     dims = chains[0][0].size  # of a block
     last = np.array([len(chain) - 1 for chain in chains])
     return {
-        f"{name}, net": _whole(np.nansum(result.nets, axis=1) * dims),
-        f"{name}, sent": _whole(result.total[np.arange(len(chains)), last]),
-        "ELBO": _whole(np.nansum(result.elbos, axis=1) * dims),
+        f"{name}, net": _rounded(np.nansum(result.nets, axis=1) * dims),
+        f"{name}, sent": _rounded(result.total[np.arange(len(chains)), last]),
+        "ELBO": _rounded(np.nansum(result.elbos, axis=1) * dims),
     }
+
+
+def context_bits(chosen, folder, args):
+    """What the context network takes for each photograph, whole files counted: int64 [photographs].
+
+    Writes the files into a folder and decodes them from there. Raises UserError where one comes back otherwise.
+    """
+    network = autoregressive.open_network(args.context)
+    bits = []
+    for i, photograph in enumerate(tqdm(chosen, desc=CONTEXT, unit="photograph", dynamic_ncols=True)):
+        original, path = images.Picture("RGB", photograph.pixels), folder / f"{i}.bitswap"
+        with paths.replacing(path) as file:
+            file.write(container.encode(original, coder="context", network=network))
+        written = container.read_file(path)
+        if not args.no_verify:
+            decoded = container.decode(written, lambda header: network)
+            if not images.same(decoded, original):
+                raise UserError(f"{path} holds other pixels than those of {photograph.name}")
+        bits.append(8 * len(written))
+    if not args.no_verify:
+        print(f"{CONTEXT}: decoded from {folder}, all pixels of {len(chosen)} photographs are identical")
+    return np.array(bits)
 
 
 def benchmark_bits(chosen):
     """What other compressors take for each photograph: {name: int64 [photographs]}."""
-    bits = []
+    bits, jxl = [], conventional.has_jxl()
     for photograph in tqdm(chosen, desc="other compressors", unit="photograph", dynamic_ncols=True):
-        rates = conventional.measure(photograph.pixels[None, None])
+        rates = conventional.measure(photograph.pixels[None, None], jxl)
         bits.append({name: rate * photograph.pixels.size for name, rate in rates.items()})
-    return {name: _whole([each[name] for each in bits]) for name in bits[0]}
+    return {name: _rounded([each[name] for each in bits]) for name in bits[0]}
 
 
-def _whole(bits):
+def _rounded(bits):
     return np.rint(bits).astype(np.int64)
 
 
@@ -155,20 +186,20 @@ def draw(rates, count):
     """The table {row: bits/dim} as a bar chart, the least at the bottom. count: photographs."""
     figure, [[axes]] = figures.grid(1, 1, 3.4, 1.9)
     colours = {"Bit-Swap": figures.BLUE, "BB-ANS": figures.VERMILLION}
+    others = [name for name in rates if name in (CONTEXT, *conventional.COMPRESSORS, "JPEG XL")]
     nets = {name: rates[f"{name}, net"] for name in colours}
-    whole = {name: rates[f"{name}, sent"] for name in colours}
-    whole |= {name: rates[name] for name in conventional.COMPRESSORS}
-    names = sorted(whole, key=whole.get)
+    sent = {name: rates[f"{name}, sent"] for name in colours} | {name: rates[name] for name in others}
+    names = sorted(sent, key=sent.get)
     for y, name in enumerate(names):
-        colour, net = colours.get(name, figures.GREY), nets.get(name, whole[name])
+        colour, net = {CONTEXT: figures.BLUE, **colours}.get(name, figures.GREY), nets.get(name, sent[name])
         axes.barh(y, net, color=colour, height=0.7)
-        axes.barh(y, whole[name] - net, left=net, color=colour, alpha=0.4, height=0.7)
-        text = f"{whole[name]:.2f}" + (f" (net {net:.2f})" if name in nets else "")
-        axes.text(whole[name] + 0.08, y, text, va="center", fontsize=7)
+        axes.barh(y, sent[name] - net, left=net, color=colour, alpha=0.4, height=0.7)
+        text = f"{sent[name]:.2f}" + (f" (net {net:.2f})" if name in nets else "")
+        axes.text(sent[name] + 0.08, y, text, va="center", fontsize=7)
     axes.barh(0, 0, color=figures.GREY, alpha=0.4, label="initial bits")  # for the legend
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlim(0, 1.15 * max(whole.values()))
+    axes.set_xlim(0, 1.15 * max(sent.values()))
     axes.set_xlabel(f"bits/dim, mean over {count} photographs")
     figures.legend(figure)
     return figure

@@ -12,7 +12,7 @@ import functools
 
 import numpy as np
 
-from utils import cli, figures, results
+from utils import cli, figures, paths, results
 
 IMAGES = (1, 10, 100)  # of a chain
 COLOURS = (figures.BLUE, figures.GREEN, figures.VERMILLION)
@@ -78,6 +78,7 @@ def main(argv=None):
     parser = cli.parser(__doc__)
     results.add_arguments(parser)
     args = parser.parse_args(argv)
+    paths.check_folder_writable(args.output / "plots")
     folder = results.where(args.results, args.output, results.parse)
     ours, papers = measured(results.load(folder, wanted=results.chosen(args))), published()
     if not ours:

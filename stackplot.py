@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import cli, figures, results
+from utils import cli, figures, paths, results
 
 HEADER = ["Wall time", "Step", "Value"]
 CURVE = re.compile(r"[xz]\d*\.csv")
@@ -185,7 +185,9 @@ def arguments(argv=None):
     parser.add_argument("--log", action="store_true", help="epochs on a logarithmic axis")
     published = ", ".join(f"{count} for {results.DATASETS[dataset]}" for dataset, count in SMOOTHED.items())
     help = f"moving average over N tests; without N as in the paper's figure: {published}, elsewhere none"
-    parser.add_argument("--smooth", type=cli.whole_number(1), nargs="?", const=0, default=1, metavar="N", help=help)
+    parser.add_argument(
+        "--smooth", type=cli.whole_number(1, 1_000_000), nargs="?", const=0, default=1, metavar="N", help=help
+    )
     return parser.parse_args(argv)
 
 
@@ -193,6 +195,7 @@ def arguments(argv=None):
 def main(argv=None):
     """Read the curves, write the figure."""
     args = arguments(argv)
+    paths.check_folder_writable(args.output / "plots")
     folder = results.where(args.results, args.output, CURVE.fullmatch)
     chosen = [model for model in results.found(folder, CURVE.fullmatch) if results.chosen(args)(*model)]
     if not chosen:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from model import published
-from utils import cli, paths
+from utils import cli, paths, published
 
 MODELS = {
     f"{dataset}{nz}": (dataset, nz) for dataset in ("mnist", "cifar") for nz in published.SETTINGS[dataset].widths

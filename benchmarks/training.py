@@ -23,10 +23,10 @@ import common
 import numpy as np
 import torch
 
-from model import published, training
+from model import training
 from model.logs import Log
 from model.vae import Model
-from utils import cli, distributed, paths
+from utils import cli, distributed, paths, published
 from utils.cli import UserError
 from utils.torch.modules import update_ema
 
@@ -187,7 +187,9 @@ def main(argv=None):
     settings = published.SETTINGS[args.dataset]
     nz, batch = args.nz or settings.nz, args.batch or settings.batch
     if nz not in settings.widths:
-        parser.error(f"--nz={nz} has no published width for {args.dataset}; {published.depths(args.dataset)} have")
+        parser.error(
+            f"--nz={nz} has no published width for {args.dataset}; {', '.join(map(str, settings.widths))} have"
+        )
     job = distributed.start(gpu=args.gpu)
     if batch % job.size:
         raise UserError(f"--batch={batch} cannot be split evenly over {job.size} processes; take a multiple")

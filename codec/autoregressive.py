@@ -11,7 +11,7 @@ a grey level comes from. The encoder keeps the intervals and pushes them once it
 import concurrent.futures
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from codec.rans import Rans, pop_symbol, push_symbol, top
 from model import context, context_adaptation, context_mixture
 from model.context import PAD, PERIOD, UNKNOWN, Weights
 from model.context_adaptation import EVERY, Adaptation
-from model.context_mixture import PRECISION, SYMBOLS, TABLE, Mixture, cumulative
+from model.context_mixture import PRECISION, SYMBOLS, Mixture, cumulative
 from utils import paths
 from utils.compiled import compiled
 
@@ -95,7 +95,7 @@ def encode(
     pixels: uint8 [H, W, C], C = 3 (RGB) or 1. weights: context.Weights. progress: wraps the steps. threads: by default
     as many as there are processors; the words are the same for any number.
     """
-    ends, words = bounds(len(pixels), coding.strips), []
+    ends, words = bounds(len(pixels), coding.strips), list[np.ndarray]()
 
     def begin(i):
         return _fill(pixels[ends[i] : ends[i + 1]], weights), Rans.from_words([_EMPTY])
@@ -175,7 +175,7 @@ def decode_chain(words: np.ndarray, shape: tuple[int, ...], weights: Weights, gr
 
 def _code_image(strip, shape, grid, decoding, coder):
     where = (0, shape[0], 0, shape[2], grid, False, decoding)
-    return _code_rows(strip, TABLE, *where, coder.heads, coder.words, coder.counts)
+    return _code_rows(strip, context_mixture.table(), *where, coder.heads, coder.words, coder.counts)
 
 
 def choose_grid(pixels: np.ndarray, weights: Weights) -> int:
@@ -217,7 +217,16 @@ def _fill(pixels: np.ndarray, weights: Weights) -> _Strip:
     return strip._replace(intervals=np.empty((*pixels.shape, 2), np.uint32))
 
 
-def _run(ends, shape, coding, decoding, begin, finish, progress=iter, threads=None):
+def _run(
+    ends: list[int],
+    shape: tuple[int, int],
+    coding: Coding,
+    decoding: bool,
+    begin: Callable[[int], tuple[_Strip, Rans]],
+    finish: Callable[[int, _Strip, Rans], None],
+    progress: Progress = iter,
+    threads: int | None = None,
+) -> None:
     """Go through all strips, as many at a time as there are threads, some rows of each between two steps.
 
     shape: (width, channels). begin(i) gives a strip and its coder, finish(i, strip, coder) takes them back.
@@ -227,22 +236,25 @@ def _run(ends, shape, coding, decoding, begin, finish, progress=iter, threads=No
     step = max(1, _BATCH // width)
     heights = [b - a for a, b in itertools.pairwise(ends)]
     groups = [range(i, min(i + threads, coding.strips)) for i in range(0, coding.strips, threads)]
-    steps = [(group, first) for group in groups for first in range(0, max(heights[i] for i in group), step)]
+    highest = {group: max(heights[i] for i in group) for group in groups}
+    steps = [(group, first) for group in groups for first in range(0, highest[group], step)]
+    table = context_mixture.table()
     opened: dict[int, tuple[_Strip, Rans]] = {}
 
-    def advance(i, first):
+    def advance(i: int, first: int) -> bool:
         strip, coder = opened[i]
         last = min(first + step, heights[i])
         where = (first, last, ends[i], channels, coding.grid, coding.adapting, decoding)
-        return first >= last or _code_rows(strip, TABLE, *where, coder.heads, coder.words, coder.counts)
+        return first >= last or _code_rows(strip, table, *where, coder.heads, coder.words, coder.counts)
 
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        for group, first in progress(steps):
+        for k in progress(range(len(steps))):
+            group, first = steps[k]
             if first == 0:
                 opened = {i: begin(i) for i in group}
             if not all(pool.map(advance, group, [first] * len(group))):
                 raise ValueError("a strip ends before its pixels do")
-            if first + step >= max(heights[i] for i in group):
+            if first + step >= highest[group]:
                 for i in group:
                     finish(i, *opened[i])
 

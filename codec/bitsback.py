@@ -20,7 +20,7 @@ class Distribution(Protocol):
         """Push symbols, int64 [lanes, dims], onto the first lanes, the last dimension first."""
 
     def pop(self, coder: Rans, lanes: int, dims: int) -> np.ndarray:
-        """Pop symbols, int64 [lanes, dims]. Raises EmptyLaneError where a lane runs out; it is of no use then."""
+        """Pop symbols, int64 [lanes, dims]. Raises EmptyLaneError where a lane runs out: stop then."""
 
 
 class CodedVariables(Protocol):

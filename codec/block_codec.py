@@ -1,7 +1,7 @@
 """Blocks of an image coded by Bit-Swap, in the lanes of one coder, which start from bits that are sent anyway.
 
 The bits that the first latents are popped with are those of the parts of the image that no model codes
-(codec.container), so that nothing is sent in vain. Blocks are dealt to the lanes in turn, in raster order.
+(codec.container), so no bits are sent for the sake of starting. Blocks are dealt to the lanes in turn, in raster order.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _ATTEMPTS = 4  # at finding how many initial bits the lanes need
 
 
 class BlockCodec(NamedTuple):
-    """A model with its bins, ready to code, and what it takes to name them."""
+    """A model with its bins, ready to code, and the identities that a file names them by."""
 
     conditional: Conditionals
     nz: int
@@ -116,7 +116,7 @@ def _schedule(codec: BlockCodec) -> Schedule:
     return bitsback.whitened(bitsback.bitswap(codec.nz))
 
 
-def _trial(codec: BlockCodec, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def trial(codec: BlockCodec, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What blocks, uint8 [n, C, side, side], each in a lane of its own, cost: two arrays [n] of 32-bit words.
 
     They are the words that each adds to its lane, and the depth to which it takes words off the lane before.
@@ -184,11 +184,11 @@ def encode(
         return np.moveaxis(blocks.view(picture.pixels, side, k), 2, 0)
 
     sample = np.unique(np.linspace(0, whole - 1, 16, dtype=np.int64))
-    words, depth = _trial(codec, np.stack([block(k) for k in sample]))
+    words, depth = trial(codec, np.stack([block(k) for k in sample]))
     if 4 * words.mean() * whole > 1.2 * most:
         return None
     need = int(1.1 * depth.max()) + 16
-    # With a lane for every block there would be most to start, with a single one coding would take longest.
+    # More lanes code faster, but need more initial bits.
     lanes = min(lanes or min(64, math.isqrt(whole)), MAX_LANES)
     for _ in range(_ATTEMPTS):
         plan = _plan(picture, side, need, lanes, max(1, words.mean()))
@@ -200,7 +200,7 @@ def encode(
         try:
             with _threads(floats.get("threads")):
                 bitsback.encode_chains(_schedule(codec), coder, codec.conditional, chains, progress)
-        except EmptyLaneError:  # a block dug deeper than those of the trial
+        except EmptyLaneError:  # a block took more initial bits than those of the trial
             need = need * 5 // 4 + 16
             continue
         found = coder.to_words()
@@ -228,7 +228,7 @@ def _decode(header: Header, payload: bytes, codec: BlockCodec, progress: Progres
     each, more = divmod((conventional + 3) // 4, lanes)  # as np.array_split() has it
     starts = [each + (lane < more) for lane in range(lanes)]
     for words, start, length in zip(header.words, starts, lengths, strict=True):
-        # No push adds more than a word. This keeps the lanes, as the coder holds them, to memory in proportion.
+        # No push adds more than a word: a longer lane is damage, and refusing it bounds the memory.
         if words > start + 1 + length * sum(codec.conditional.dims):
             raise ValueError("a lane is longer than its blocks can make it")
     lane_words = np.split(np.frombuffer(payload, "<u4").astype(np.uint32), np.cumsum(header.words)[:-1])
@@ -263,11 +263,11 @@ def verdict(header: Header, codec: BlockCodec | None) -> str:
     """What to say of a file whose checksums are right, and which does not decode with the right codec."""
     if codec is None or codec.arithmetic == INTEGERS:
         return "damaged"
-    # The checksums say that the file is as it was written; where it does not decode, the networks are to blame.
+    # The file is as it was written, say its checksums; so the networks give other numbers here.
     threads = f"{header.threads} thread" + "s" * (header.threads > 1)
     return (
         "intact, but cannot be reproduced here. Its networks were computed in "
         f"{ARITHMETICS[header.arithmetic]}, {header.settings}, {threads}; here it is "
-        f"{settings(codec.conditional.device)}. Where floating-point numbers round differently, decoding derails: "
+        f"{settings(codec.conditional.device)}. Where floating-point numbers round differently, decoding fails: "
         "decode it under the former settings"
     )

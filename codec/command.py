@@ -42,6 +42,7 @@ def _with_latents(dataset, args, job):
     from utils import distributed
 
     path, model, identity = checkpoints.open_for(dataset, args)
+    check_output(dataset, model.nz, args)
     test = distributed.in_turn(job, lambda: datasets.load(dataset, "test", args.data))
     chosen = test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
     chains, count = chosen.shape[:2]
@@ -76,6 +77,7 @@ def _with_latents(dataset, args, job):
 def _with_context(dataset, args):
     from codec import context_experiment
 
+    check_output(dataset, 0, args)
     seed = "" if args.seed == SEED else f"_seed{args.seed}"
     suffix = seed + _size(args.experiments, args.ndatapoints)
     result = context_experiment.run(dataset, args, suffix)
@@ -150,6 +152,12 @@ def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> ar
     return args
 
 
+def check_output(dataset: str, nz: int, args: argparse.Namespace) -> None:
+    """Raise UserError, before the work, where results or bitstreams cannot be written (bins: discretization.py)."""
+    if not args.verify_only:
+        paths.check_folder_writable(*(folder(dataset, nz, args.output) for folder in (paths.results, paths.bitstreams)))
+
+
 def variant(args: argparse.Namespace) -> str:
     """What tells the results of a run from those of the plain protocol, in the names of files."""
     flags = {"_exact": args.exact, "_bf16": args.precision == "bfloat16", "_whitened": args.whiten}
@@ -200,18 +208,18 @@ def run_schemes(
         if args.whiten:
             schedule = whitened(schedule)
         file = paths.bitstreams(dataset, model.nz, args.output) / f"{scheme}_{variant(args)}{size}.npz"
-        whole_header = setup.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
+        full_header = setup.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
         print(f"\n{dataset}, nz={model.nz}, {SCHEMES[scheme]}: {what}")
         if not args.verify_only:
             result = compress(schedule, setup.conditional, "encode")
             if job.rank == 0:
-                experiment.save_bitstreams(file, whole_header, result.words)
+                experiment.save_bitstreams(file, full_header, result.words)
             floats = compress(schedule, setup.floats, "in floats") if setup.floats else None
             if job.rank == 0:
                 keep(scheme, result, floats)
             distributed.barrier(job)  # before the others read the file
         if not args.no_verify:
-            experiment.verify(file, whole_header, schedule, setup.decoder, chains, initial, unit, job)
+            experiment.verify(file, full_header, schedule, setup.decoder, chains, initial, unit, job)
 
 
 def summary(result: "experiment.Result", padding: float) -> str:

@@ -80,7 +80,7 @@ class Conditionals:
 
     def __init__(self, network: Network, bins: Sequence[Bins]) -> None:
         self.network = network
-        self._bins = bins
+        self.bins = bins
         self.device = network.device
         self._shapes = [tuple(network.xs)] + [tuple(network.zs)] * network.nz
         self.dims: Sequence[int] = [int(np.prod(shape)) for shape in self._shapes]
@@ -98,12 +98,12 @@ class Conditionals:
     def __call__(self, variable: int, given: int | None, symbols: np.ndarray | None) -> Distribution:
         """The distribution of `variable` given the symbols, int [lanes, dims], of the variable `given`."""
         if given is None or symbols is None:
-            return Uniform(self._bins[variable].n)
+            return Uniform(self.bins[variable].n)
         # x enters the network as levels, a latent as the centre of its bin.
-        values = symbols.astype(np.int64) if given == 0 else self._bins[given].centres(symbols)
+        values = symbols.astype(np.int64) if given == 0 else self.bins[given].centres(symbols)
         network = self.network.infer if variable > given else self.network.generate
         parameters = network(min(variable, given), torch.from_numpy(values).view(-1, *self._shapes[given]))
         mu, scale = (part.cpu().numpy() for part in parameters)
         dims = self.dims[variable]
         lane_axis = [-1] if scale.ndim == mu.ndim else []  # a pixel scale that the model learned has none
-        return Logistic(mu.reshape(-1, dims), scale.reshape(*lane_axis, dims), self._bins[variable])
+        return Logistic(mu.reshape(-1, dims), scale.reshape(*lane_axis, dims), self.bins[variable])

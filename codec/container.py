@@ -2,8 +2,8 @@
 
 Whole square blocks of the image are coded by Bit-Swap, side by side in lanes (codec.bitsback). What is left, the
 strips at the right and the bottom and as many blocks as it takes, is coded by conventional methods, and those bytes
-are the initial bits of the lanes: the decoder finds them on the stacks once it has taken all blocks off, so that
-nothing is sent in vain.
+are the initial bits of the lanes: the decoder finds them on the stacks once it has taken all blocks off, so they cost
+nothing.
 
 Or a whole image, grey or RGB, is coded pixel by pixel with the context network (codec.autoregressive). And what
 neither codes in fewer bytes than a conventional method does is coded by that. codec.header has the layout.
@@ -117,7 +117,7 @@ def decode(data: bytes, open_codec: Callable[[Header], Any], progress: Progress 
     """
     header, payload = unpack(data)
     codec: Any = open_codec(header) if header.side or header.context else None
-    decode_parts: Callable[[Header, bytes, Any, Progress], Picture] = _decode_conventionally
+    decode_parts: Callable[..., Picture] = _decode_conventionally
     verdict = "damaged"
     if header.side:
         from codec import block_codec
@@ -135,7 +135,7 @@ def decode(data: bytes, open_codec: Callable[[Header], Any], progress: Progress 
         picture = decode_parts(header, payload, codec, progress)
         if crc(picture) != header.crc:
             raise ValueError("the checksum of the pixels is wrong")
-    except Exception as error:  # random symbols provoke many things; so do Pillow and lzma, given random bytes
+    except Exception as error:  # damaged data may raise any, in Pillow and lzma too
         detail = " ".join(str(error).split())[:200] or type(error).__name__
         raise ContainerError(f"{verdict} ({detail})") from None
     return picture

@@ -146,14 +146,15 @@ def measure(
 # Methods for what no model codes
 
 
+Shape = tuple[int, int, int]  # (H, W, C)
+
+
 class Method(NamedTuple):
     """A way to code a rectangle of pixels without a model."""
 
     name: str
-    encode: Callable[[np.ndarray], bytes | None]  # (uint8 [H, W, C]) -> bytes, or None where it cannot
-    decode: Callable[
-        [bytes, tuple[int, int, int]], np.ndarray
-    ]  # (bytes, shape) -> uint8 [H, W, C]; raises nearly anything where the bytes are not sound
+    encode: Callable[[np.ndarray], bytes | None]  # of uint8 [H, W, C]; None where it cannot
+    decode: Callable[[bytes, Shape], np.ndarray]  # uint8 [H, W, C]; damaged bytes may raise any exception
 
 
 def _raw_encode(part):
@@ -164,7 +165,7 @@ def _raw_decode(data, shape):
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-# The dictionary, and so the memory it takes to decode, is of this size whatever a file says.
+# The dictionary's size, and with it the memory that decoding takes, is fixed here and not read from a file.
 _LZMA: dict[str, Any] = {
     "format": lzma.FORMAT_RAW,
     "filters": [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 23}],
@@ -182,7 +183,7 @@ def _lzma_encode(part, axes):
 
 def _lzma_decode(data, shape, axes):
     decompressor = lzma.LZMADecompressor(**_LZMA)
-    flat = decompressor.decompress(data, math.prod(shape) + 1)  # one more, so that too much shows
+    flat = decompressor.decompress(data, math.prod(shape) + 1)  # one more, to notice a stream that is too long
     if decompressor.unused_data or not decompressor.eof:
         raise ValueError("an LZMA stream of another length")
     part = np.frombuffer(flat, np.uint8).reshape(shape)
@@ -208,7 +209,7 @@ def _webp_encode(part):
 
 
 def _webp_decode(data, shape):
-    # The size is read here, for Pillow takes the memory before it tells: a byte 0x2f, width - 1 and height - 1.
+    # Pillow allocates memory for the size that a file states, so it is checked first: 0x2f, width - 1, height - 1.
     fields = int.from_bytes(data[1:5], "little")
     if data[:1] != b"\x2f" or (1 + (fields >> 14 & 0x3FFF), 1 + (fields & 0x3FFF)) != shape[:2]:
         raise ValueError("a WebP bitstream of another size")
@@ -231,9 +232,9 @@ LZMA_MOST = 1 << 20  # bytes of a part up to which LZMA, which is slow, is tried
 def encode_part(part: np.ndarray) -> tuple[int, bytes]:
     """The shortest encoding of uint8 [H, W, C]: (index into METHODS, bytes)."""
     found = {}
-    for i, coder in reversed(list(enumerate(METHODS))):
-        if coder.name != "LZMA" or part.size <= LZMA_MOST or len(METHODS) - 1 not in found:
-            found[i] = coder.encode(part)
-            if found[i] is None:
-                del found[i]
+    for i, method in reversed(list(enumerate(METHODS))):
+        if method.name != "LZMA" or part.size <= LZMA_MOST or len(METHODS) - 1 not in found:
+            data = method.encode(part)
+            if data is not None:
+                found[i] = data
     return min(found.items(), key=lambda item: len(item[1]))

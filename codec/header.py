@@ -100,7 +100,7 @@ def pack(header: Header, payload: bytes) -> bytes:
         parts += [_number(value) for value in (len(header.words), *header.words)]
     else:
         parts += [bytes([len(header.parts)])]
-        parts += [bytes([coder]) + _number(length) for coder, length in header.parts]
+        parts += [bytes([method]) + _number(length) for method, length in header.parts]
         parts += [bytes([header.side])]
     if header.side:
         parts += [_number(value) for value in (header.blocks, len(header.words), *header.words)]
@@ -180,8 +180,9 @@ def _parse(stream: io.BytesIO, version: int) -> Header:
             raise ValueError("the context network codes no palette")
         if stream.read(1):
             raise ValueError("it is too long")
-        fields = {"context": context, "grid": flags & 1, "adapting": bool(flags & 2)}
-        return Header(mode, width, height, entries, crc, payload_crc, words=words, **fields)
+        grid, adapting = flags & 1, bool(flags & 2)
+        fields = mode, width, height, entries, crc, payload_crc
+        return Header(*fields, words=words, context=context, grid=grid, adapting=adapting)
     parts = tuple(
         (within("coder", unpack_one("<B"), 0, len(METHODS) - 1), number("length of a part", 0, 4 * MAX_PIXELS))
         for _ in range(within("number of parts", unpack_one("<B"), 0, 4))

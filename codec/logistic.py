@@ -76,7 +76,7 @@ class Logistic:
         _push(coder.heads, coder.words, coder.counts, symbols, *self.parameters)
 
     def pop(self, coder: Rans, lanes: int, dims: int) -> np.ndarray:
-        """Pop symbols, int64 [lanes, dims]. Raises EmptyLaneError where a lane runs out; it is of no use then."""
+        """Pop symbols, int64 [lanes, dims]. Raises EmptyLaneError where a lane runs out."""
         mu = self.parameters[0]
         assert mu.shape == (lanes, dims)
         symbols = np.empty((lanes, dims), np.int64)
@@ -101,7 +101,7 @@ class Uniform:
         coder.push_block(*self.interval(symbols))
 
     def pop(self, coder: Rans, lanes: int, dims: int) -> np.ndarray:
-        """Pop symbols, int64 [lanes, dims]. Raises EmptyLaneError where a lane runs out; it is of no use then."""
+        """Pop symbols, int64 [lanes, dims]. Raises EmptyLaneError where a lane runs out."""
         symbols = np.empty((lanes, dims), np.int64)
         raise_if_empty(_pop_uniform(coder.heads, coder.words, coder.counts, symbols, self._shift))
         return symbols

@@ -1,19 +1,21 @@
 """Finding and reading the checkpoints that the compression scripts use."""
 
+import argparse
 import hashlib
 import pickle
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from model import published
 from model.vae import Model
-from utils import cli, datasets, paths
+from utils import cli, datasets, paths, results
 from utils.cli import UserError
 
 
-def open_for(dataset, args):
+def open_for(dataset: str, args: argparse.Namespace) -> tuple[Path, Model, str]:
     """Find and read the checkpoint that cli.add_checkpoint_arguments()'s flags name: (path, model, identity).
 
     Raises UserError where there is none or it is not one for this dataset.
@@ -28,12 +30,14 @@ def open_for(dataset, args):
     return path, model, identity
 
 
-def find(dataset, nz=None, checkpoint=None, output=paths.ROOT):
+def find(
+    dataset: str, nz: int | None = None, checkpoint: str | Path | None = None, output: str | Path = paths.ROOT
+) -> Path:
     """The path of the checkpoint to use.
 
     checkpoint: a path that settles it. nz: number of latent layers; by default the most there is a checkpoint for.
     One under model/params is taken before the small one that ships under model/pretrained.
-    Raises UserError where there is none, naming the folders searched and a command that makes it.
+    Raises UserError where there is none, naming the command that makes it.
     """
     if checkpoint is not None:
         return Path(checkpoint)
@@ -43,17 +47,19 @@ def find(dataset, nz=None, checkpoint=None, output=paths.ROOT):
     if nz not in found:
         wanted = "no checkpoint" if nz is None else f"no checkpoint for --nz={nz}"
         there = f"; there is one for --nz={', '.join(map(str, sorted(found)))}" if found else ""
-        remedy = f"python model/{dataset}_train.py" + ("" if nz is None else f" --nz={nz}") + " makes it"
-        if nz is not None and nz not in published.SETTINGS[dataset].widths:
-            remedy = f"the paper's models have {published.depths(dataset)}"
-        searched = dict.fromkeys(map(str, (paths.params(dataset, output), paths.params(dataset), paths.PRETRAINED)))
-        raise UserError(f"{wanted} in {', '.join(searched)}{there}; {remedy}")
+        published = results.DEPTHS[dataset]
+        train = f"python model/{dataset}_train.py --nz={nz if nz in published else published[-1]}"
+        makes = f"{train} makes it"
+        if nz not in (None, *published):
+            makes = f"the published depths are {', '.join(map(str, published))}, e.g. {train}"
+        searched = dict.fromkeys((paths.params(dataset, output), paths.params(dataset), paths.PRETRAINED))
+        raise UserError(f"{wanted} in {', '.join(map(str, searched))}{there}; {makes}")
     if found[nz].parent == paths.PRETRAINED:
         print(f"No checkpoint in {paths.params(dataset, output)}: using the small one that ships, {found[nz]}")
     return found[nz]
 
 
-def load(path, device="cpu"):
+def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Model, str]:
     """Read a checkpoint, a state dict as the paper publishes them or as training writes them.
 
     Returns (model, identity), the model in evaluation mode on `device`.
@@ -65,7 +71,7 @@ def load(path, device="cpu"):
     try:
         state_dict = plain(torch.load(path, map_location="cpu", weights_only=True))
     except pickle.UnpicklingError as error:
-        if "Unsupported global" not in str(error):  # but damage
+        if "Unsupported global" not in str(error):  # then it is damaged
             raise UserError(f"{path} is corrupt or not a PyTorch checkpoint ({type(error).__name__})") from None
         code = (
             f"import torch; c = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
@@ -76,7 +82,7 @@ def load(path, device="cpu"):
             f"{path} holds other Python objects than weights, which can run code when they are read. If you trust it, "
             f"take the weights out: python -c {shlex.quote(code)}"
         ) from None
-    except Exception as error:  # torch.load raises whatever the corruption happens to provoke
+    except Exception as error:  # torch.load may raise any on a damaged file
         raise UserError(f"{path} is corrupt or not a PyTorch checkpoint ({type(error).__name__})") from None
     try:
         model = Model.from_state_dict(state_dict)
@@ -88,7 +94,7 @@ def load(path, device="cpu"):
     return model.to(device), identity(model.state_dict())
 
 
-def plain(checkpoint):
+def plain(checkpoint: Any) -> Any:
     """The state dict in what others save: inside {"state_dict": ...} or {"model": ...}, keys with "module." before."""
     for key in ("state_dict", "model"):
         if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
@@ -98,12 +104,12 @@ def plain(checkpoint):
     return checkpoint
 
 
-def companions(path, suffix, cached):
+def companions(path: str | Path, suffix: str, cached: Path) -> list[Path]:
     """What goes with the checkpoint at `path`, where it exists: CHECKPOINT<suffix> beside it, then a cached file."""
     return [candidate for candidate in (Path(path).with_suffix(suffix), cached) if candidate.exists()]
 
 
-def identity(state_dict):
+def identity(state_dict: Mapping[str, torch.Tensor]) -> str:
     """A digest of the parameters: 16 hexadecimal digits, the same however and wherever they are stored."""
     digest = hashlib.sha256()
     for name, value in sorted(state_dict.items()):

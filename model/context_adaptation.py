@@ -15,7 +15,7 @@ from model.context_mixture import gradient
 from utils.compiled import compiled
 
 ADAPTED = ("head_in", "head_seen", "head_bias", "head_out", "head_out_bias")
-EVERY = 512  # pixels between two steps
+EVERY = 128  # pixels between two steps
 RATE = np.float32(1e-3)
 _DECAYS = np.float32(0.9), np.float32(0.999)  # of the averages of the gradients and of their squares
 _EPSILON = np.float32(1e-8)

@@ -7,6 +7,7 @@ interpolation, summed with weights that are not negative. Every symbol is given 
 the rest, so that the cumulative frequencies rise by at least one, whatever the parameters.
 """
 
+import functools
 import math
 from decimal import Decimal
 from typing import NamedTuple
@@ -53,10 +54,12 @@ _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _ROUNDING = np.float32(256.5)
 _TERMS = np.array([1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1, 1], np.float32)
 
-# The logistic cdf at multiples of 2^-_CELLS from -_REACH to _REACH and one more, int64, in units of 2^-_TABLE_BITS.
-TABLE = decimals(
-    lambda k: 1 / (1 + (_REACH - Decimal(k) / (1 << _CELLS)).exp()), (2 * _REACH << _CELLS) + 2, _TABLE_BITS
-)
+
+@functools.cache
+def table():
+    """The logistic cdf at multiples of 2^-_CELLS from -_REACH to _REACH and one more: int64, in 2^-_TABLE_BITS."""
+    points = (2 * _REACH << _CELLS) + 2
+    return decimals(lambda k: 1 / (1 + (_REACH - Decimal(k) / (1 << _CELLS)).exp()), points, _TABLE_BITS)
 
 
 class Mixture(NamedTuple):

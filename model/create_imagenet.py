@@ -1,10 +1,14 @@
-"""Make the arrays of ImageNet 32x32 out of its folders of PNG files: python create_imagenet.py
+"""Make the arrays of ImageNet 32x32 out of what image-net.org offers: python create_imagenet.py
 
-Every file must be an intact PNG image of 32x32 pixels, 8-bit RGB. Any other is named on stderr with what is wrong
-with it, and skipped. The images keep the sorted order of their paths, subfolders included. An array that is there
-already is kept, so that a second run makes only what is absent; --force makes both anew.
+Of PNG files, which the paper used, every one must be an intact image of 32x32 pixels, 8-bit RGB. Any other is named on
+stderr with what is wrong with it, and skipped. The images keep the sorted order of their paths, subfolders included.
+Of .npz batches, which are offered today, all must be there. They are another resampling of the same photographs, so
+that rates differ from the paper's. An array that is there already is kept, so that a second run makes only what is
+absent; --force makes both anew.
 
-Reads   DATA/TRAIN and DATA/TEST, folders of images
+Reads   DATA/TRAIN and DATA/TEST, folders of PNG files, or of train_data_batch_{1..10}.npz and of val_data.npz (uint8
+        `data` [N, 3072], channels first); without --train and --test, what there is of train_32x32 and valid_32x32,
+        Imagenet32_train_npz and Imagenet32_val_npz, and DATA itself for .npz batches
 Writes  DATA/imagenet/train.npy and DATA/imagenet/test.npy   uint8 [N, 32, 32, 3], in full or not at all
 """
 
@@ -20,13 +24,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from utils import cli, datasets, paths
+from utils import cli, datasets, images, npz, paths
 
 HEIGHT, WIDTH, CHANNELS = datasets.SHAPES["imagenet"]
 SOURCE = (
-    "train_32x32.tar and valid_32x32.tar from image-net.org: downsampled ImageNet 32x32 "
-    "(Imagenet32 of van den Oord et al. 2016, arXiv 1601.06759)"
+    "train_32x32.tar and valid_32x32.tar, the downsampled ImageNet 32x32 of the paper (van den Oord et al. 2016, arXiv "
+    "1601.06759), or Imagenet32_train_npz.zip and Imagenet32_val_npz.zip from image-net.org, whose resampling, and so "
+    "whose rates, are others (arXiv 1707.08819)"
 )
+FOLDERS = {"train": ("train_32x32", "Imagenet32_train_npz"), "test": ("valid_32x32", "Imagenet32_val_npz")}
+BATCHES = {"train": [f"train_data_batch_{i}.npz" for i in range(1, 11)], "test": ["val_data.npz"]}
 # What a PNG file may hold besides 8-bit RGB, under Pillow's names for it; the depth comes after, as in "RGB;16B".
 COLOURS = {"1": "grey", "L": "grey", "I": "grey", "LA": "grey with alpha", "P": "palette", "RGBA": "RGB with alpha"}
 
@@ -38,10 +45,23 @@ def arguments(argv=None):
     """The command line; the folders of images as given, relative to --data."""
     parser = cli.parser(__doc__)
     parser.add_argument("--data", type=Path, default=paths.DATA, help="folder of the datasets")
-    parser.add_argument("--train", default="train_32x32", help="folder of training images, in DATA or absolute")
-    parser.add_argument("--test", default="valid_32x32", help="folder of test images, in DATA or absolute")
+    parser.add_argument("--train", help="folder of training images, in DATA or absolute")
+    parser.add_argument("--test", help="folder of test images, in DATA or absolute")
     parser.add_argument("--force", action="store_true", help="replace the arrays that are there already")
     return parser.parse_args(argv)
+
+
+def source(data, split, given):
+    """The folder of a split. given: what the flag says, or None. Raises UserError where there is none."""
+    if given is not None:
+        folders = [data / given]
+    else:
+        folders = [data / name for name in FOLDERS[split]]
+        folders += [data] * any((data / name).exists() for name in BATCHES[split])
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise cli.UserError(f"{folders[0]} is absent or no folder; in {data}, unpack {SOURCE}")
 
 
 def decode(path):
@@ -49,8 +69,7 @@ def decode(path):
 
     Raises UserError where the size or the colours are others; nearly anything where the file is damaged or no image.
     """
-    with open(path, "rb") as file:
-        image = Image.open(file, formats=["PNG"])
+    with images.opened(path, ["PNG"]) as image:
         if image.size != (WIDTH, HEIGHT):
             raise cli.UserError(f"{image.width}x{image.height} pixels, not {WIDTH}x{HEIGHT}")
         if not image.tile:
@@ -61,8 +80,9 @@ def decode(path):
             colour, _, depth = raw.partition(";")
             bits = "16-bit " if depth.startswith("16") else ""
             raise cli.UserError(f"{bits}{COLOURS.get(colour, colour)}, not 8-bit RGB")
-        image.verify()  # decoding alone does not look at the checksums, and verifying alone does not decode
-        return Image.open(file, formats=["PNG"]).tobytes()
+        if found := images.unsuitable(image):  # transparent pixels, or more than one image
+            raise cli.UserError(found[0])
+        return image.tobytes()
 
 
 def good_images(folder, names):
@@ -100,35 +120,66 @@ def create(folder, target):
     Returns N and the number of files skipped. Raises UserError where there is no good image.
     """
     with tqdm(paths.list_files(folder), desc=f"{target.stem} images", unit="image", dynamic_ncols=True) as names:
-        images = good_images(folder, names)
-        first = next(images, None)
+        good = good_images(folder, names)
+        first = next(good, None)
         if first is None:
             raise cli.UserError(f"{folder} has no good image in it ({len(names)} files), so {target} is not written")
         with paths.replacing(target) as file:
             write_header(file, len(names))
-            count = sum(map(file.write, itertools.chain([first], images))) // len(first)
+            count = sum(map(file.write, itertools.chain([first], good))) // len(first)
             write_header(file, count)
     return count, len(names) - count
 
 
+def batches(folder, split):
+    """The paths of a split's .npz batches in a folder; none where it holds none of them.
+
+    Raises UserError where some are lacking.
+    """
+    files = [folder / name for name in BATCHES[split]]
+    lacking = [path for path in files if not path.exists()]
+    if lacking and len(lacking) < len(files):
+        raise cli.UserError(f"{', '.join(map(str, lacking))}: absent, while others of the batches are there")
+    return [] if lacking else files
+
+
+def create_of_batches(files, target):
+    """Write the images of .npz batches as one array, uint8 [N, 32, 32, 3], holding one batch; returns N."""
+    count = 0
+    with paths.replacing(target) as file, tqdm(files, desc=f"{target.stem} batches", dynamic_ncols=True) as bar:
+        write_header(file, count)
+        for path in bar:
+            [data] = npz.load(path, ["data"], "fetch it again")
+            if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != CHANNELS * HEIGHT * WIDTH:
+                raise cli.UserError(f"{path} holds {data.dtype} {list(data.shape)}, not uint8 [N, 3072]")
+            for some in np.array_split(data, len(data) // 4096 + 1):
+                file.write(np.ascontiguousarray(some.reshape(-1, CHANNELS, HEIGHT, WIDTH).transpose(0, 2, 3, 1)))
+            count += len(data)
+        write_header(file, count)
+    return count
+
+
 @cli.script
-def main():
+def main(argv=None):
     """Make the two arrays, or the one that is absent."""
-    args = arguments()
+    args = arguments(argv)
     # End as on an exception, so that no unfinished file is left.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
-    folders = {}
-    for split, name in {"train": args.train, "test": args.test}.items():
+    sources = {}  # {target: (folder, .npz batches in it)}
+    for split, given in {"train": args.train, "test": args.test}.items():
         target = args.data / "imagenet" / f"{split}.npy"
         if target.exists() and not args.force:
             print(f"{target} is there already and kept; --force makes it anew")
         else:
-            folders[target] = args.data / name
-    for folder in folders.values():  # before the long work on the first
-        if not folder.is_dir():
-            raise cli.UserError(f"{folder} is absent or no folder; in {args.data}, unpack {SOURCE}")
-    for target, folder in folders.items():
+            folder = source(args.data, split, given)
+            sources[target] = folder, batches(folder, split)
+    paths.check_writable(*sources)  # before the long work on the first
+    for target, (folder, files) in sources.items():
+        if files:
+            print(f"wrote {target}: {create_of_batches(files, target)} images of {folder}/*.npz")
+            print("Note: these are resampled in another way than the paper's images; rates differ from the paper's")
+            continue
         try:
             count, skipped = create(folder, target)
         except OSError as error:

@@ -19,8 +19,9 @@ class Log:
     def __init__(self, run, folder, step=0, epoch=0):
         """run: the TensorBoard folder of this run. folder: of the CSV files. A resumed run has taken `step` steps and
         was tested last after `epoch` epochs: what it logged later, before it was killed, is dropped."""
-        # Events from purge_step on are dropped, and step itself has been logged.
-        self.writer = SummaryWriter(str(run), purge_step=step + 1 if step else None)
+        # Events from purge_step on are dropped, and step itself has been logged. Without a suffix, a run that is
+        # resumed within a second would overwrite the file of the one before.
+        self.writer = SummaryWriter(str(run), purge_step=step + 1 if step else None, filename_suffix=f".{step}")
         self.folder, self.epoch = folder, epoch
         self.rows = {}
         if not step:

@@ -28,8 +28,7 @@ def arguments(argv=None):
         "Writes CHECKPOINT.exact.npz beside CHECKPOINT.pt, or the file that --to names."
     )
     parser.add_argument("dataset", choices=sorted(datasets.NAMES), help="the dataset the checkpoint was trained on")
-    parser.add_argument("--nz", type=cli.whole_number(1), help="latent layers (default: the most there are trained)")
-    parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
+    cli.add_model_arguments(parser)
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--to", help="write here")
     passes = f"the layers that get two passes (default: the heads alone if that costs under {TOLERANCE} bits/dim)"
@@ -195,6 +194,7 @@ def for_checkpoint(path, model, identity, dataset, data=None, output=paths.ROOT)
     exact = find(path, model, identity, dataset, output)
     if exact is not None:
         return exact
+    paths.check_folder_writable(cached(dataset, model, identity, output).parent)
     try:
         pixels = sample_images(dataset, "train", data, CALIBRATION)
     except UserError as error:
@@ -224,9 +224,10 @@ def main(argv=None):
     """Make the exact form, write it, and compare the rates of both forms."""
     args = arguments(argv)
     path, model, identity = checkpoints.open_for(args.dataset, args)
+    to = Path(args.to or path.with_suffix(".exact.npz"))
+    paths.check_writable(to)
     pixels = sample_images(args.dataset, "train", args.data, CALIBRATION)
     exact = from_checkpoint(path, model, identity, pixels, args.two_passes)
-    to = Path(args.to or path.with_suffix(".exact.npz"))
     save(to, exact)
     forms, rates = (fold_weight_norm(model), in_floats(exact)), []
     for pixels in sample_images(args.dataset, "test", args.data, args.compare).split(50):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from model import published
 from model.train_options import main
+from utils import published
 
 SETTINGS = published.SETTINGS["mnist"]
 

@@ -3,7 +3,6 @@
 import argparse
 import sys
 
-from model import published
 from utils import cli, paths
 
 LIKELIHOODS = ("logistic", "context")
@@ -108,7 +107,8 @@ def parse(settings, argv):
         parser.error(f"--kernel={args.kernel}: the kernel size is odd")
     if args.width is None:
         if args.nz not in settings.widths:
-            parser.error(f"--nz={args.nz} has no published width; give --width as well, or {published.depths(name)}")
+            depths = ", ".join(map(str, settings.widths))
+            parser.error(f"--nz={args.nz} has no published width; the published depths are {depths}; or give --width")
         args.width = settings.widths[args.nz]
     if args.colour_transform and settings.xs[0] != 3:
         parser.error(f"--colour-transform: {name} has no colours")

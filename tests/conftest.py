@@ -21,7 +21,7 @@ from utils.torch.modules import init_mode
 
 ROOT = Path(__file__).resolve().parents[1]
 
-pytest.register_assert_rewrite("pictures", "exact_reference")
+pytest.register_assert_rewrite("pictures", "exact_reference", "result_files")
 
 torch.set_num_threads(1)
 
@@ -63,6 +63,14 @@ def digits(count, seed=0):
     cy, cx, size = rng.uniform(8, 20, (3, count, 1, 1))
     blobs = 255 * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / size)
     return np.where(blobs > 20, blobs, 0).astype(np.uint8)[..., None]
+
+
+def photograph(height, width, seed):
+    """Smooth colours with some noise: uint8 [height, width, 3]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width][..., None]
+    waves = 100 * np.sin(y / rng.uniform(5, 20, 3) + x / rng.uniform(5, 20, 3))
+    return np.clip(128 + waves + rng.normal(0, 5, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """A .bitswap file decodes on any machine: one that is kept, for ever, and any under other settings of the libraries."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,11 +11,16 @@ from PIL import Image
 
 import demo_compress
 import demo_decompress
+from codec import autoregressive
 from codec import header as file_header
 
 # Written by demo_compress.py --coder bitswap with the checkpoint that ships. It is never to be written anew: a change
 # with which it does not decode breaks every file there is.
 KEPT = ROOT / "tests" / "golden" / "picture.bitswap"
+
+
+# The same for the context network, with demo_compress.py --coder context.
+KEPT_CONTEXT = KEPT.with_name("context.bitswap")
 
 
 def picture():
@@ -39,8 +46,36 @@ def test_the_kept_file_decodes(tmp_path):
     assert_is_picture(tmp_path / "out.png")
 
 
-def test_a_single_wrong_bit_in_the_kept_file_is_noticed(tmp_path):
-    data = bytearray(KEPT.read_bytes())
+def test_the_kept_file_of_the_context_network_decodes(tmp_path):
+    """And encodes to the same bytes, but for what the encoder chooses, which may change."""
+    header, payload = file_header.unpack(KEPT_CONTEXT.read_bytes())
+    assert header.context and header.adapting
+    done = run_main(demo_decompress.main, KEPT_CONTEXT, "-o", tmp_path / "out.png")
+    assert done.returncode == 0, done.stderr
+    assert_is_picture(tmp_path / "out.png")
+    network = autoregressive.open_network(wanted=header.context)
+    coding = autoregressive.Coding(len(header.words), header.grid, header.adapting)
+    words = autoregressive.encode(picture(), network.weights, coding)
+    assert np.concatenate(words).astype("<u4").tobytes() == payload
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("ARM64" not in os.environ, reason="ARM64 names no folder for an emulated Debian")
+def test_the_context_network_on_arm64():
+    """10 minutes; as root: ARM64=/tmp/arm64 pytest -m slow -k arm64"""
+    command = ["scripts/arm64.sh", os.environ["ARM64"]]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True
+    )
+    if done.returncode == 77:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the same bytes" in done.stdout and "OTHER" not in done.stdout
+
+
+@pytest.mark.parametrize("kept", [KEPT, KEPT_CONTEXT])
+def test_a_single_wrong_bit_in_the_kept_file_is_noticed(tmp_path, kept):
+    data = bytearray(kept.read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "wrong.bitswap").write_bytes(data)
     assert_one_line_error(run_main(demo_decompress.main, tmp_path / "wrong.bitswap"), "damaged")

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 from conftest import assert_one_line_error, run_script
+from PIL import Image
 
 pytestmark = pytest.mark.xdist_group("benchmarks")  # they share what takes long
 
@@ -53,6 +54,18 @@ def test_rounding(tables):
     rows = tables[1]["rounding"]
     assert rows[0]["compared with"] == "the same again"
     assert rows[0]["identical"] == rows[0]["of"]
+
+
+def test_photographs(tmp_path):
+    (tmp_path / "images").mkdir()
+    for mode in ("RGB", "L"):
+        Image.new(mode, (30, 20), 7).save(tmp_path / "images" / f"{mode}.png")
+    run_script("benchmarks/photographs.py", tmp_path / "images", "--output", tmp_path, check=0)
+    with open(tmp_path / "benchmarks" / "photographs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == ["RGB.png", "mean of 1"]
+    assert [path.name for path in (tmp_path / "benchmarks").iterdir()] == ["photographs.csv"]
+    assert 0 < float(rows[0]["adapting"]) == float(rows[1]["adapting"]) < 8
 
 
 def test_chart(tables):

@@ -53,8 +53,8 @@ def test_threads_are_those_of_the_file():
 
 def test_more_initial_bits_where_the_trial_promised_too_little(monkeypatch):
     """The first attempt runs out of bits; the next ones start the lanes from more."""
-    trial, attempts = block_codec._trial, []
-    monkeypatch.setattr(block_codec, "_trial", lambda *args: (trial(*args)[0], np.array([-14])))  # and 16 for a margin
+    trial, attempts = block_codec.trial, []
+    monkeypatch.setattr(block_codec, "trial", lambda *args: (trial(*args)[0], np.array([-14])))  # and 16 for a margin
     encode = bitsback.encode_chains
 
     def count(*args):
@@ -122,7 +122,7 @@ def test_integers_decode_under_other_settings(channels):
                 return conditional(variable, given, symbols)
             parts = [conditional(variable, given, symbols[k : k + 1]) for k in range(len(symbols))]
             mu, scale = (np.concatenate([part.parameters[i] for part in parts]) for i in (0, 1))
-            return type(parts[0])(mu, scale, conditional._bins[variable])
+            return type(parts[0])(mu, scale, conditional.bins[variable])
 
     threads = torch.get_num_threads()
     try:

@@ -52,3 +52,23 @@ def test_damage_is_not_taken_for_other_objects(tmp_path, content):
     (tmp_path / "a.pt").write_bytes(content)
     with pytest.raises(UserError, match="corrupt"):
         checkpoints.load(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "dataset, nz, says",
+    [
+        ("imagenetcrop", 7, "the published depths are 4, e.g. python model/imagenetcrop_train.py --nz=4"),
+        ("cifar", 5, "the published depths are 1, 2, 4, 8, e.g. python model/cifar_train.py --nz=8"),
+        ("imagenet", 8, "the published depths are 1, 2, 4, e.g. python model/imagenet_train.py --nz=4"),
+        ("mnist", 4, "python model/mnist_train.py --nz=4 makes it"),
+        ("imagenet", None, "python model/imagenet_train.py --nz=4 makes it"),
+    ],
+)
+def test_a_missing_checkpoint_is_advised_as_published_and_every_folder_named(tmp_path, monkeypatch, dataset, nz, says):
+    monkeypatch.setattr(paths, "checkpoints", lambda *args: {})
+    with pytest.raises(UserError) as caught:
+        checkpoints.find(dataset, nz, output=tmp_path)
+    message = str(caught.value)
+    assert message.endswith(says)
+    for folder in (paths.params(dataset, tmp_path), paths.params(dataset), paths.PRETRAINED):
+        assert f"{folder}" in message

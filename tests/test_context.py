@@ -9,7 +9,7 @@ from pictures import picture_of, small_network
 
 from model import context, context_adaptation, context_mixture, context_training
 from model.context import HEAD, PAD, PERIOD, UNKNOWN, K
-from model.context_mixture import SYMBOLS, TABLE
+from model.context_mixture import SYMBOLS
 from utils.errors import UserError
 
 
@@ -92,7 +92,7 @@ def mixture():
 
 
 def cumulative(x, m):
-    return context_mixture.cumulative(x, m, TABLE)
+    return context_mixture.cumulative(x, m, context_mixture.table())
 
 
 @settings(max_examples=200, deadline=None)
@@ -188,7 +188,9 @@ def test_gradients(c):
         point = context.head(colour, adapted, s)
         context_mixture.describe(colour, spread, point, s, m)
         if colour == c:
-            context_adaptation.learn(c, int(planes[c, row, column]), spread, s, m, TABLE, gradients, a)
+            context_adaptation.learn(
+                c, int(planes[c, row, column]), spread, s, m, context_mixture.table(), gradients, a
+            )
         context.see(colour, planes[colour, row, column], spread, s)
     context_adaptation.learn_inputs(s, gradients, a)
     position = np.zeros(2 * (PERIOD + 1), np.float32)

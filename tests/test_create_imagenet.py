@@ -72,6 +72,11 @@ def bad_files():
         "one_off.png": (encode(pixels(1, 31, 32, 3)[0]), "32x31 pixels, not 32x32"),
         "palette.png": (encode(Image.fromarray(rgb).quantize(16)), "palette, not 8-bit RGB"),
         "photo.png": (encode(rgb, "JPEG"), "not a PNG image"),
+        "moving.png": (
+            encode(Image.fromarray(rgb), save_all=True, append_images=[Image.fromarray(255 - rgb)]),
+            "holds 2 images",
+        ),
+        "transparent.png": (encode(Image.fromarray(rgb), transparency=(1, 2, 3)), "transparent pixels"),
         "rgb16.png": (png16(rgb.astype(np.uint16) * 257), "16-bit RGB, not 8-bit RGB"),
     }
 
@@ -256,3 +261,41 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
 def test_help():
     done = run_script(SCRIPT, "--help", check=0)
     assert "kept" in done.stdout and "--force" in done.stdout
+
+
+def write_batches(folder, names, seed):
+    """.npz batches of the names, of 3, 4, ... images; returns all images, uint8 [N, 32, 32, 3]."""
+    folder.mkdir(parents=True, exist_ok=True)
+    all_images = [pixels(3 + i, seed=seed + i) for i in range(len(names))]
+    for name, images in zip(names, all_images, strict=True):
+        labels = np.arange(len(images))
+        np.savez(folder / name, data=images.transpose(0, 3, 1, 2).reshape(len(images), -1), labels=labels)
+    return np.concatenate(all_images)
+
+
+TRAIN_BATCHES = [f"train_data_batch_{i}.npz" for i in range(1, 11)]
+
+
+@pytest.mark.parametrize("below", ["", "Imagenet32_{}_npz", "{}_given"])
+def test_npz_batches(tmp_path, below):
+    train = write_batches(tmp_path / below.format("train"), TRAIN_BATCHES, seed=1)
+    test = write_batches(tmp_path / below.format("val"), ["val_data.npz"], seed=50)
+    flags = ["--train=train_given", "--test=val_given"] * (below == "{}_given")
+    done = run_script(SCRIPT, "--data", tmp_path, *flags, check=0)
+    np.testing.assert_array_equal(datasets.load("imagenet", "train", tmp_path), train)
+    np.testing.assert_array_equal(datasets.load("imagenet", "test", tmp_path), test)
+    assert f"{len(train)} images" in done.stdout and "rates differ from the paper's" in done.stdout
+
+
+def test_bad_npz_batches(tmp_path):
+    write_batches(tmp_path, TRAIN_BATCHES, seed=1)
+    write_batches(tmp_path, ["val_data.npz"], seed=2)
+    bad = tmp_path / TRAIN_BATCHES[7]
+    good = bad.read_bytes()
+    bad.unlink()
+    assert_one_line_error(run_script(SCRIPT, "--data", tmp_path), bad, "absent")
+    bad.write_bytes(good[: len(good) // 2])
+    assert_one_line_error(run_script(SCRIPT, "--data", tmp_path), bad, "corrupt")
+    np.savez(bad, data=np.zeros((4, 3072)))
+    assert_one_line_error(run_script(SCRIPT, "--data", tmp_path), bad, "float64 [4, 3072]")
+    assert arrays(tmp_path) == []

@@ -1,9 +1,13 @@
 """Bins from samples: streamed, cached, and tied to their checkpoint."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from conftest import assert_one_line_error, digits, run_main, run_script, small_model
+from photograph_files import fill_data, load_train
+from tqdm import tqdm
 
 import discretization
 from model import checkpoints
@@ -135,3 +139,44 @@ def test_script(tmp_path, mnist, checkpoint):
     assert discretization.load(beside).identity == discretization.load(cached).identity
     done = run_main(discretization.main, "mnist", "--checkpoint", tmp_path / "no")
     assert_one_line_error(done, tmp_path / "no")
+
+
+def test_bins_see_as_many_patches_as_samples(tmp_path):
+    """A photograph gives several, as one crop of each would be far fewer than 30 a bin."""
+    model = small_model(2, xs=(3, 32, 32), conditional_scale=True)
+    patches = load_train(fill_data(tmp_path))
+    ranges = discretization.sample_ranges(model, patches, 2, "id")
+    samples = datasets.recrop(patches, 100, math.ceil(30 * 4 / len(patches)))[:]
+    expected = discretization.sample_ranges(model, samples, 2, "id")
+    np.testing.assert_array_equal(ranges.lo, expected.lo)
+    np.testing.assert_array_equal(ranges.hi, expected.hi)
+
+
+def test_bins_of_photographs_from_the_command_line(tmp_path):
+    checkpoint = tmp_path / "small.pt"
+    torch.save(small_model(2, xs=(3, 32, 32), conditional_scale=True).state_dict(), checkpoint)
+    flags = (
+        "--checkpoint",
+        checkpoint,
+        "--data",
+        fill_data(tmp_path),
+        "--output",
+        tmp_path,
+        "--quantbits=3",
+        "--gpu=-1",
+    )
+    printed = run_script("discretization.py", "imagenetcrop", *flags, check=0).stdout
+    assert "Warning" not in printed and "z1: 256 dimensions" in printed
+    assert len(list((tmp_path / "bins").glob("imagenetcrop_nz2_3bits_*.npz"))) == 1
+
+
+@pytest.mark.parametrize("each, says", [(0.001, ""), (0.09, "bins: about 2 minutes"), (7, "bins: about 1.9 hours")])
+def test_how_long_the_sampling_takes_is_told_after_a_few_batches(each, says, capsys):
+    now, told = [0.0], None
+    bar = tqdm(range(1000), disable=True)
+    for done, _ in enumerate(discretization.foretell(bar, "bins", lambda: now[0])):
+        if done == discretization.FIRST:
+            told = capsys.readouterr().out
+        now[0] += 300 if done == 0 else each  # the first batch is slow
+    assert done == 999 and says in told and bool(says) == bool(told)
+    assert capsys.readouterr().out == ""

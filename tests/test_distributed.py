@@ -434,12 +434,12 @@ def test_unclear_launch_is_refused(environment):
 
 def test_rendezvous():
     one_node, two_nodes = distributed.Launch(0, 8, 0, 8, "mpiexec"), distributed.Launch(0, 8, 0, 4, "mpiexec")
-    jobs = [distributed._rendezvous(one_node, {"PMIX_NAMESPACE": job}) for job in ("1", "1", "2")]
+    jobs = [distributed.rendezvous(one_node, {"PMIX_NAMESPACE": job}) for job in ("1", "1", "2")]
     assert jobs[0] == jobs[1] != jobs[2]
     assert jobs[0][0] == "127.0.0.1" and 20000 <= jobs[0][1] < 30000
-    assert distributed._rendezvous(two_nodes, {"MASTER_ADDR": "node1", "MASTER_PORT": "7"}) == ("node1", 7)
+    assert distributed.rendezvous(two_nodes, {"MASTER_ADDR": "node1", "MASTER_PORT": "7"}) == ("node1", 7)
     with pytest.raises(UserError, match="MASTER_ADDR"):
-        distributed._rendezvous(two_nodes, {"PMIX_NAMESPACE": "1"})
+        distributed.rendezvous(two_nodes, {"PMIX_NAMESPACE": "1"})
 
 
 def launched(monkeypatch, environment):
@@ -470,14 +470,14 @@ def test_each_rank_takes_its_gpu(monkeypatch, gpus, local_rank, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     place = distributed.Launch(3, 8, local_rank, 8, "mpiexec")
-    assert str(distributed._device(None, place)) == expected
+    assert str(distributed.device_of(None, place)) == expected
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     with pytest.raises(UserError, match="8 processes on this node and 4 GPUs"):
-        distributed._device(None, distributed.Launch(3, 8, 3, 8, "mpiexec"))
+        distributed.device_of(None, distributed.Launch(3, 8, 3, 8, "mpiexec"))
 
 
 def test_batch_must_split_evenly(data, tmp_path, monkeypatch):

@@ -1,16 +1,13 @@
-"""--help answers at once: no script has imported PyTorch or Matplotlib by then (training: test_training.py)."""
+"""--help of every script answers from anywhere, and at once: without PyTorch and Matplotlib."""
 
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_script
 
-SCRIPTS = [
-    *sorted(path.name for path in ROOT.glob("*.py")),
-    "model/create_imagenet.py",
-    "model/make_exact.py",
-]
+MODEL = ("mnist_train", "cifar_train", "imagenet_train", "imagenetcrop_train", "create_imagenet", "make_exact")
+SCRIPTS = [*sorted(path.name for path in ROOT.glob("*.py")), *(f"model/{name}.py" for name in MODEL)]
 # Runs a script as Python does, and says which of these it has imported by the time that it leaves.
 RUN = """
 import runpy, sys
@@ -29,3 +26,11 @@ def test_help_imports_nothing_slow(script):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: ") and done.stdout.splitlines()[-1] == "imported", done.stdout[-300:]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_from_any_folder(script, tmp_path):
+    """Each script also runs from its own folder: the other tests run them from the repository root."""
+    own = script.startswith("model")
+    done = run_script(script, "--help", cwd=ROOT / "model" if own else tmp_path, check=0)
+    assert "None" not in done.stdout

@@ -7,30 +7,21 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import assert_one_line_error, run_main, run_script, small_model
+from conftest import assert_one_line_error, photograph, run_main, run_script, small_model
 from PIL import Image
 from test_processes import run_two
 
 import discretization
-from codec import conventional
+from codec import autoregressive, container, conventional
 from imagenetcrop_compress import main
 from model import checkpoints, exact, make_exact
-from utils import npz, photographs
-from utils.cli import UserError
+from utils import npz
 
 pytestmark = pytest.mark.xdist_group("imagenetcrop_compress")  # they share what takes long
-
 SIZES = {"a.png": (32, 65), "b.jpg": (33, 47), "c.png": (32, 32), "d.jpg": (100, 40)}  # heights, widths
 INITIAL = 2 * 512 + 2  # words that a chain of the small model starts from
-TABLE = ["Bit-Swap, net", "Bit-Swap, sent", "ELBO", "BB-ANS, net", "BB-ANS, sent", *conventional.COMPRESSORS]
-
-
-def photograph(height, width, seed):
-    """Smooth colours with some noise: uint8 [height, width, 3]."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width][..., None]
-    waves = 100 * np.sin(y / rng.uniform(5, 20, 3) + x / rng.uniform(5, 20, 3))
-    return np.clip(128 + waves + rng.normal(0, 5, (height, width, 3)), 0, 255).astype(np.uint8)
+TABLE = ["Bit-Swap, net", "Bit-Swap, sent", "ELBO", "BB-ANS, net", "BB-ANS, sent", "context network"]
+TABLE += [*conventional.COMPRESSORS, *["JPEG XL"] * conventional.has_jxl()]
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +82,14 @@ def test_everything_is_written_and_verified(results):
     assert files(output) == [
         "bitstreams/imagenetcrop2/bbans_6bits.npz",
         "bitstreams/imagenetcrop2/bitswap_6bits.npz",
+        *(f"bitstreams/imagenetcrop2/context_6bits/{i}.bitswap" for i in range(4)),
         "plots/imagenetcrop2/photographs_6bits.csv",
         "plots/imagenetcrop2/table_6bits.csv",
         "plots/imagenetcrop2/table_6bits.pdf",
         "plots/imagenetcrop2/table_6bits.png",
     ]
     assert printed.count("all 7 blocks and all initial words are identical") == 2
+    assert "all pixels of 4 photographs are identical" in printed
     assert "Note: there are 4 photographs: using all of them" in printed
     for name, reason in {"flat.png": "200x31", "grey.jpg": "L", "torn.jpg": "", "notes.txt": ""}.items():
         assert f"skipped class/{name}: " in printed
@@ -118,6 +111,17 @@ def test_other_compressors_see_the_same_pixels(results, data):
         for name, compressor in conventional.COMPRESSORS.items():
             bits = conventional.png(pixels, idat_only=True) if name == "PNG" else compressor(pixels)
             assert int(row[f"{name} (bits)"]) == bits
+
+
+def test_the_context_network_codes_whole_photographs(results, data):
+    output, _ = results
+    for i, row in enumerate(by_photograph(output)):
+        path = output / "bitstreams" / "imagenetcrop2" / "context_6bits" / f"{i}.bitswap"
+        assert int(row["context network (bits)"]) == 8 * path.stat().st_size
+        decoded = container.decode(path.read_bytes(), lambda header: autoregressive.open_network())
+        with Image.open(data / "imagenetcrop" / "test" / row["photograph"]) as image:
+            pixels = np.asarray(image)[: int(row["height"]), : int(row["width"])]
+        np.testing.assert_array_equal(decoded.pixels, pixels)
 
 
 @pytest.mark.parametrize("scheme, name", [("bitswap", "Bit-Swap"), ("bbans", "BB-ANS")])
@@ -244,45 +248,6 @@ def test_bad_arguments(data, checkpoint, tmp_path):
     done = run_main(main, *flags(data, checkpoint, output, "--verify-only", "--no-verify"))
     assert_one_line_error(done, "exclude each other")
     assert not output.exists()
-
-
-def test_choice_is_that_of_the_paper(tmp_path):
-    names = [f"{i:02}.png" for i in range(12)]
-    for i, name in enumerate(names):
-        Image.fromarray(photograph(32, 32, i)).save(tmp_path / name)
-    drawn = np.random.RandomState(100).choice(12, 12, replace=False)
-    assert list(drawn[:5]) == list(np.random.RandomState(100).choice(12, 5, replace=False))
-    chosen = photographs.choose(tmp_path, 5, 100)
-    assert [photo.name for photo in chosen] == [names[i] for i in drawn[:5]]
-    for photo in chosen:
-        np.testing.assert_array_equal(photo.pixels, photograph(32, 32, names.index(photo.name)))
-    # One that is of no use makes room for the next.
-    Image.new("L", (64, 64)).save(tmp_path / names[drawn[1]])
-    Image.new("RGB", (photographs.WEBP_LIMIT + 33, 32)).save(tmp_path / names[drawn[3]])
-    again = photographs.choose(tmp_path, 5, 100)
-    assert [photo.name for photo in again] == [names[i] for i in drawn[[0, 2, 4, 5, 6]]]
-    assert photographs.digest(again) != photographs.digest(chosen)
-    with pytest.raises(UserError, match="holds 10 photographs that are of use, not 11"):
-        photographs.choose(tmp_path, 11, 100)
-
-
-def test_photographs_are_found_behind_links(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    Image.fromarray(photograph(32, 32, 0)).save(tmp_path / "elsewhere" / "a.png")
-    (tmp_path / "test").mkdir()
-    (tmp_path / "test" / "class").symlink_to(tmp_path / "elsewhere")
-    assert [photo.name for photo in photographs.choose(tmp_path / "test", None, 100)] == ["class/a.png"]
-
-
-def test_blocks_are_in_raster_order():
-    pixels = photograph(70, 101, 0)
-    cropped = photographs.crop(pixels)
-    np.testing.assert_array_equal(cropped, pixels[:64, :96])
-    blocks = photographs.to_blocks(cropped)
-    assert (blocks.dtype, blocks.shape) == (np.uint8, (6, 3, 32, 32))
-    for i, block in enumerate(blocks):
-        top, left = 32 * (i // 3), 32 * (i % 3)
-        np.testing.assert_array_equal(block.transpose(1, 2, 0), pixels[top : top + 32, left : left + 32])
 
 
 def test_two_processes_share_the_photographs(data, checkpoint, tmp_path):

@@ -197,3 +197,72 @@ def test_the_advice_is_quoted_for_the_shell(tmp_path, monkeypatch, name):
     follow(str(caught.value))
     assert {file.name for file in tmp_path.iterdir()} == {name, "converted.png"}
     np.testing.assert_array_equal(read_image(tmp_path / "converted.png").pixels, np.asarray(photograph()))
+
+
+def png_with(path, *chunks):
+    """A PNG file with further chunks, (type, bytes), after its header."""
+    data = save(path.parent, "plain.png", photograph()).read_bytes()
+    framed = (struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+              for kind, body in chunks)  # fmt: skip
+    path.write_bytes(data[:33] + b"".join(framed) + data[33:])
+    return path
+
+
+def with_metadata(folder, kind):
+    """A file that holds more than pixels."""
+    image, exif = photograph(), Image.Exif()
+    exif[271] = "Maker"
+    if kind.startswith("PNG"):
+        chunks = {
+            "PNG gamma": [(b"gAMA", struct.pack(">I", 100000)), (b"tEXt", b"Title\0x")],
+            "PNG HDR": [(b"cICP", bytes([9, 16, 0, 1])), (b"cLLI", bytes(8))],
+        }
+        return png_with(folder / "a.png", *chunks[kind])
+    if kind == "multi-picture":
+        return save(folder, "a.jpg", image, format="MPO", save_all=True, append_images=[image, image])
+    if kind == "TIFF samples":
+        ifd = [(256, 3, 1, 4), (257, 3, 1, 2), (258, 3, 4, 0), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 0),
+               (277, 3, 1, 4), (278, 3, 1, 2), (279, 4, 1, 32), (338, 3, 1, 0)]  # fmt: skip
+        after = 8 + 2 + 12 * len(ifd) + 4
+        entries = b"".join(
+            struct.pack("<HHII", tag, form, count, {258: after, 273: after + 8}.get(tag, value))
+            for tag, form, count, value in ifd
+        )
+        depths = struct.pack("<4H", 8, 8, 8, 8)
+        path = folder / "a.tiff"
+        path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(ifd)) + entries + bytes(4) + depths + bytes(range(32)))
+        return path
+    options = {
+        "JPEG": {"icc_profile": b"profile" * 30, "comment": "mine", "exif": exif},
+        "WebP": {"exif": exif, "xmp": b"<x/>"},
+        "TIFF": {"description": "mine", "icc_profile": b"profile" * 30},
+        "GIF": {"comment": "mine"},
+    }[kind]
+    return save(folder, f"a.{kind.lower()}", image, **options)
+
+
+@pytest.mark.parametrize(
+    "kind, lost",
+    {
+        "PNG gamma": "gamma, comments", "PNG HDR": "colour space (cICP), HDR metadata",
+        "JPEG": "colour profile, EXIF data, comments", "WebP": "EXIF data, XMP data",
+        "TIFF": "colour profile, comments", "GIF": "comments", "multi-picture": "2 further images",
+        "TIFF samples": "extra samples",
+    }.items(),
+)  # fmt: skip
+def test_what_is_not_kept_is_said_in_a_line(tmp_path, capsys, kind, lost):
+    path = with_metadata(tmp_path, kind)
+    read_image(path)
+    assert capsys.readouterr().out == f"Note: not kept of {path}, pixels only: {lost}\n"
+    (tmp_path / "bare.png").write_bytes(save(tmp_path, "b.png", photograph()).read_bytes())
+    read_image(tmp_path / "bare.png")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_wrong_checksum_in_a_png_is_refused(tmp_path):
+    data = bytearray(save(tmp_path, "a.png", photograph()).read_bytes())
+    at = data.index(b"IDAT") - 4
+    data[at + 8 + int.from_bytes(data[at : at + 4], "big")] ^= 1  # of the checksum, not of the pixels
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        read_image(tmp_path / "a.png")

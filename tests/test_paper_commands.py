@@ -5,7 +5,7 @@ import shlex
 
 import numpy as np
 import pytest
-from conftest import ROOT, digits, run_main, run_script
+from conftest import ROOT, digits, photograph, run_main, run_script
 from PIL import Image
 
 from codec import command
@@ -21,14 +21,6 @@ TRAIN = [
     for dataset, depths in (("mnist", (8, 4, 2, 1)), ("cifar", (8, 4, 2, 1)), ("imagenet", (4, 2, 1)))
     for nz in depths
 ] + ["imagenetcrop_train.py"]
-
-
-def photograph(height, width, seed):
-    """Smooth colours with a little noise: uint8 [height, width, 3]."""
-    rng = np.random.default_rng(seed)
-    y, x, c = np.ogrid[:height, :width, :3]
-    smooth = 128 + 90 * np.sin(y / 17 + c) * np.cos(x / 23 + seed)
-    return np.clip(smooth + rng.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")

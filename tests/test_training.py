@@ -19,9 +19,9 @@ from conftest import ROOT, assert_one_line_error, run_main, run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX.proto import event_pb2
 
-from model import mnist_train, published, train_options, train_state, training
+from model import mnist_train, train_options, train_state, training
 from model.vae import Model
-from utils import distributed
+from utils import distributed, published
 from utils.cli import UserError
 
 pytestmark = pytest.mark.xdist_group("training")  # they share what takes long
@@ -180,13 +180,12 @@ def test_bad_flags(mnist, tmp_path, flags, mention):
 
 @pytest.mark.parametrize(
     "dataset, nz, depths",
-    [("mnist", 3, "--nz=1, 2, 4 or 8"), ("imagenet", 8, "--nz=1, 2 or 4"), ("imagenetcrop", 2, "--nz=4")],
+    [("mnist", 3, "1, 2, 4, 8"), ("imagenet", 8, "1, 2, 4"), ("imagenetcrop", 2, "4")],
 )
 def test_unpublished_nz_needs_a_width(dataset, nz, depths):
     settings = published.SETTINGS[dataset]
     done = run_main(lambda argv: train_options.main(settings, argv), f"--nz={nz}")
-    assert_one_line_error(done, f"--nz={nz} ", "--width")
-    assert done.stderr.endswith(f"or {depths}\n")
+    assert_one_line_error(done, f"--nz={nz} ", f"the published depths are {depths};", "--width")
     assert train_options.parse(settings, [f"--nz={nz}", "--width=5"]).width == 5
 
 
@@ -363,13 +362,3 @@ def test_a_full_disk_leaves_the_old_file_and_one_line(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["nz2"]
-
-
-@pytest.mark.parametrize("dataset", ["mnist", "cifar", "imagenet", "imagenetcrop"])
-def test_help_does_without_pytorch(dataset):
-    code = (
-        "import atexit, runpy, sys; atexit.register(lambda: print('torch' in sys.modules)); sys.argv = ['x', '--help'];"
-    )
-    code += f"runpy.run_path('model/{dataset}_train.py', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.endswith("False\n"), done.stdout + done.stderr

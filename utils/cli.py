@@ -7,14 +7,19 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils import paths
 from utils.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
 
-def script(main):
-    """Decorate a script's main function: a UserError becomes one line on stderr and exit status 1."""
+
+def script(main: Callable) -> Callable:
+    """Decorate a script's main function: what goes wrong with flags or files becomes one line and status 1."""
 
     @functools.wraps(main)
     def run(*args, **kwargs):
@@ -23,14 +28,20 @@ def script(main):
                 stream.reconfigure(errors="surrogateescape")  # file names that are not UTF-8 are printed as they are
         try:
             result = main(*args, **kwargs)
-            sys.stdout.flush()  # here, where a reader that has gone is noticed
+            sys.stdout.flush()  # here, to see that the reader has closed the pipe
             return result
         except UserError as error:
             print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
             sys.exit(1)
-        except BrokenPipeError:  # as in `... | head -1`: nobody reads on
+        except BrokenPipeError:  # as in `... | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
             sys.exit(128 + signal.SIGPIPE)
+        except OSError as error:  # what the system refuses, wherever it is: a name too long, a folder that is no folder
+            if not error.strerror:
+                raise
+            where = "" if error.filename is None else f"{error.filename}: "
+            print(f"{sys.argv[0]}: error: {where}{error.strerror}", file=sys.stderr)
+            sys.exit(1)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             sys.exit(130)
@@ -38,12 +49,12 @@ def script(main):
     return run
 
 
-def printable(name):
+def printable(name: str | Path) -> str:
     """A file name as text that can be drawn: bytes that are not UTF-8 become question marks."""
     return os.fsencode(name).decode(errors="replace")
 
 
-def whole_number(least, most=None):
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     """An argparse type: an integer that is at least `least`, and at most `most` if that is given."""
 
     def parse(text):
@@ -60,7 +71,11 @@ def whole_number(least, most=None):
     return parse
 
 
-def real_number(condition, holds):
+SEED = whole_number(0, 2**32 - 1)  # as NumPy takes it
+QUANTBITS = whole_number(2, 16)  # of the bins of latents
+
+
+def real_number(condition: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
     """An argparse type: a finite number for which `holds` is true; condition: the same in words."""
 
     def parse(text):
@@ -75,7 +90,7 @@ def real_number(condition, holds):
     return parse
 
 
-def several(choices=None):
+def several(choices: Collection[str] | None = None) -> Callable[[str], list]:
     """An argparse type for action="extend": values divided by commas, of the choices, or whole numbers from 1 up."""
 
     def parse(text):
@@ -88,7 +103,7 @@ def several(choices=None):
     return parse
 
 
-def refuse_to_overwrite(path, force, source=None):
+def refuse_to_overwrite(path: str | Path, force: bool, source: str | Path | None = None) -> None:
     """Raise UserError where a file to write is there already, unless --force is given, or is the one that is read."""
     path = Path(path)
     exists = os.path.exists(path)  # unlike Path.exists(), False for a name that is too long
@@ -99,7 +114,7 @@ def refuse_to_overwrite(path, force, source=None):
 
 
 @contextlib.contextmanager
-def progress(desc, unit="step"):
+def progress(desc: str, unit: str = "step") -> Iterator[Callable[[Iterable], Iterable]]:
     """Inside this context, a wrapper of iterables that shows how far they have come and the time left.
 
     The bars end with the context, so that an error message gets a line of its own.
@@ -110,11 +125,16 @@ def progress(desc, unit="step"):
         yield lambda steps: bars.enter_context(tqdm(steps, desc=desc, unit=unit, dynamic_ncols=True))
 
 
-def add_checkpoint_arguments(parser):
-    """The arguments that choose a checkpoint, its bins, the device it runs on and where everything is written."""
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that choose a checkpoint."""
     parser.add_argument("--nz", type=whole_number(1), help="latent layers (default: the most there are trained)")
-    parser.add_argument("--quantbits", type=int, choices=range(2, 17), default=10, metavar="Q", help="2^Q bins, 2..16")
     parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that choose a checkpoint, its bins, the device it runs on and where everything is written."""
+    add_model_arguments(parser)
+    parser.add_argument("--quantbits", type=QUANTBITS, default=10, metavar="Q", help="2^Q bins, 2..16")
     parser.add_argument("--gpu", type=whole_number(-1), help="index of the GPU, -1 for the CPU (default: any GPU)")
     parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")
 
@@ -126,12 +146,12 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
-def parser(description):
+def parser(description: str | None) -> argparse.ArgumentParser:
     """An argument parser in the house style."""
     return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
-def device(gpu):
+def device(gpu: int | None) -> "torch.device":
     """The torch.device that --gpu names.
 
     gpu: None for a GPU if there is one, -1 for the CPU, otherwise the index of a CUDA device.

@@ -4,13 +4,15 @@ Neighbouring channels of a photograph are much alike, and their differences easi
 256 the transform maps the 256 levels of every channel onto themselves, so nothing else changes.
 """
 
+from typing import Any
 
-def subtract_green(x):
+
+def subtract_green(x: Any) -> Any:
     """(R, G, B) -> (R - G + 128, G, B - G + 128) modulo 256. x: uint8 [..., 3, H, W], NumPy or PyTorch."""
     return _add_to_red_and_blue(x, 128 - x[..., 1, :, :])
 
 
-def add_green(x):
+def add_green(x: Any) -> Any:
     """The inverse of subtract_green()."""
     return _add_to_red_and_blue(x, x[..., 1, :, :] + 128)
 

@@ -23,7 +23,7 @@ def compiled(function: Callable) -> Any:
     def load_or_forget(*args):
         try:
             return load(*args)
-        except Exception:  # unpickling raises whatever the damage happens to provoke
+        except Exception:  # unpickling damaged data may raise any
             with contextlib.suppress(Exception):
                 cache.flush()
             return None

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from utils import cli, npz, paths
+from utils import cli, npz, originals, paths
 from utils import images as pictures
 from utils.cli import UserError
 
@@ -32,11 +32,12 @@ def load(dataset, split, root=None):
     """Load the images of one split.
 
     dataset: "mnist", "cifar", "imagenet" (ImageNet 32x32) or "imagenetcrop". split: "train" or "test".
-    root: the folder that holds <dataset>/<split>.npy; model/data by default. Where the array is absent,
-    MNIST and CIFAR-10 are downloaded with torchvision and the array is kept.
-    Returns a read-only uint8 array [N, H, W, C], mapped from disk; for imagenetcrop Patches, which index like one:
-    one crop of every training photograph (recrop() gives others and more), and of every test photograph as many as
-    make TEST_PATCHES, at random positions that are the same in every run.
+    root: the folder that holds <dataset>/<split>.npy; model/data by default. Where the array is absent, MNIST and
+    CIFAR-10 are made of the files they are published as (see originals.py), or else downloaded with torchvision, and
+    the array is kept where it can be.
+    Returns a read-only uint8 array [N, H, W, C], mapped from disk if it is there; for imagenetcrop Patches, which index
+    like one: one crop of every training photograph (recrop() gives others and more), and of every test photograph as
+    many as make TEST_PATCHES, at random positions that are the same in every run.
     Raises UserError, naming the file and the remedy, where the images are absent or not what they should be.
     """
     if dataset == PHOTOGRAPHS:
@@ -44,12 +45,12 @@ def load(dataset, split, root=None):
         crops = math.ceil(TEST_PATCHES / len(photographs.sizes)) if split == "test" else 1
         return random_patches(photographs, 0, crops)
     path = Path(root or paths.DATA) / dataset / f"{split}.npy"
-    if not path.exists():
-        _fetch(dataset, split, path)
-    try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as a NumPy array ({error}); delete it and fetch it again") from None
+    images = None if path.exists() else _fetch(dataset, split, path)
+    if images is None:
+        try:
+            images = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise UserError(f"{path} cannot be read as a NumPy array ({error}); delete it and fetch it again") from None
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != SHAPES[dataset] or not len(images):
         height, width, channels = SHAPES[dataset]
         raise UserError(
@@ -59,8 +60,28 @@ def load(dataset, split, root=None):
 
 
 def _fetch(dataset, split, path):
+    """Make the array at path, from what is at hand or a download; returns it where it cannot be kept, else None."""
     if dataset not in _TORCHVISION:
         raise UserError(f"{path} is absent; python model/create_imagenet.py prepares it")
+    found = originals.find(dataset, split, (path.parent, path.parents[1]))
+    if found:
+        images, source = found
+        print(f"{path} is absent: made of {source}")
+    else:
+        images = _download(dataset, split, path)
+    try:
+        with paths.replacing(path) as file:
+            np.save(file, images)
+    except UserError as error:
+        print(f"Note: {error}; the images are not kept there")
+        images = np.ascontiguousarray(images)
+        images.flags.writeable = False
+        return images
+    return None
+
+
+def _download(dataset, split, path):
+    """The images as torchvision downloads them: uint8 [N, H, W, C]."""
     import torchvision
 
     print(f"{path} is absent: downloading {dataset} with torchvision")
@@ -70,13 +91,12 @@ def _fetch(dataset, split, path):
             data = source(folder, train=split == "train", download=True).data
     except (OSError, RuntimeError) as error:
         height, width, channels = SHAPES[dataset]
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{dataset} could not be downloaded ({reason}); put its {split} images at {path}, "
-            f"a uint8 array [N, {height}, {width}, {channels}] written with numpy.save"
+            f"{dataset} could not be downloaded ({reason}); put torchvision's files into {path.parent}, or "
+            f"its {split} images at {path}, a uint8 array [N, {height}, {width}, {channels}] written with numpy.save"
         ) from None
-    with paths.replacing(path) as file:
-        np.save(file, np.asarray(data).reshape(-1, *SHAPES[dataset]))
+    return np.array(data).reshape(-1, *SHAPES[dataset])
 
 
 class Photographs:
@@ -178,7 +198,7 @@ def open_photographs(folder):
 def decode(path):
     """The pixels of a photograph, uint8 [H, W, 3], or a string that says why it is of no use."""
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
+        with pictures.opened(path, ("JPEG", "PNG")) as image:
             if image.mode != "RGB":
                 return f"{image.mode}, not RGB"
             if found := pictures.unsuitable(image):  # 16 bits, transparent, animated: Pillow would hand on something
@@ -278,7 +298,7 @@ def add_arguments(parser):
     fewer = f"(default: {CHAINS}, or as many as the test set allows)"
     parser.add_argument("--experiments", type=cli.whole_number(1), help=f"chains, each coded on its own {fewer}")
     parser.add_argument("--ndatapoints", type=cli.whole_number(1), help=f"images in a chain {fewer}")
-    parser.add_argument("--seed", type=cli.whole_number(0), default=100, help="seed of the choice of images")
+    parser.add_argument("--seed", type=cli.SEED, default=100, help="seed of the choice of images")
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
 
 
@@ -292,7 +312,7 @@ def to_channels_first(images, size=(32, 32)):
 
     Smaller images (MNIST's 28x28) are zero-padded evenly on every side, as in the paper.
     """
-    missing = [whole - side for whole, side in zip(size, images.shape[-3:-1], strict=True)]
+    missing = [wanted - side for wanted, side in zip(size, images.shape[-3:-1], strict=True)]
     pads = [(0, 0)] * (images.ndim - 3) + [(each // 2, each - each // 2) for each in missing]
     padded = np.pad(images, [*pads, (0, 0)])
     return np.ascontiguousarray(np.moveaxis(padded, -1, -3))

@@ -121,7 +121,7 @@ def start(dist=None, gpu=None, what="training"):
             f"--dist=0: {place.launcher} launched {place.size} processes, which would all train the same model over "
             f"the same files; leave --dist=0 out, or start one process without {place.launcher}"
         )
-    device = _device(gpu, place)
+    device = device_of(gpu, place)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     reason = None
@@ -138,7 +138,7 @@ def start(dist=None, gpu=None, what="training"):
     return job
 
 
-def _device(gpu, place):
+def device_of(gpu, place):
     if gpu == -1:
         return torch.device("cpu")
     if gpu is not None:
@@ -203,7 +203,7 @@ def _torch(place, device):
     import torch.distributed as dist
     from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
-    address, port = _rendezvous(place)
+    address, port = rendezvous(place)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         dist.init_process_group(
@@ -238,7 +238,7 @@ def _torch(place, device):
     )
 
 
-def _rendezvous(place, environment=os.environ):
+def rendezvous(place, environment=os.environ):
     """Address and port at which torch.distributed's processes meet: the environment's, or on one node a free guess."""
     address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
     if not address and place.size > place.local_size:

@@ -1,12 +1,15 @@
 """Any image file <-> pixels: 8-bit grey, RGB and palette images, of any size."""
 
 import contextlib
+import os
 import shlex
 import warnings
-from typing import NamedTuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from utils.cli import UserError
 
@@ -16,6 +19,24 @@ MAX_PIXELS = 1 << 27  # bounds the memory that an image can ask for
 ORIENTATION = 0x0112  # in EXIF data
 # What Pillow may open: not what it would hand on to other programs (EPS), nor what need not be an image of pixels.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+
+# What a file may hold beside its pixels, in words: PNG's chunks, TIFF's tags, and Pillow's names for that of any file.
+_CHUNKS = {
+    **dict.fromkeys((b"tEXt", b"zTXt", b"iTXt"), "comments"),
+    **dict.fromkeys((b"mDCV", b"mDCv", b"cLLI", b"cLLi"), "HDR metadata"),
+    b"iCCP": "colour profile", b"gAMA": "gamma", b"cHRM": "chromaticities", b"cICP": "colour space (cICP)",
+    b"eXIf": "EXIF data",
+}  # fmt: skip
+_TAGS = {
+    **dict.fromkeys((270, 305, 315, 33432), "comments"),
+    338: "extra samples", 700: "XMP data", 34665: "EXIF data", 34675: "colour profile",
+}  # fmt: skip
+_INFO = {"icc_profile": "colour profile", "exif": "EXIF data", "comment": "comments", "xmp": "XMP data"}
+
+
+# Pillow's remarks on damaged metadata, which are not kept, and on images that are large; the limit here is MAX_PIXELS.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class Picture(NamedTuple):
@@ -36,22 +57,17 @@ class Picture(NamedTuple):
         return self.pixels.size + len(self.palette)
 
 
-def read(path):
-    """Read an image file of one of FORMATS: a Picture. Pixels only: no metadata, and EXIF's orientation unheeded.
+def read(path: str | Path) -> Picture:
+    """Read an image file of one of FORMATS: a Picture. Pixels only; a note on stdout lists what else the file holds.
 
     Raises UserError where it is no image, or not one of 8-bit grey, RGB or palette, saying how to convert it.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is MAX_PIXELS
-            with Image.open(path, formats=FORMATS) as image:
-                _check_image(path, image)
-                image.load()  # here, where damage shows: Pillow would not tell a second time
-                with contextlib.suppress(Exception):  # metadata may be damaged in any way; they are not kept
-                    if image.getexif().get(ORIENTATION, 1) != 1:
-                        print(f"Note: the EXIF data of {path} say to turn it for display; the pixels are coded as "
-                              "they are stored, and EXIF data not at all")  # fmt: skip
-                return from_pillow(image)
+        with opened(path) as image:
+            _check_image(path, image)
+            image.load()  # here, where damage shows: Pillow would not tell a second time
+            _note_metadata(path, image)
+            return from_pillow(image)
     except UserError:
         raise
     except OSError as error:
@@ -59,6 +75,54 @@ def read(path):
         raise UserError(f"{path} cannot be read: {reason}") from None
     except Exception as error:  # Pillow's readers raise whatever the damage happens to provoke
         raise UserError(f"{path} cannot be read: it is damaged ({type(error).__name__}: {error})") from None
+
+
+@contextlib.contextmanager
+def opened(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """An image file as Pillow opens it, for all who read images: its checksums are right, nothing is decoded yet.
+
+    Raises OSError, or nearly anything, where it is damaged or of another format.
+    """
+    with open(path, "rb") as file:
+        with Image.open(file, formats=formats) as image:
+            if image.format == "PNG" and image.tile:  # a file without pixels has nothing to verify
+                image.verify()  # Pillow's decoding alone does not look at the checksums of the pixels
+        file.seek(0)
+        with Image.open(file, formats=formats) as image:
+            yield image
+
+
+def _note_metadata(path, image):
+    """Print what an image file holds beside the pixels, as it is not kept."""
+    with contextlib.suppress(Exception):  # metadata may be damaged in any way
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            print(f"Note: the EXIF data of {path} say to turn it for display; the pixels are coded as they are stored")
+    found = []
+    with contextlib.suppress(Exception):
+        found = metadata(path, image)
+    if found:
+        print(f"Note: not kept of {path}, pixels only: {', '.join(found)}")
+
+
+def metadata(path: str | Path, image: Image.Image) -> list[str]:
+    """What an image file holds beside the pixels, in words, each once. image: the same, opened with Pillow."""
+    found = [name for key, name in _INFO.items() if image.info.get(key)]
+    if image.format == "PNG":
+        found += [_CHUNKS[kind] for kind in _chunks(path) if kind in _CHUNKS]
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        found += [name for tag, name in _TAGS.items() if tag in image.tag_v2]
+    if (others := getattr(image, "n_frames", 1) - 1) > 0:
+        found.append(f"{others} further image{'s' * (others > 1)}")
+    return list(dict.fromkeys(found))
+
+
+def _chunks(path):
+    """Generate the types (bytes) of a PNG file's chunks."""
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            yield head[4:]
+            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
 
 
 def _check_image(path, image):
@@ -72,7 +136,7 @@ def _check_image(path, image):
                         f"python -c {shlex.quote(code)}")  # fmt: skip
 
 
-def unsuitable(image):
+def unsuitable(image: Any) -> tuple[str, str] | None:
     """Why an opened Pillow image is not one of 8-bit grey, RGB or palette without transparency, and its conversion.
 
     Returns (what it is, Python that makes a Pillow image of `image`), or None where it is suitable.
@@ -104,7 +168,7 @@ def _ppm_maximum(image):
     return arguments[-1] if isinstance(arguments, tuple) and isinstance(arguments[-1], int) else 255
 
 
-def from_pillow(image):
+def from_pillow(image: Image.Image) -> Picture:
     """A Pillow image of one of MODES as a Picture."""
     pixels = np.atleast_3d(np.array(image))
     palette = b""
@@ -115,7 +179,7 @@ def from_pillow(image):
     return Picture(image.mode, pixels, palette)
 
 
-def to_pillow(picture):
+def to_pillow(picture: Picture) -> Image.Image:
     """The inverse of from_pillow()."""
     image = Image.fromarray(picture.pixels.squeeze(2) if picture.pixels.shape[2] == 1 else picture.pixels)
     if picture.mode == "P":
@@ -123,6 +187,6 @@ def to_pillow(picture):
     return image
 
 
-def same(a, b):
+def same(a: Picture, b: Picture) -> bool:
     """Whether two pictures are equal in everything."""
     return a.mode == b.mode and a.palette == b.palette and np.array_equal(a.pixels, b.pixels)

@@ -14,7 +14,7 @@ _LIMIT = 1 << 62  # stands for infinity
 
 
 @functools.cache
-def elu(fraction):
+def elu(fraction: int) -> torch.Tensor:
     """exp(x) - 1 at x = -k / 2^fraction, for k from 0 until it is rounded to -1: int64 [K], fixed-point.
 
     Powers of exp(-2^-fraction) in integers with 160 fraction bits. Their errors stay below 2^-130, so that the
@@ -32,7 +32,7 @@ def elu(fraction):
 
 
 @functools.cache
-def scale_thresholds(fraction, steps, least, count):
+def scale_thresholds(fraction: int, steps: int, least: int, count: int) -> dict[str, torch.Tensor]:
     """Where the model's functions from std to scale pass from one entry of a table of scales to the next.
 
     Entry s of the table, 0..count-1, is the scale 2^(s / steps + least). Returns {"posterior": ..., "latent": ...,

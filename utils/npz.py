@@ -1,18 +1,22 @@
 """Arrays in .npz files: no pickles, written whole or not at all, a CRC-32 on every array."""
 
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from utils import paths
 from utils.cli import UserError
 
 
-def save(path, **arrays):
+def save(path: str | Path, **arrays: Any) -> None:
     """Write named arrays (or numbers and strings) to path."""
     with paths.replacing(path) as file:
-        np.savez(file, **{name: np.asarray(array) for name, array in arrays.items()})
+        np.savez(file, allow_pickle=False, **{name: np.asarray(array) for name, array in arrays.items()})
 
 
-def load(path, names, remedy):
+def load(path: str | Path, names: Iterable[str], remedy: str) -> list[np.ndarray]:
     """Read the named arrays from path: a list in the order of names.
 
     Raises UserError, naming the file and the remedy, where it is absent, corrupt or lacks one of them.
@@ -22,5 +26,5 @@ def load(path, names, remedy):
             return [file[name] for name in names]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; {remedy}") from None
-    except Exception as error:  # zipfile and numpy raise whatever the corruption happens to provoke
+    except Exception as error:  # zipfile and NumPy may raise any on a damaged file
         raise UserError(f"{path} is corrupt or of another kind ({type(error).__name__}: {error}); {remedy}") from None

@@ -129,9 +129,12 @@ def check_writable(*files):
 
 
 def check_folder_writable(*folders):
-    """As check_writable(), for files that are yet to be named in these folders, which may be absent."""
+    """As check_writable(), for files that are yet to be named in these folders, which may be absent.
+
+    These hang from --output, of which the error reminds.
+    """
     for folder in folders:
-        with _explained(folder):
+        with _explained(folder, remedy="; name another folder with --output"):
             _try_folder(Path(os.path.realpath(folder)))
 
 
@@ -165,7 +168,7 @@ def _short(name):
 
 
 @contextlib.contextmanager
-def _explained(path, aside=None):
+def _explained(path, aside=None, remedy=""):
     """Turn what goes wrong with writing into a UserError that names the path.
 
     aside: the file that is written. NumPy and PyTorch raise errors that do not tell the reason (OSError "1000
@@ -179,7 +182,7 @@ def _explained(path, aside=None):
         reason = getattr(error, "strerror", None) or (aside and _why_not(aside))
         if reason is None:
             raise
-        raise UserError(f"cannot write {path}: {reason}") from None
+        raise UserError(f"cannot write {path}: {reason}{remedy}") from None
 
 
 def _why_not(aside):

@@ -6,6 +6,7 @@ left out. Its 32x32 blocks, row by row of blocks from the left to the right, are
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ class Photograph(NamedTuple):
     pixels: np.ndarray  # uint8 [H, W, 3], H and W multiples of BLOCK
 
 
-def choose(folder, count, seed):
+def choose(folder: str | Path, count: int | None, seed: int) -> list[Photograph]:
     """Draw photographs from a folder and its sub-folders, none twice.
 
     count: how many; None stands for COUNT, or all there are, with a note where that is fewer. Files that are of no
@@ -70,23 +71,23 @@ def _read(path):
     return pixels if max(pixels.shape) <= WEBP_LIMIT else f"over {WEBP_LIMIT} pixels a side, which WebP cannot hold"
 
 
-def crop(pixels):
+def crop(pixels: np.ndarray) -> np.ndarray:
     """Leave out the rows at the bottom and the columns on the right beyond the last multiple of BLOCK; a copy."""
     height, width = (side // BLOCK * BLOCK for side in pixels.shape[:2])
     return pixels[:height, :width].copy()
 
 
-def to_blocks(pixels):
+def to_blocks(pixels: np.ndarray) -> np.ndarray:
     """The blocks of a cropped photograph, as the models take them: uint8 [H, W, 3] -> [N, 3, BLOCK, BLOCK]."""
     height, width, channels = pixels.shape
     grid = pixels.reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK, channels)
     return grid.transpose(0, 2, 4, 1, 3).reshape(-1, channels, BLOCK, BLOCK)
 
 
-def digest(photographs):
+def digest(photographs: Iterable[Photograph]) -> str:
     """A digest of all pixels: 16 hexadecimal digits."""
     total = hashlib.sha256()
     for photograph in photographs:
         total.update(f"{photograph.pixels.shape}\n".encode())
-        total.update(photograph.pixels)
+        total.update(photograph.pixels.data)
     return total.hexdigest()[:16]

@@ -11,17 +11,19 @@ import torch.nn.functional as F
 PIXEL_HALF_WIDTH = 1 / 255  # half a grey level, with the 256 levels spread over [-1, 1]
 
 
-def cdf(x, mu, scale):
+def cdf(x: torch.Tensor, mu: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """P(X <= x) of Logistic(mu, scale)."""
     return torch.sigmoid((x - mu) / scale)
 
 
-def quantile(u, mu, scale):
+def quantile(u: torch.Tensor, mu: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """The x at which cdf(x, mu, scale) = u, for u in (0, 1)."""
     return mu + scale * torch.logit(u)
 
 
-def sample(mu, scale, uniform=None, bound=1e-5):
+def sample(
+    mu: torch.Tensor, scale: torch.Tensor, uniform: torch.Tensor | None = None, bound: float = 1e-5
+) -> torch.Tensor:
     """Draw from Logistic(mu, scale) by inversion, with the uniform variate kept in [bound, 1 - bound].
 
     uniform: float32 in [0, 1), shaped like mu; PyTorch's generator draws it where it is None.
@@ -31,13 +33,13 @@ def sample(mu, scale, uniform=None, bound=1e-5):
     return quantile(u, mu, scale)
 
 
-def log_density(x, mu, scale):
+def log_density(x: torch.Tensor, mu: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Log of the density of Logistic(mu, scale) at x, in nats."""
     y = (x - mu) / scale
     return -y - torch.log(scale) - 2 * F.softplus(-y)
 
 
-def discretized_log_likelihood(x, mu, scale):
+def discretized_log_likelihood(x: torch.Tensor, mu: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Log-probability, in nats, of the grey levels x under a logistic discretized into 256 bins on [-1, 1].
 
     x: grey levels mapped to [-1, 1]; bins are 2/255 wide and the two at the ends are open. Where a bin's mass

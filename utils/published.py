@@ -1,4 +1,4 @@
-"""The paper's models and how it trained them (appendix D), which training, benchmarks and advice all take from here."""
+"""The paper's models, and how it trained them (appendix D): what training, benchmarks and figures take from here."""
 
 from dataclasses import dataclass, field
 
@@ -72,9 +72,3 @@ _IMAGENETCROP = Settings(
     crops=1,
 )
 SETTINGS = {settings.dataset: settings for settings in (_MNIST, _CIFAR, _IMAGENET, _IMAGENETCROP)}
-
-
-def depths(dataset):
-    """The flags that choose a dataset's models of the paper, in words: "--nz=1, 2 or 4"."""
-    *most, last = map(str, sorted(SETTINGS[dataset].widths))
-    return "--nz=" + (f"{', '.join(most)} or {last}" if most else last)

@@ -11,30 +11,14 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, assert_one_line_error, run_script, small_model
+from conftest import ROOT, assert_one_line_error, run_script
+from photograph_files import SIZES, fill, fill_data, load_train, photograph
 from pictures import sixteen_bit_png
 from PIL import Image
 
-import discretization
-from model import cifar_train, imagenetcrop_train, train_options, training
+from model import training
 from utils import datasets
 from utils.cli import UserError
-
-SIZES = [(32, 32), (32, 33), (33, 32), (33, 33), (32, 200), (150, 32), (47, 61), (64, 64), (120, 95)]  # (H, W)
-
-
-def photograph(height, width, seed=0):
-    """Noise, so that every patch is found in one place only: uint8 [H, W, 3]."""
-    return np.random.default_rng((seed, height, width)).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def fill(folder, sizes=SIZES, seed=0):
-    """Write photographs into sub-folders, PNG and JPEG in turn; returns what they decode to, in the order of names."""
-    for i, size in enumerate(sizes):
-        path = folder / f"class{i % 3}" / f"{i:03}{('.png', '.JPEG')[i % 2]}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(photograph(*size, seed)).save(path)
-    return [np.array(Image.open(path)) for path in sorted(folder.rglob("*.*"))]
 
 
 def spoil(folder):
@@ -61,19 +45,7 @@ def spoil(folder):
 
 @pytest.fixture
 def data(tmp_path):
-    """A folder for --data with nine training and four test photographs."""
-    fill(tmp_path / "imagenetcrop" / "train")
-    fill(tmp_path / "imagenetcrop" / "test", SIZES[-4:], seed=1)
-    return tmp_path
-
-
-@pytest.fixture
-def few_test_patches(monkeypatch):
-    monkeypatch.setattr(datasets, "TEST_PATCHES", 10)
-
-
-def load_train(data):
-    return datasets.load("imagenetcrop", "train", data)
+    return fill_data(tmp_path)
 
 
 def forbid_decoding(monkeypatch):
@@ -370,87 +342,11 @@ def test_memory_is_bounded(tmp_path):
     assert (tmp_path / "imagenetcrop" / "train.pixels").stat().st_size == 3 * count * size * size
 
 
-def train(data, output, *flags):
-    """Train a tiny model on two crops of each of the nine photographs: batches of 5, 5, 5 and 3."""
-    flags = ("--nz=2", "--width=4", "--blocks=2", "--nprocessing=0", "--zchannels=1", "--batch=5", "--crops=2", *flags)
-    paths = ("--data", str(data), "--output", str(output))
-    train_options.main(imagenetcrop_train.SETTINGS, [*flags, *paths, "--gpu=-1", "--colour-transform"])
-
-
-def state(output):
-    return torch.load(output / "model" / "params" / "imagenetcrop" / "nz2.resume", weights_only=True)
-
-
-@pytest.mark.parametrize("stop", [3, 6, 8], ids=["first epoch", "second epoch", "between epochs"])
-def test_a_resumed_run_ends_as_an_unbroken_one(data, tmp_path, few_test_patches, stop):
-    """Bit for bit, and also where the second half loads its data in other processes."""
-    train(data, tmp_path / "unbroken", "--max-steps=10")
-    train(data, tmp_path / "broken", f"--max-steps={stop}")
-    train(data, tmp_path / "broken", "--max-steps=10", "--resume", "--workers=2")
-    unbroken, broken = state(tmp_path / "unbroken"), state(tmp_path / "broken")
-    assert unbroken["step"] == broken["step"] == 10
-    for part in ("model", "ema"):
-        assert unbroken[part].keys() == broken[part].keys()
-        for name, value in unbroken[part].items():
-            assert torch.equal(value, broken[part][name]), name
-
-
-def test_each_epoch_trains_on_other_patches(data, tmp_path, few_test_patches, monkeypatch):
-    seen = []
-    step = training.train_step
-    monkeypatch.setattr(training, "train_step", lambda *args: seen.append(args[3]) or step(*args))
-    train(data, tmp_path / "out", "--epochs=2", "--seed=7")
-    patches = load_train(data)
-    for epoch, batches in enumerate((seen[:4], seen[4:])):
-        assert [len(batch) for batch in batches] == [5, 5, 5, 3]
-        expected = datasets.to_channels_first(datasets.recrop(patches, (7, epoch, 1), 2)[:])
-        order = np.random.default_rng((7, epoch)).permutation(18)
-        np.testing.assert_array_equal(torch.cat(batches), expected[order])
-    model = state(tmp_path / "out")["model"]
-    assert "colour_transform" in model and "gen_std" not in model
-
-
-def test_other_crops_are_another_run(data, tmp_path, few_test_patches, capsys):
-    train(data, tmp_path, "--max-steps=1")
-    with pytest.raises(SystemExit):
-        train(data, tmp_path, "--max-steps=2", "--resume", "--crops=3")
-    assert "images 18 is now 27" in capsys.readouterr().err
-
-
-def test_settings_are_those_of_the_paper():
-    args = train_options.parse(imagenetcrop_train.SETTINGS, [])
-    assert (args.nz, args.width, args.zchannels, args.batch, args.dropout) == (4, 256, 8, 128, 0)
-    assert (args.blocks, args.nprocessing, args.test_every, args.crops) == (8, 4, 1, 1)
-    assert imagenetcrop_train.SETTINGS.conditional_scale
-    decay_after = imagenetcrop_train.SETTINGS.decay_after
-    rates = [training.learning_rate(step, args, decay_after, math.inf) for step in (0, 100_000, 100_001)]
-    assert rates == [2e-3, 2e-3, 2e-3 * 0.999995]
-
-
-def test_only_photographs_have_crops(capsys):
-    assert train_options.parse(cifar_train.SETTINGS, []).crops is None
-    with pytest.raises(SystemExit):
-        train_options.parse(cifar_train.SETTINGS, ["--crops=2"])
-    with pytest.raises(SystemExit):
-        train_options.parse(imagenetcrop_train.SETTINGS, ["--crops=0"])
-    assert "0 is less than 1" in capsys.readouterr().err
-
-
-def test_bins_see_as_many_patches_as_samples(data):
-    """A photograph gives several, as one crop of each would be far fewer than 30 a bin."""
-    model = small_model(2, xs=(3, 32, 32), conditional_scale=True)
-    patches = load_train(data)
-    ranges = discretization.sample_ranges(model, patches, 2, "id")
-    samples = datasets.recrop(patches, 100, math.ceil(30 * 4 / len(patches)))[:]
-    expected = discretization.sample_ranges(model, samples, 2, "id")
-    np.testing.assert_array_equal(ranges.lo, expected.lo)
-    np.testing.assert_array_equal(ranges.hi, expected.hi)
-
-
-def test_bins_from_the_command_line(data, tmp_path):
-    checkpoint = tmp_path / "small.pt"
-    torch.save(small_model(2, xs=(3, 32, 32), conditional_scale=True).state_dict(), checkpoint)
-    flags = ("--checkpoint", checkpoint, "--data", data, "--output", tmp_path, "--quantbits=3", "--gpu=-1")
-    printed = run_script("discretization.py", "imagenetcrop", *flags, check=0).stdout
-    assert "Warning" not in printed and "z1: 256 dimensions" in printed
-    assert len(list((tmp_path / "bins").glob("imagenetcrop_nz2_3bits_*.npz"))) == 1
+def test_sample_chains():
+    chains = datasets.sample_chains(50, 5, 10, 100)
+    np.testing.assert_array_equal(chains, np.random.RandomState(100).choice(50, (5, 10), replace=False))
+    assert len(np.unique(chains)) == 50
+    with pytest.raises(UserError, match=r"--experiments=6 --ndatapoints=10.*60.*50"):
+        datasets.sample_chains(50, 6, 10, 100)
+    with pytest.raises(UserError, match="--seed"):
+        datasets.sample_chains(50, 5, 10, 2**32)

@@ -1,0 +1,77 @@
+"""Measure what the context network makes of image files, whole, beside WebP and JPEG XL: rate and time."""
+
+import itertools
+from pathlib import Path
+
+import common
+
+from utils import cli, paths
+
+COLUMNS = ["image", "width", "height", "adapting", "static", "WebP", "JPEG XL", "encode s", "decode s", "static s"]
+
+DESCRIPTION = """Measure what the context network makes of image files, whole, beside WebP and JPEG XL: rate and time.
+
+Every file is written to disk, read and decoded, and the pixels compared. Rates are in bits/dim, whole files counted;
+the last row is their mean over the images. JPEG XL is that of pillow-jxl-plugin, lossless, effort 7, where it is
+installed. Images that are not RGB are passed over."""
+
+
+def measure(path, network, clock, scratch):
+    """A row of the table, or None where the image is not RGB."""
+    from codec import container, conventional
+    from utils import images
+
+    picture = images.read(path)
+    if picture.mode != "RGB":
+        return None
+    width, height = picture.size
+    seconds, rates = [], []
+    for adapting in (True, False):
+        began = clock()
+        data = container.encode(picture, coder="context", network=network, adapting=adapting)
+        seconds.append(clock() - began)
+        with paths.replacing(scratch) as file:
+            file.write(data)
+        began = clock()
+        decoded = container.decode(container.read_file(scratch), lambda header: network)
+        seconds.append(clock() - began)
+        assert images.same(decoded, picture), path
+        rates.append(8 * len(data) / picture.pixels.size)
+    rates.append(conventional.webp(picture.pixels) / picture.pixels.size)
+    has_jxl = conventional.has_jxl()
+    rates.append(conventional.jxl(picture.pixels) / picture.pixels.size if has_jxl else float("nan"))
+    return [path.name, width, height, *rates, *seconds[:3]]
+
+
+def rows(files, network, clock, scratch):
+    """A row for each image, then the means."""
+    import numpy as np
+
+    done = []
+    for path in files:
+        row = measure(path, network, clock, scratch)
+        if row is not None:
+            done.append(row)
+            yield row
+    yield [f"mean of {len(done)}", "", "", *map(float, np.mean([row[3:] for row in done], axis=0))]
+
+
+def main():
+    parser = common.parser(DESCRIPTION, "photographs")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of such")
+    parser.add_argument("--context", help="a context network (default: the one at hand)")
+    common.add_clock(parser)
+    args = parser.parse_args()
+    from codec import autoregressive
+
+    found = [sorted(each.iterdir()) if each.is_dir() else [each] for each in args.images]
+    files = list(itertools.chain(*found))[: 1 if args.quick else None]
+    network = autoregressive.open_network(args.context)
+    scratch = common.table_file(args.output, "photographs").with_suffix(".bitswap")
+    clock = common.CLOCKS[args.clock]
+    common.report("photographs", args.output, COLUMNS, rows(files, network, clock, scratch), len(files) + 1)
+    scratch.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    cli.script(main)()

@@ -1,0 +1,76 @@
+"""The script that divides photographs into a training and a test set."""
+
+import os
+
+import numpy as np
+import pytest
+from conftest import assert_one_line_error, run_main
+from PIL import Image
+
+from model import create_imagenetcrop
+from utils import paths
+
+
+def fill(folder, count, start=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(start, start + count):
+        pixels = np.random.default_rng(i).integers(0, 256, (33, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.{('png', 'JPEG')[i % 2]}")
+
+
+def divide(tmp_path, *args):
+    return run_main(create_imagenetcrop.main, *args, f"--data={tmp_path / 'data'}")
+
+
+def sets(tmp_path):
+    return [set(paths.list_files(tmp_path / "data" / "imagenetcrop" / split)) for split in ("train", "test")]
+
+
+@pytest.mark.parametrize("flags, count", [((), 2), (("--count=9",), 9)])
+def test_every_photograph_is_in_one_set(tmp_path, flags, count):
+    fill(tmp_path / "val" / "a", 12)
+    fill(tmp_path / "more", 13, start=12)
+    (tmp_path / "val" / "notes.txt").write_text("")
+    done = divide(tmp_path, tmp_path / "val", tmp_path / "more", *flags)
+    assert done.returncode == 0, done.stderr
+    train, test = sets(tmp_path)
+    assert not train & test and len(test) == count and len(train | test) == 25 and "a/0.png" in train | test
+    for name in test:
+        source = tmp_path / ("val" if "/" in name else "more") / name
+        assert os.path.samefile(source, tmp_path / "data" / "imagenetcrop" / "test" / name)
+    assert "1 files that are neither" in done.stdout
+    assert sorted(os.listdir(tmp_path / "data" / "imagenetcrop")) == ["test", "train"]
+    os.rename(tmp_path / "data", tmp_path / "before")
+    divide(tmp_path, tmp_path / "val", tmp_path / "more", *flags)
+    assert sets(tmp_path) == [train, test]  # the seed settles it
+    os.rename(tmp_path / "data", tmp_path / "again")
+    divide(tmp_path, tmp_path / "val", tmp_path / "more", *flags, "--seed=1")
+    assert sets(tmp_path) != [train, test]
+
+
+def test_files_on_another_disk_are_copied(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    fill(tmp_path / "val", 5)
+    assert divide(tmp_path, tmp_path / "val").returncode == 0
+    assert [len(each) for each in sets(tmp_path)] == [4, 1]
+
+
+@pytest.mark.parametrize("case", ["absent", "empty", "too few", "there", "same name"])
+def test_errors(tmp_path, case):
+    fill(tmp_path / "val", 0 if case == "empty" else 4)
+    folders, flags = [tmp_path / "val"], []
+    if case == "absent":
+        folders = [tmp_path / "nowhere"]
+    if case == "too few":
+        flags = ["--count=4"]
+    if case == "same name":
+        fill(tmp_path / "more", 1)
+        folders.append(tmp_path / "more")
+    if case == "there":
+        fill(tmp_path / "data" / "imagenetcrop" / "test", 1)
+    before = paths.list_files(tmp_path)
+    assert_one_line_error(divide(tmp_path, *folders, *flags))
+    assert paths.list_files(tmp_path) == before

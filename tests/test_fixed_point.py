@@ -1,0 +1,40 @@
+"""Real numbers as integers: the table of scales, and bins."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils import fixed_point
+from utils.fixed_point import UniformBins, pixel_bins, quantize
+
+ONE = 1 << fixed_point.FRACTION
+
+
+@settings(deadline=None)
+@given(st.floats(1e-3, 1e3), st.floats(-2000, 2000))
+def test_quantize_takes_the_nearest(scale, mu):
+    for kind, error in ((np.float32, 1e-4), (np.float64, 0)):
+        (integer,), (index,) = quantize(np.array([mu], kind), np.array([scale], kind))
+        assert abs(integer / ONE - mu) <= 0.5 / ONE + error
+        # Half a step of the table, and what the mantissa's leading bits leave open.
+        assert abs(np.log2(fixed_point.scale_values()[index] / scale)) <= 0.5 / 256 + 2**-11
+
+
+@pytest.mark.parametrize("scale", [2.0**-12, 1.0, 2.0**11])
+def test_powers_of_two_are_in_the_table(scale):
+    index = quantize(np.zeros(1), np.array([scale]))[1]
+    assert fixed_point.scale_values()[index] == scale
+
+
+@pytest.mark.parametrize("lo, hi", [(0, 0), (1, 0), (np.nan, 1), (0, np.inf), (-1e9, 1e9)])
+def test_bins_that_cannot_be_are_refused(lo, hi):
+    with pytest.raises(ValueError, match="bins"):
+        UniformBins.between([lo], [hi], 16)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_pixel_bins_lie_around_the_levels_spread_over_the_unit_range(levels):
+    bins = pixel_bins(3, levels)
+    symbols = np.arange(levels)[:, None].repeat(3, 1)
+    np.testing.assert_allclose(bins.centres(symbols) / ONE, np.linspace(-1, 1, levels)[:, None].repeat(3, 1), atol=4e-6)

@@ -1,0 +1,83 @@
+"""MNIST and CIFAR-10 in the files that they are published as, where torchvision keeps those, read without a network.
+
+MNIST      MNIST/raw/{train,t10k}-images-idx3-ubyte, or the same with .gz
+CIFAR-10   cifar-10-batches-py/{data_batch_1..5,test_batch}, or cifar-10-python.tar.gz
+"""
+
+import codecs
+import gzip
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+from utils.cli import UserError
+
+_MNIST = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
+_CIFAR = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+
+
+def find(dataset, split, folders):
+    """The images of a split, uint8 [N, H, W, C], and the file or folder that they are from; None where there is none.
+
+    folders: where to look, in this order. Raises UserError where what is found is damaged or of another kind.
+    """
+    for folder in map(Path, folders):
+        for path, read in _places(dataset, split, folder):
+            if path.exists():
+                try:
+                    return read(path), path
+                except Exception as error:  # gzip, tarfile and pickle raise whatever the damage happens to provoke
+                    raise UserError(f"{path} is damaged or incomplete ({error}); delete it or fetch it again") from None
+    return None
+
+
+def _places(dataset, split, folder):
+    """Where a split may be in a folder: (path, function that reads it)."""
+    if dataset == "mnist":
+        for raw in (folder / "MNIST" / "raw", folder):
+            yield raw / _MNIST[split], lambda path: _idx(path.read_bytes())
+            yield raw / f"{_MNIST[split]}.gz", lambda path: _idx(gzip.decompress(path.read_bytes()))
+    if dataset == "cifar":
+        names = _CIFAR[split]
+        yield folder / "cifar-10-batches-py", lambda path: _batches([(path / name).read_bytes() for name in names])
+        yield folder / "cifar-10-python.tar.gz", lambda path: _batches(_members(path, names))
+
+
+def _idx(data):
+    """The images in an IDX file: uint8 [N, H, W, 1]."""
+    magic, *shape = np.frombuffer(data, ">u4", 4).tolist()
+    if magic != 0x803:  # unsigned bytes in three dimensions
+        raise ValueError("it is no IDX file of images")
+    return np.frombuffer(data, np.uint8, offset=16).reshape(*shape, 1)
+
+
+def _members(path, names):
+    with tarfile.open(path) as archive:
+        files = [archive.extractfile(f"cifar-10-batches-py/{name}") for name in names]
+        return [file.read() for file in files]
+
+
+def _batches(files):
+    """The images in pickled batches, [N, 3072] each, channels first: uint8 [N, 32, 32, 3]."""
+    batches = [_Arrays(io.BytesIO(data), encoding="bytes").load()[b"data"] for data in files]
+    return np.concatenate(batches).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads pickles of NumPy arrays and plain Python objects, and nothing that could run code."""
+
+    def find_class(self, module, name):
+        reconstruct = np.empty(0).__reduce__()[0]
+        known = {
+            "numpy.core.multiarray._reconstruct": reconstruct,
+            "numpy._core.multiarray._reconstruct": reconstruct,
+            "numpy.ndarray": np.ndarray,
+            "numpy.dtype": np.dtype,
+            "_codecs.encode": codecs.encode,
+        }
+        if f"{module}.{name}" not in known:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}")
+        return known[f"{module}.{name}"]

@@ -239,7 +239,7 @@ def write_chart(name, picture, decoded, target, sizes):
 
 def chart_of(target):
     """Where the chart of a compressed image goes."""
-    return target.with_suffix(".comparison.png")
+    return Path(os.path.splitext(target)[0] + ".comparison.png")
 
 
 def do(source, target, picture, openers, args):
@@ -296,7 +296,7 @@ def main(argv=None):
     failed = []
     for source in args.images:
         try:
-            target = Path(args.to or Path(source).with_suffix(".bitswap"))
+            target = Path(args.to or os.path.splitext(source)[0] + ".bitswap")
             check_paths(source, target, args.force)
             do(source, target, images.read(source), openers, args)
         except UserError as error:

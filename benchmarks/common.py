@@ -1,4 +1,4 @@
-"""What the benchmarks share: the paper's models, clocks, flags, tables on paper and on disk."""
+"""What the benchmarks share: the full-size models, clocks, flags, tables on paper and on disk."""
 
 import csv
 import sys
@@ -7,29 +7,37 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils import cli, paths, published
+from utils import cli, paths
+from utils.published import SETTINGS
 
-MODELS = {
-    f"{dataset}{nz}": (dataset, nz) for dataset in ("mnist", "cifar") for nz in published.SETTINGS[dataset].widths
-}
+MODELS = {f"{name}{nz}": (name, nz) for name in ("mnist", "cifar") for nz in SETTINGS[name].widths}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def full_size(settings, nz):
+    """The paper's Model of a dataset, with random weights. settings: of utils.published."""
+    import torch  # late, here and below, so that --help answers at once, and memory.py sees what PyTorch takes
+
+    from model.vae import Model
+
+    torch.manual_seed(0)
+    return Model(
+        settings.xs, nz, settings.zchannels, nprocessing=4, kernel_size=3, resdepth=8, reswidth=settings.widths[nz],
+        dropout_p=settings.dropout, conditional_scale=settings.conditional_scale,
+    )  # fmt: skip
 
 
 def unfolded(name):
     """A full-size model with random weights, initialised from random images. name: one of MODELS."""
-    import torch  # late, here and below, so that --help answers at once, and memory.py sees what PyTorch takes
+    import torch
 
-    from model.vae import Model, log_likelihoods
+    from model.vae import log_likelihoods
     from utils.torch.modules import init_mode
 
     dataset, nz = MODELS[name]
-    paper = published.SETTINGS[dataset]
-    torch.manual_seed(0)
-    network = Model(
-        paper.xs, nz, paper.zchannels, nprocessing=4, kernel_size=3, resdepth=8, reswidth=paper.widths[nz]
-    ).eval()
+    network = full_size(SETTINGS[dataset], nz).eval()
     with torch.no_grad(), init_mode():
-        log_likelihoods(network, torch.randint(0, 256, (4, *paper.xs), dtype=torch.uint8))
+        log_likelihoods(network, torch.randint(0, 256, (4, *network.xs), dtype=torch.uint8))
     return network
 
 

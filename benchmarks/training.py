@@ -22,11 +22,11 @@ from pathlib import Path
 import common
 import numpy as np
 import torch
+from common import SETTINGS, full_size
 
 from model import training
 from model.logs import Log
-from model.vae import Model
-from utils import cli, distributed, paths, published
+from utils import cli, distributed, paths
 from utils.cli import UserError
 from utils.torch.modules import update_ema
 
@@ -37,11 +37,7 @@ COLUMNS += [f"{part} %" for part in (*PARTS, "overhead")]
 
 def build(settings, nz, job):
     """A full-size model, initialised from random images, and its optimiser and average, as training has them."""
-    torch.manual_seed(0)
-    model = Model(
-        settings.xs, nz, settings.zchannels, nprocessing=4, kernel_size=3, resdepth=8, reswidth=settings.widths[nz],
-        dropout_p=settings.dropout, conditional_scale=settings.conditional_scale,
-    ).to(job.device)  # fmt: skip
+    model = full_size(settings, nz).to(job.device)
     training.warm_up(model, np.random.default_rng(0).integers(0, 256, (4, 32, 32, settings.xs[0]), np.uint8))
     distributed.broadcast(job, model.state_dict().values())
     return model, training.adam(model, 2e-3), copy.deepcopy(model).requires_grad_(False)
@@ -96,7 +92,7 @@ def run_steps(job, model, ema, likelihoods, optimiser, loader, lengths, watch, l
 
 def measure(job, dataset, nz, batch, steps, precision, workers, fp16, folder):
     """One row of the table, over all processes of the job."""
-    settings = published.SETTINGS[dataset]
+    settings = SETTINGS[dataset]
     model, optimiser, ema = build(settings, nz, job)
     model.train()
     likelihoods, optimiser = distributed.average_gradients(job, training.Likelihoods(model), optimiser, fp16)
@@ -170,7 +166,7 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     parser = cli.parser(__doc__)
     whole = cli.whole_number
-    parser.add_argument("--dataset", choices=tuple(published.SETTINGS), default="mnist", help="whose full-size model")
+    parser.add_argument("--dataset", choices=tuple(SETTINGS), default="mnist", help="whose full-size model")
     parser.add_argument("--nz", type=int, help="latent layers (default: the dataset's)")
     parser.add_argument("--batch", type=whole(1), help="images a step, all processes together (default: the dataset's)")
     parser.add_argument("--steps", type=whole(1), default=5, help="steps to time, after one that is not")
@@ -184,12 +180,11 @@ def main(argv=None):
     parser.add_argument("--no-fp16-allreduce", action="store_true", help="send gradients as float32")
     parser.add_argument("--output", type=Path, default=paths.ROOT, help="folder under which benchmarks/ is written")
     args = parser.parse_args(argv)
-    settings = published.SETTINGS[args.dataset]
+    settings = SETTINGS[args.dataset]
     nz, batch = args.nz or settings.nz, args.batch or settings.batch
     if nz not in settings.widths:
-        parser.error(
-            f"--nz={nz} has no published width for {args.dataset}; {', '.join(map(str, settings.widths))} have"
-        )
+        depths = ", ".join(map(str, settings.widths))
+        parser.error(f"--nz={nz} has no published width for {args.dataset}; the published depths are {depths}")
     job = distributed.start(gpu=args.gpu)
     if batch % job.size:
         raise UserError(f"--batch={batch} cannot be split evenly over {job.size} processes; take a multiple")

@@ -81,3 +81,20 @@ def test_a_missing_table_is_named(tmp_path):
 def test_an_unknown_experiment_is_refused(tmp_path):
     done = run_script("benchmarks/memory.py", "--experiment", "mnist3", "1", "1", "--output", tmp_path)
     assert_one_line_error(done, "mnist2")
+
+
+def test_precision(mnist, tmp_path):
+    run_script(
+        "benchmarks/precision.py", "--quick", "--dataset", "mnist", "--data", mnist, "--output", tmp_path, check=0
+    )
+    with open(tmp_path / "benchmarks" / "precision.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["checkpoint"] for row in rows] == [f"mnist_nz{nz}" for nz in (1, 2, 4, 8)]
+    for row in rows:
+        for form in ("bfloat16", "exact"):
+            assert float(row[form]) == pytest.approx(float(row["float32"]), rel=0.01)
+
+
+def test_published_code_has_to_be_there(tmp_path):
+    done = run_script("benchmarks/published.py", tmp_path, "--quick", "--output", tmp_path)
+    assert_one_line_error(done, tmp_path, "mnist_compress.py", "github.com/fhkingma/bitswap")

@@ -47,10 +47,13 @@ def main(argv=None):
     """Choose the photographs, compress them in every way that the flags ask for, write the results."""
     args = arguments(argv)
     with processes.joined(args, "coding") as job:
-        _compress(args, job)
+        chosen, nz, bits = _code(args, job)
+    if not args.verify_only and job.rank == 0:  # the others need not wait for this
+        _report(args, chosen, nz, bits)
 
 
-def _compress(args, job):
+def _code(args, job):
+    """Code the photographs with each scheme: (Photographs, nz, {row of the table: int64 [photographs]})."""
     from codec import experiment  # with PyTorch: only now, so that --help answers at once
     from model import checkpoints
 
@@ -75,17 +78,24 @@ def _compress(args, job):
             print(f"{name:24} {(column / dims).mean():.4f} bits/dim")
         print(f"encoded in {1e3 * result.seconds / blocks:.2f} ms per block")
 
-    size = "" if args.nphotos in (None, photographs.COUNT) else f"_{args.nphotos}photos"
-    command.run_schemes(setup, args, chains, what, header, size, keep, job, unit="block")
-    if args.verify_only or job.rank:
-        return
-    folder, suffix = paths.results(DATASET, model.nz, args.output), command.variant(args) + size
+    command.run_schemes(setup, args, chains, what, header, _size(args), keep, job, unit="block")
+    return chosen, model.nz, bits
+
+
+def _size(args):
+    return "" if args.nphotos in (None, photographs.COUNT) else f"_{args.nphotos}photos"
+
+
+def _report(args, chosen, nz, bits):
+    """Compress the photographs in all other ways, if both schemes are asked for, and write what they took."""
+    folder, suffix = paths.results(DATASET, nz, args.output), command.variant(args) + _size(args)
     if args.bitswap != "both":
         print(f"wrote {write_photographs(folder / f'{command.schemes(args)[0]}_{suffix}.csv', chosen, bits)}")
         return
-    streams = paths.bitstreams(DATASET, model.nz, args.output) / f"context_{suffix}"
+    streams = paths.bitstreams(DATASET, nz, args.output) / f"context_{suffix}"
     bits[CONTEXT] = context_bits(chosen, streams, args)
     bits |= benchmark_bits(chosen)
+    dims = np.array([photograph.pixels.size for photograph in chosen])
     rates = {name: (column / dims).mean() for name, column in bits.items()}
     print(command.comparison(rates, PAPER))
     print("(paper: its model of full size, on other photographs)\n")

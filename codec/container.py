@@ -47,8 +47,8 @@ def encode(
     lanes: how many blocks to code side by side, where the image allows; more are faster. By default a number for its
     size.
     progress: wraps the steps, e.g. tqdm.
-    network: a ContextNetwork, or None to do without. adapting: whether it adapts to the image, which takes twice the
-    time and makes less of it.
+    network: a ContextNetwork, or None to do without. adapting: whether it may adapt to the image, which takes three
+    times as long, twice in decoding, and makes less of most images.
     Raises UserError where the picture is too large.
     """
     width, height = picture.size
@@ -74,8 +74,11 @@ def _encode_with_context(picture: Picture, network: ContextNetwork, adapting: bo
     if picture.mode == "P" or strips is None:
         return None
     grid = autoregressive.choose_grid(picture.pixels, network.weights)
-    coding = autoregressive.Coding(strips, grid, adapting)
-    words = autoregressive.encode(picture.pixels, network.weights, coding, progress)
+    found = []  # a few images are better off without adaptation, such as screenshots
+    for each in (True, False) if adapting else (False,):
+        coding = autoregressive.Coding(strips, grid, each)
+        found.append((each, autoregressive.encode(picture.pixels, network.weights, coding, progress)))
+    adapting, words = min(found, key=lambda pair: sum(map(len, pair[1])))
     header = _header(picture)._replace(
         context=network.identity, grid=grid, adapting=adapting, words=tuple(map(len, words))
     )

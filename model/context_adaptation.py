@@ -17,8 +17,9 @@ from utils.compiled import compiled
 ADAPTED = ("head_in", "head_seen", "head_bias", "head_out", "head_out_bias")
 EVERY = 128  # pixels between two steps
 RATE = np.float32(1e-3)
+WARM_UP = np.float32(64)  # steps over which the rate rises to this, as the first gradients say little
 _DECAYS = np.float32(0.9), np.float32(0.999)  # of the averages of the gradients and of their squares
-_EPSILON = np.float32(1e-8)
+_EPSILON = np.float32(1e-4)
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
@@ -29,7 +30,7 @@ class Adaptation(NamedTuple):
     gradients: np.ndarray  # [N]
     first: np.ndarray  # [N]: the average of the gradients
     second: np.ndarray  # [N]: of their squares
-    powers: np.ndarray  # [2]: of the decays, to the number of steps
+    powers: np.ndarray  # [3]: of the decays, to the number of steps; that number, up to WARM_UP
     turned: np.ndarray  # [3, OUTPUTS, HEAD]: head_out, its last dimensions exchanged
     outputs: np.ndarray  # [OUTPUTS]: the gradient by a head's outputs
     heads: np.ndarray  # [WIDTH]: by the heads' hidden units before ReLU
@@ -40,7 +41,7 @@ def begin(weights):
     flat = np.concatenate([getattr(weights, name).ravel() for name in ADAPTED])
     gradients = np.zeros_like(flat)
     adaptation = Adaptation(
-        flat, gradients, np.zeros_like(flat), np.zeros_like(flat), np.ones(2, np.float32),
+        flat, gradients, np.zeros_like(flat), np.zeros_like(flat), np.float32([1, 1, 0]),
         np.zeros((3, OUTPUTS, HEAD), np.float32), np.zeros(OUTPUTS, np.float32), np.zeros(WIDTH, np.float32),
     )  # fmt: skip
     adapted, by_weights = ({name: None for name in ADAPTED} for _ in range(2))
@@ -106,6 +107,8 @@ def step(count, weights, a):
     """One step of Adam with the gradients of `count` pixels, which are set to zero."""
     a.powers[0] *= _DECAYS[0]
     a.powers[1] *= _DECAYS[1]
+    a.powers[2] = min(a.powers[2] + _ONE, WARM_UP)
+    rate = RATE * (a.powers[2] / WARM_UP)
     scale = _ONE / np.float32(count)
     first_scale, second_scale = _ONE / (_ONE - a.powers[0]), _ONE / (_ONE - a.powers[1])
     for i in range(len(a.weights)):
@@ -113,5 +116,5 @@ def step(count, weights, a):
         a.gradients[i] = _ZERO
         a.first[i] = _DECAYS[0] * a.first[i] + (_ONE - _DECAYS[0]) * g
         a.second[i] = _DECAYS[1] * a.second[i] + (_ONE - _DECAYS[1]) * (g * g)
-        a.weights[i] -= RATE * (a.first[i] * first_scale) / (np.sqrt(a.second[i] * second_scale) + _EPSILON)
+        a.weights[i] -= rate * (a.first[i] * first_scale) / (np.sqrt(a.second[i] * second_scale) + _EPSILON)
     turn(weights.head_out, a.turned)

@@ -211,9 +211,10 @@ def test_a_step_is_adams():
     adapted, gradients, a = context_adaptation.begin(weights)
     assert all((getattr(adapted, name) == getattr(weights, name)).all() for name in context.Weights._fields)
     parameter = torch.nn.Parameter(torch.from_numpy(a.weights.copy()))
-    optimiser = torch.optim.Adam([parameter], lr=float(context_adaptation.RATE))
+    optimiser = torch.optim.Adam([parameter], lr=0.0, eps=1e-4)
     rng = np.random.default_rng(0)
-    for _ in range(5):
+    for i in range(70):
+        optimiser.param_groups[0]["lr"] = float(context_adaptation.RATE) * min(1, (i + 1) / 64)
         gradient = rng.normal(size=len(a.weights)).astype(np.float32)
         a.gradients[:] = 64 * gradient
         context_adaptation.step(64, adapted, a)

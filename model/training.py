@@ -1,4 +1,7 @@
-"""Training, shared by the datasets: warm-up, train and test loops, weight averaging, checkpoints, logging."""
+"""Training, shared by the datasets: warm-up, train and test loops, weight averaging, checkpoints, logging.
+
+Longer than other files, so that the loop and all that is computed in a step are read in one place.
+"""
 
 import contextlib
 import copy

@@ -9,6 +9,8 @@ by the same compiled features.
 
 All pixels a network may look at lie in planes, uint8 [3, PAD + H, W + 2 PAD], green, red, blue, with PAD more rows
 above and PAD more columns on either side; see Planes below for what stands there.
+
+A long module, as features, weights and arithmetic are one format: none can change without the others.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
-"""Training, shared by the datasets: warm-up, train and test loops, weight averaging, checkpoints, logging.
+"""Training, shared by the datasets: warm-up, the loop, a step of it, tests.
 
-Longer than other files, so that the loop and all that is computed in a step are read in one place.
+A long module, so that the loop and everything that a step computes can be read in one place.
 """
 
 import contextlib

@@ -99,7 +99,9 @@ def run_script(script, *args, cwd=None, check=None, environment=None, python=sys
     ours = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment = ours | {"OMP_NUM_THREADS": "1"} | (environment or {})
     command = [str(python), str(ROOT / script), *map(str, args)]
-    done = subprocess.run(command, cwd=cwd or ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(
+        command, cwd=cwd or ROOT, env=environment, capture_output=True, text=True, errors="replace", timeout=timeout
+    )
     if check is not None:
         assert done.returncode == check, done.stdout + done.stderr
     return done

@@ -242,7 +242,7 @@ def test_bad_arguments(data, checkpoint, tmp_path):
     done = run_main(main, *flags(data, checkpoint, output, "--nphotos=5"))
     assert_one_line_error(done, data / "imagenetcrop" / "test", "holds 4 photographs", "not 5")
     done = run_main(main, *flags(data, checkpoint, output, "--seed=4294967296"))
-    assert_one_line_error(done, "--seed", "4294967296")
+    assert_one_line_error(done, "argument --seed: 4294967296")
     done = run_main(main, *flags(data, tmp_path / "absent.pt", output))
     assert_one_line_error(done, tmp_path / "absent.pt")
     done = run_main(main, *flags(data, checkpoint, output, "--verify-only", "--no-verify"))

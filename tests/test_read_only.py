@@ -37,7 +37,7 @@ needs_mount = pytest.mark.skipif(not can_mount(), reason="the repository cannot 
 def run_read_only(*command):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [*UNSHARE, sys.executable, *map(str, command)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", timeout=300)
 
 
 @needs_mount

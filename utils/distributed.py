@@ -3,8 +3,9 @@
 Which of them is chosen by how the process was launched. mpiexec: Horovod where it is installed, torch.distributed
 where it is not; torchrun and srun: torch.distributed, over NCCL on GPUs and Gloo on CPUs. Gradients are averaged by
 PyTorch's DistributedDataParallel or by Horovod's DistributedOptimizer; either divides before it sums, so that nothing
-overflows in float16. Every function but share() is to be called by all processes, in the same order. Longer than other
-files, since most of it is to find out how the processes were launched and to say in a line what is wrong with that.
+overflows in float16. Every function but share() is to be called by all processes, in the same order.
+
+A long module, as there are four launchers and two libraries to get along with.
 """
 
 import contextlib

@@ -107,9 +107,6 @@ def replacing(path, mode="wb"):
             aside.unlink(missing_ok=True)
 
 
-whole = replacing
-
-
 def remove_unfinished(path):
     """Delete what processes that were killed inside replacing() left beside a file."""
     path = Path(os.path.realpath(path))

@@ -7,16 +7,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from model import cifar_train, imagenet_train, imagenetcrop_train, mnist_train
 from utils import cli, paths
+from utils.published import SETTINGS
 
-SETTINGS = {s.SETTINGS.dataset: s.SETTINGS for s in (mnist_train, cifar_train, imagenet_train, imagenetcrop_train)}
 MODELS = {f"{name}{nz}": (name, nz) for name in ("mnist", "cifar") for nz in SETTINGS[name].widths}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def full_size(settings, nz):
-    """The paper's Model of a dataset, with random weights. settings: of model.train_options."""
+    """The paper's Model of a dataset, with random weights. settings: of utils.published."""
     import torch  # late, here and below, so that --help answers at once, and memory.py sees what PyTorch takes
 
     from model.vae import Model

@@ -19,8 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import common
 import numpy as np
 import torch
 from common import SETTINGS, full_size
@@ -138,7 +137,7 @@ def measure_in_processes(count, argv, folder):
 
 
 def read_rows(folder):
-    with open(Path(folder) / "benchmarks" / "training.csv", newline="") as file:
+    with open(common.table_file(folder, "training"), newline="") as file:
         return [[number(cell) for cell in row] for row in list(csv.reader(file))[1:]]
 
 
@@ -177,14 +176,15 @@ def main(argv=None):
     parser.add_argument("--processes", type=whole(1), nargs="+", default=[1], help="one row for each")
     parser.add_argument("--repeats", type=whole(1), default=1, help="rows of each kind, taken in turn")
     parser.add_argument("--workers", type=whole(0), default=0, help="processes that load data")
-    parser.add_argument("--gpu", type=whole(-1), help="index of the GPU, -1 for the CPU (default: a GPU if any)")
+    parser.add_argument("--gpu", type=whole(-1, 1023), help="index of the GPU, -1 for the CPU (default: a GPU if any)")
     parser.add_argument("--no-fp16-allreduce", action="store_true", help="send gradients as float32")
     parser.add_argument("--output", type=Path, default=paths.ROOT, help="folder under which benchmarks/ is written")
     args = parser.parse_args(argv)
     settings = SETTINGS[args.dataset]
     nz, batch = args.nz or settings.nz, args.batch or settings.batch
     if nz not in settings.widths:
-        parser.error(f"--nz={nz} has no published width for {args.dataset}")
+        depths = ", ".join(map(str, settings.widths))
+        parser.error(f"--nz={nz} has no published width for {args.dataset}; the published depths are {depths}")
     job = distributed.start(gpu=args.gpu)
     if batch % job.size:
         raise UserError(f"--batch={batch} cannot be split evenly over {job.size} processes; take a multiple")
@@ -217,7 +217,7 @@ def main(argv=None):
                         )
                     show(rows[-1])
     if job.rank == 0:
-        with paths.replacing(args.output / "benchmarks" / "training.csv", "w") as file:
+        with paths.replacing(common.table_file(args.output, "training"), "w") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
     distributed.stop(job)
 

@@ -8,10 +8,13 @@ Codes test images, decodes them, and prints the rate beside that. See docs/exten
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import utils  # noqa: F401  (first: it keeps OpenMP's threads from spinning, which libraries read when they are loaded)
+
+# isort: split
 import numpy as np
 from sklearn.datasets import load_digits
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codec import bitsback
 from codec.rans import PRECISION, Rans

@@ -7,12 +7,15 @@ BB-ANS, decodes them, and prints the rates beside the ELBO. See docs/extending.m
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import utils  # noqa: F401  (first: it keeps OpenMP's threads from spinning, which libraries read when they are loaded)
+
+# isort: split
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from small_vae import LATENTS, LEVELS, VAE, to_unit_range
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import discretization
 from codec import bitsback, experiment

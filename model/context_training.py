@@ -15,6 +15,8 @@ from tqdm import tqdm
 from model import context, context_data
 from model.context import HEAD, HIDDEN, INPUTS, OUTPUTS, PERIOD, SCALE_LIMIT, K, Weights
 from model.context_mixture import UNIFORM
+from model.train_state import refuse_to_replace
+from model.training import stop_signals
 from utils import cli, paths
 from utils.errors import UserError
 
@@ -109,11 +111,13 @@ def validate(network, source):
 def train(dataset, args):
     """Train, or go on training, and write the averaged weights as args.output/model/params/<dataset>/context.npz.
 
-    args: steps, batch (pixels), lr, seed, data, output, resume. A run that is cut off goes on with resume as if it
-    had not been: what is random in a step follows from its number.
+    args: steps, batch (pixels), lr, seed, data, output, resume, force. A run that is cut off goes on with resume as
+    if it had not been: what is random in a step follows from its number.
     """
     target = paths.params(dataset, args.output) / context.NAME
     full = target.with_name("context.resume")
+    paths.check_writable(target, full)
+    refuse_to_replace(target, full, args.resume, args.force)
     identity = {"steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": args.seed}
     state = _load_state(full, identity) if args.resume else None
     source = context_data.open_source(dataset, args.data)
@@ -146,8 +150,8 @@ def train(dataset, args):
 
     bar = tqdm(total=args.steps, initial=step, unit="step", dynamic_ncols=True, desc="context network")
     running = None
-    try:
-        while step < args.steps:
+    with bar, stop_signals() as asked:
+        while step < args.steps and not asked:
             for group in optimiser.param_groups:
                 group["lr"] = args.lr * 0.5 * (1 + math.cos(math.pi * step / args.steps))
             pixels = source.batch(np.random.default_rng((args.seed, step)), args.batch)
@@ -174,12 +178,9 @@ def train(dataset, args):
             if time.monotonic() - saved > SAVE_SECONDS:
                 save()
                 saved = time.monotonic()
-    except KeyboardInterrupt:
-        save()
-        raise
-    finally:
-        bar.close()
     save()
+    if step < args.steps:
+        print(f"stopped by a signal at step {step:,}, saved in {full}; to go on, add --resume")
     print(f"wrote {target}")
 
 
@@ -210,14 +211,15 @@ def main(dataset, argv=None):
         f"  model/params/{dataset}/context.resume  everything that --resume needs"
     )
     whole = cli.whole_number
-    parser.add_argument(
-        "--steps", type=whole(1), default=100_000, help="optimiser steps, over which the rate falls to 0"
-    )
-    parser.add_argument("--batch", type=whole(512), default=4096, help="pixels a step")
-    parser.add_argument("--lr", type=float, default=3e-3, help="learning rate of Adam")
-    parser.add_argument("--seed", type=whole(0), default=0, help="seed of everything random")
-    parser.add_argument("--test-every", type=whole(1), default=1000, help="steps between validations")
+    positive = cli.real_number("more than 0", lambda value: value > 0)
+    steps = "optimiser steps, over which the rate falls to 0"
+    parser.add_argument("--steps", type=whole(1, 10**9), default=100_000, help=steps)
+    parser.add_argument("--batch", type=whole(512, 10**6), default=4096, help="pixels a step")
+    parser.add_argument("--lr", type=positive, default=3e-3, help="learning rate of Adam")
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="seed of everything random")
+    parser.add_argument("--test-every", type=whole(1, 10**9), default=1000, help="steps between validations")
     parser.add_argument("--resume", action="store_true", help="go on from the last full checkpoint, if there is one")
+    parser.add_argument("--force", action="store_true", help="start anew where there is a trained model already")
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")
     cli.script(train)(dataset, parser.parse_args(argv))

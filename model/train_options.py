@@ -1,31 +1,12 @@
-"""The settings and flags of the training scripts. PyTorch is imported once they have been read."""
+"""The flags of the training scripts. PyTorch is imported once they have been read."""
 
 import argparse
 import sys
-from dataclasses import dataclass, field
 
 from utils import cli, paths
 
 LIKELIHOODS = ("logistic", "context")
 LEAST_LR = 5e-4  # what the published schedule decays to
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What differs between the datasets; the defaults are what the paper shares between all of them."""
-
-    dataset: str
-    xs: tuple[int, int, int]  # C, H, W as the model sees it
-    zchannels: int
-    widths: dict[int, int] = field(hash=False)  # nz -> reswidth
-    nz: int
-    batch: int  # over all processes together
-    dropout: float
-    decay: float  # of the learning rate, per step
-    decay_after: int  # steps
-    test_every: int  # epochs
-    conditional_scale: bool = False
-    crops: int | None = None  # of each photograph in an epoch; None for images that are not cropped
 
 
 def main(settings, argv=None):
@@ -82,7 +63,7 @@ def parse(settings, argv):
     )
     parser.add_argument("--colour-transform", action="store_true", help="model R-G, G, B-G; beyond the paper")
     parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="seed of everything random")
-    parser.add_argument("--gpu", type=whole(-1), help="index of the GPU, -1 for the CPU (default: a GPU if any)")
+    parser.add_argument("--gpu", type=whole(-1, 1023), help="index of the GPU, -1 for the CPU (default: a GPU if any)")
     parser.add_argument(
         "--dist", type=int, choices=(0, 1),
         help="1: require, 0: refuse a launcher of several processes (default: train in as many as were launched)",
@@ -126,7 +107,8 @@ def parse(settings, argv):
         parser.error(f"--kernel={args.kernel}: the kernel size is odd")
     if args.width is None:
         if args.nz not in settings.widths:
-            parser.error(f"--nz={args.nz} has no published width for {name} ({nzs}); give --width as well")
+            depths = ", ".join(map(str, settings.widths))
+            parser.error(f"--nz={args.nz} has no published width; the published depths are {depths}; or give --width")
         args.width = settings.widths[args.nz]
     if args.colour_transform and settings.xs[0] != 3:
         parser.error(f"--colour-transform: {name} has no colours")

@@ -37,14 +37,14 @@ class Files:
         object.__setattr__(self, "full", best.with_name(best.name + ".resume"))
 
 
-def refuse_to_replace(files, resume, force):
-    """Raise UserError where a run would replace the model of another one."""
-    there = [path for path in (files.best, files.full) if path.exists()]
-    if there and not force and not (resume and files.full.exists()):
-        on = "go on with --resume, " if files.full.exists() else "" if not resume else f"{files.full} is absent; "
+def refuse_to_replace(best, full, resume, force):
+    """Raise UserError where a run would replace the model of another one: its checkpoints `best` and `full`."""
+    there = [path for path in (best, full) if path.exists()]
+    if there and not force and not (resume and full.exists()):
+        on = "go on with --resume, " if full.exists() else "" if not resume else f"{full} is absent; "
         raise UserError(
             f"{there[0]} is there already: {on}name another folder with --output, or replace it with --force "
-            f"(--resume needs {files.full.name})"
+            f"(--resume needs {full.name})"
         )
 
 

@@ -27,6 +27,7 @@ from utils.torch.modules import WnConv2d, fold_weight_norm, init_mode, update_em
 WARMUP_BATCHES = 25
 TEST_BATCH = 250
 SAVE_SECONDS = 300  # between full checkpoints inside an epoch
+SHOW_SECONDS = 2  # between updates of the loss on the progress bar, for which a GPU is waited for
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}  # of autocast, by --precision
 
 
@@ -42,15 +43,19 @@ def train(settings, args):
 
 
 def _train(settings, args, job, on_leaving):
+    files = Files(settings.dataset, args.nz, args.output)
+    runs = paths.runs(settings.dataset, args.nz, args.output)
+    curves = paths.results(settings.dataset, args.nz, args.output)
+    if job.rank == 0:
+        paths.check_writable(files.best, files.full)
+        paths.check_folder_writable(runs, curves)
+        refuse_to_replace(files.best, files.full, args.resume, args.force)
     splits = distributed.in_turn(
         job, lambda: {split: datasets.load(settings.dataset, split, args.data) for split in ("train", "test")}
     )
     count = len(training_images(splits, args, 0))
     steps_per_epoch = math.ceil(count / args.batch)
     last_step = min((args.epochs or math.inf) * steps_per_epoch, args.max_steps or math.inf)
-    files = Files(settings.dataset, args.nz, args.output)
-    if job.rank == 0:
-        refuse_to_replace(files, args.resume, args.force)
     state, identity = begin(settings, args, job, files, training_images(splits, args, 0))
     model, ema, dtype = state.model, state.ema, DTYPES[identity["precision"]]
     likelihoods, optimiser = distributed.average_gradients(
@@ -64,12 +69,10 @@ def _train(settings, args, job, on_leaving):
     )
     log = None
     if job.rank == 0:
-        runs = paths.runs(settings.dataset, args.nz, args.output)
         state.run = state.run or new_run(runs)
-        folder = paths.results(settings.dataset, args.nz, args.output)
-        log = Log(runs / str(state.run), folder, state.step, state.tested // steps_per_epoch)
+        log = Log(runs / str(state.run), curves, state.step, state.tested // steps_per_epoch)
         on_leaving.callback(log.close)
-    saved_at = time.monotonic()
+    saved_at = shown_at = time.monotonic()
     asked_to_stop = on_leaving.enter_context(stop_signals())
     stop, stopping = distributed.any_of(job, False), False
     while not stopping:
@@ -113,6 +116,11 @@ def _train(settings, args, job, on_leaving):
                 stopping = stop()  # the answer to the question of a step ago, which has come in meanwhile
                 stop = distributed.any_of(job, asked_to_stop)
                 stopping = stopping and state.step < last_step
+                if log and time.monotonic() - shown_at > SHOW_SECONDS:
+                    loss, _, *terms = (sums / counted).tolist()
+                    elbo = by_tag(terms, args.nz)["elbo"]
+                    bar.set_postfix_str(f"loss {loss:.4f}, ELBO {elbo:.4f} bits/dim, lr {lr:.1e}")
+                    shown_at = time.monotonic()
                 if stopping or state.step % args.interval == 0 or state.step == last_step:
                     loss, gnorm, *terms = (sums / counted).tolist()
                     check_finite(loss, gnorm, state.step, args.lr, files.full)
@@ -120,7 +128,6 @@ def _train(settings, args, job, on_leaving):
                         now = by_tag(terms, args.nz)
                         seconds = (time.monotonic() - began) / counted
                         log.train(loss, now, state.step, **{"lr": lr, "gnorm": gnorm, "step-sec": seconds})
-                        bar.set_postfix_str(f"loss {loss:.4f}, ELBO {now['elbo']:.4f} bits/dim, lr {lr:.1e}")
                     sums, counted, began = 0.0, 0, time.monotonic()
                     if log and time.monotonic() - saved_at > SAVE_SECONDS:
                         save_full(files.full, state, identity)

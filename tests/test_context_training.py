@@ -1,6 +1,7 @@
 """Training the context network: a run that is cut off goes on as if it had not been."""
 
 import functools
+import signal
 
 import numpy as np
 import pytest
@@ -66,6 +67,26 @@ def test_a_run_that_is_cut_off_goes_on(tmp_path, data, monkeypatch):
     curves = [np.load(folder / "context.npz")["record_curve"] for folder in (whole, parts)]
     np.testing.assert_array_equal(*curves)
     assert curves[0].shape == (3, 3) and np.isfinite(curves[0]).all()
+
+
+def test_ctrl_c_ends_after_the_step_and_nothing_good_is_replaced(tmp_path, data, monkeypatch):
+    learn, steps = context_training.ContextNetwork.bits, []
+
+    def bits(*args):
+        steps.append(signal.raise_signal(signal.SIGINT) if len(steps) == 1 else None)
+        return learn(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(context_training.ContextNetwork, "bits", bits)
+        done, folder = train(data, tmp_path, "--steps", 5)
+    assert done.returncode == 0 and "stopped by a signal at step 2" in done.stdout, done.stderr
+    before = (folder / "context.npz").read_bytes()
+    done, _ = train(data, tmp_path, "--steps", 5)
+    assert_one_line_error(done, folder / "context.npz", "--resume", "--output", "--force")
+    assert (folder / "context.npz").read_bytes() == before
+    done, _ = train(data, tmp_path, "--steps", 5, "--resume")
+    assert done.returncode == 0 and "resumed at step 2" in done.stdout, done.stderr
+    assert train(data, tmp_path, "--steps", 1, "--force")[0].returncode == 0
 
 
 def test_it_learns(tmp_path, data):

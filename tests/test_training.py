@@ -1,5 +1,7 @@
 """Training as a user runs it: what it writes, and that a killed run goes on as if nothing had happened."""
 
+import argparse
+import contextlib
 import csv
 import math
 import os
@@ -19,7 +21,7 @@ from tensorboardX.proto import event_pb2
 
 from model import mnist_train, train_options, train_state, training
 from model.vae import Model
-from utils import distributed
+from utils import distributed, published
 from utils.cli import UserError
 
 pytestmark = pytest.mark.xdist_group("training")  # they share what takes long
@@ -176,9 +178,15 @@ def test_bad_flags(mnist, tmp_path, flags, mention):
     assert not any(tmp_path.iterdir())
 
 
-def test_unpublished_nz_needs_a_width(mnist, tmp_path):
-    done = run_main(lambda argv: train_options.main(mnist_train.SETTINGS, argv), "--nz=3", "--data", mnist)
-    assert_one_line_error(done, "--nz=3", "--width")
+@pytest.mark.parametrize(
+    "dataset, nz, depths",
+    [("mnist", 3, "1, 2, 4, 8"), ("imagenet", 8, "1, 2, 4"), ("imagenetcrop", 2, "4")],
+)
+def test_unpublished_nz_needs_a_width(dataset, nz, depths):
+    settings = published.SETTINGS[dataset]
+    done = run_main(lambda argv: train_options.main(settings, argv), f"--nz={nz}")
+    assert_one_line_error(done, f"--nz={nz} ", f"the published depths are {depths};", "--width")
+    assert train_options.parse(settings, [f"--nz={nz}", "--width=5"]).width == 5
 
 
 def test_nan_stops_the_run_and_spares_the_checkpoints(unbroken, mnist, tmp_path):
@@ -280,6 +288,53 @@ def test_a_second_ctrl_c_ends_at_once():
         assert asked == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_during_the_initialisation_ends_at_once(mnist, tmp_path):
+    command = [sys.executable, ROOT / "model" / "mnist_train.py", "--width=160", "--data", mnist, "--output", tmp_path]
+    with subprocess.Popen(list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=-1) as process:
+        shown = b""
+        while b"warm-up" not in shown:
+            shown += os.read(process.stderr.fileno(), 1000)
+            assert process.poll() is None, shown
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        shown += process.communicate(timeout=120)[1]
+    assert process.returncode == 130 and b"interrupted" in shown and b"Traceback" not in shown
+    assert b"epoch" not in shown and time.monotonic() - began < 20
+    assert not any(tmp_path.rglob("*"))
+
+
+LIKELIHOODS = [[], ["--likelihood=context"]]
+
+
+@pytest.mark.parametrize("flags", LIKELIHOODS)
+@pytest.mark.parametrize("output", ["/proc/none", "a file", "x" * 300])
+def test_an_output_where_nothing_can_be_written_is_refused_before_the_data_is_read(flags, output, tmp_path):
+    (tmp_path / "a file").write_text("")
+    output = tmp_path / output
+    done = run_main(
+        lambda argv: train_options.main(mnist_train.SETTINGS, argv), *flags, "--data", tmp_path, "--output", output
+    )
+    assert_one_line_error(done, f"cannot write {output}")
+
+
+@pytest.mark.parametrize("flags", LIKELIHOODS)
+@pytest.mark.parametrize("dataset", published.SETTINGS)
+def test_every_number_has_its_range(dataset, flags, monkeypatch):
+    parsers = []
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda parser, argv: parsers.append(parser))
+    with contextlib.suppress(AttributeError):  # of None, once what was parsed is asked for
+        train_options.main(published.SETTINGS[dataset], flags)
+    numbers = [action for action in parsers[0]._actions if action.type and not action.choices]
+    assert {"lr", "batch", "seed"} <= {action.dest for action in numbers}
+    for action in numbers:
+        assert action.type not in (int, float), action.dest
+        for text in ("nan", "inf", "-2", str(2**64), "x", ""):
+            if action.dest == "lr" and text == str(2**64):
+                continue  # a number like others, if of no use
+            with pytest.raises(argparse.ArgumentTypeError):
+                print(action.dest, action.type(text))  # shown where it is taken
 
 
 def test_bfloat16_resumes_as_bfloat16_and_equals_the_unbroken_run(mnist, tmp_path):

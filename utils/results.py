@@ -19,6 +19,7 @@ import numpy as np
 
 from utils import cli, paths
 from utils.cli import UserError
+from utils.published import SETTINGS
 
 DATASETS = {
     "mnist": "MNIST",
@@ -27,7 +28,7 @@ DATASETS = {
     "imagenetcrop": "ImageNet patches",
 }
 COMPRESSED = ("mnist", "cifar", "imagenet")  # whose scripts save arrays: photographs' chains differ in length
-DEPTHS = {"mnist": (1, 2, 4, 8), "cifar": (1, 2, 4, 8), "imagenet": (1, 2, 4), "imagenetcrop": (4,)}  # the paper's nz
+DEPTHS = {dataset: tuple(settings.widths) for dataset, settings in SETTINGS.items()}  # the paper's nz
 SCHEMES = {"bitswap": "Bit-Swap", "bbans": "BB-ANS"}
 BITSWAP = {"bitswap": "1", "bbans": "0"}  # what the flag --bitswap calls them
 MEASURES = ("nets", "elbos", "cmas", "total")

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from model import cifar_train, imagenet_train, imagenetcrop_train, mnist_train
 from utils import results
 
 
@@ -18,8 +17,3 @@ def test_what_ships_shows_the_papers_story():
     for (dataset, _), curves in models.items():
         for result in curves.values():
             assert dataset != "mnist" or abs(result.nets.mean() - result.elbos.mean()) < 0.005
-
-
-def test_depths_are_those_of_the_training_scripts():
-    settings = (script.SETTINGS for script in (mnist_train, cifar_train, imagenet_train, imagenetcrop_train))
-    assert {each.dataset: tuple(sorted(each.widths)) for each in settings} == results.DEPTHS

@@ -51,14 +51,15 @@ class ContextNetwork(nn.Module):
         later = torch.tensor([[0.0, 1, 1], [0, 0, 1]])  # green is known to red and blue, red to blue
         self.register_buffer("later", later, persistent=False)
 
-    def forward(self, inputs, seen):
+    def forward(self, inputs, seen, more=0):
         """What follows from the features of B pixels.
 
-        inputs: [B, FEATURES]; seen: [B, 3], the colours less the centres in units of the spread.
+        inputs: [B, FEATURES]; seen: [B, 3], the colours less the centres in units of the spread. more: [B, HIDDEN],
+        added to the trunk's first layer.
         Returns (point [B, 3], outputs [B, 3, OUTPUTS]) as model.context.head() gives them.
         """
         x, position = inputs[:, :INPUTS], inputs[:, INPUTS:]
-        h = torch.relu(self.first_bias + position @ self.position + x @ self.first)
+        h = torch.relu(self.first_bias + position @ self.position + x @ self.first + more)
         for i in range(2):
             h = h + torch.relu(torch.addmm(self.residual_bias[i], h, self.residual[i]))
         linear = x @ self.linear
@@ -70,13 +71,14 @@ class ContextNetwork(nn.Module):
         coefficients = outputs[..., 3 * K : 3 * K + 2] * self.later.T
         return linear + (coefficients * known[:, None]).sum(-1), outputs
 
-    def bits(self, inputs, centre, spread, pixels):
+    def bits(self, inputs, centre, spread, pixels, more=0):
         """The code length of pixels [B, 3], 0..255 in the order of the planes: [B, 3] bits.
 
-        centre: [B, 3]; spread: [B]. A discretized mixture of logistics, the outer bins open, mixed with a uniform.
+        centre: [B, 3]; spread: [B]; more: as in forward(). A discretized mixture of logistics, the outer bins open,
+        mixed with a uniform.
         """
         seen = (pixels - centre) / spread[:, None]
-        point, outputs = self(inputs, seen)
+        point, outputs = self(inputs, seen, more)
         logits, means, scales = outputs[..., : 3 * K].unflatten(-1, (3, K)).unbind(-2)
         away = (seen - point)[..., None] - means
         inverse, half = torch.exp(-scales.clamp(-SCALE_LIMIT, SCALE_LIMIT)), (0.5 / spread)[:, None, None]

@@ -95,6 +95,13 @@ def test_precision(mnist, tmp_path):
             assert float(row[form]) == pytest.approx(float(row["float32"]), rel=0.01)
 
 
+def test_latents(mnist, tmp_path):
+    run_script("benchmarks/latents.py", "--quick", "--dataset=mnist", "--data", mnist, "--output", tmp_path, check=0)
+    with open(tmp_path / "benchmarks" / "latents.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["nz"] for row in rows] == ["0", "1"] and [float(row["KL"]) > 0 for row in rows] == [False, True]
+
+
 def test_published_code_has_to_be_there(tmp_path):
     done = run_script("benchmarks/published.py", tmp_path, "--quick", "--output", tmp_path)
     assert_one_line_error(done, tmp_path, "mnist_compress.py", "github.com/fhkingma/bitswap")

@@ -77,6 +77,7 @@ def _with_latents(dataset, args, job):
 def _with_context(dataset, args):
     from codec import context_experiment
 
+    processes.refuse_several("coding with the context network")
     check_output(dataset, 0, args)
     seed = "" if args.seed == SEED else f"_seed{args.seed}"
     suffix = seed + _size(args.experiments, args.ndatapoints)

@@ -9,6 +9,8 @@ import torch
 from utils import paths
 from utils.cli import UserError
 
+ANEW = "start anew with --force in place of --resume"  # what a full checkpoint that is of no use leaves
+
 
 @dataclass
 class State:
@@ -76,7 +78,7 @@ def load_full(path, identity):
         saved = entries["identity"]
     except Exception as error:  # torch.load raises whatever the corruption happens to provoke
         raise UserError(
-            f"{path} is not a full checkpoint ({type(error).__name__}); start anew, without --resume, by --force"
+            f"{path} is not a full checkpoint ({type(error).__name__}); {ANEW}"
         ) from None
     # Checkpoints of before --precision was recorded have none.
     expected = {
@@ -84,5 +86,5 @@ def load_full(path, identity):
     }
     differing = [f"{key} {saved.get(key)} is now {value}" for key, value in expected.items() if saved.get(key) != value]
     if differing:
-        raise UserError(f"{path} is of another run ({', '.join(differing)}); use its settings or leave out --resume")
+        raise UserError(f"{path} is of another run ({', '.join(differing)}); use its settings, or {ANEW}")
     return entries

@@ -230,11 +230,11 @@ def test_files(tmp_path):
     context.save(path, network.weights, steps=3)
     weights, identity = context.load(path)
     assert identity == network.identity and all(map(np.array_equal, weights, network.weights))
-    assert context.find(identity, path)[1] == identity
+    assert context.find("imagenetcrop", identity, path)[1] == identity
     with pytest.raises(UserError, match="another context network"):
-        context.find("00" * 8, path)
-    with pytest.raises(UserError, match=r"absent\.npz"):
-        context.find(path=tmp_path / "absent.npz")
+        context.find("imagenetcrop", "00" * 8, path)
+    with pytest.raises(UserError, match=r"absent\.npz.*model/cifar_train\.py"):
+        context.find("cifar", path=tmp_path / "absent.npz")
     for wrong in (
         network.weights._replace(first=network.weights.first[:-1]),
         network.weights._replace(head_bias=network.weights.head_bias.astype(np.float64)),
@@ -247,3 +247,14 @@ def test_files(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="corrupt"):
         context.load(path)
+
+
+def test_a_network_trained_here_is_said_to_be_used(tmp_path, capsys):
+    path = tmp_path / "model" / "params" / "imagenetcrop" / context.NAME
+    _, shipped = context.find("imagenetcrop", output=tmp_path)
+    assert capsys.readouterr().out == ""
+    context.save(path, small_network().weights)
+    assert context.find("imagenetcrop", output=tmp_path)[1] == small_network().identity
+    assert str(path) in capsys.readouterr().out
+    assert context.find("imagenetcrop", shipped, output=tmp_path)[1] == shipped
+    assert capsys.readouterr().out == ""

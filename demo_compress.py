@@ -178,7 +178,7 @@ def measure(picture, ours):
         try:
             sizes[name] = compressor(picture.pixels) // 8 + len(picture.palette)
         except ValueError:
-            sizes[name] = None  # more than WebP's 16383 pixels a side
+            sizes[name] = None  # more pixels a side than WebP can hold
     sizes["raw"] = picture.raw_bytes
     return dict(sorted(sizes.items(), key=lambda item: item[1] or picture.raw_bytes))
 

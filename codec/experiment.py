@@ -21,9 +21,9 @@ from codec.bitsback import CodedVariables, Schedule
 from codec.conditionals import Conditionals, FloatNetwork
 from codec.rans import Rans
 from model import make_exact
-from model.vae import PRECISIONS, Model, for_inference, log_likelihoods
+from model.vae import Model, for_inference, log_likelihoods
 from utils import distributed, npz
-from utils.cli import UserError
+from utils.cli import PRECISIONS, UserError
 from utils.processes import ALONE, deal, gather, gather_words, slowest
 from utils.torch import rand
 

@@ -77,9 +77,7 @@ def load_full(path, identity):
         entries = torch.load(path, map_location="cpu", weights_only=True)
         saved = entries["identity"]
     except Exception as error:  # torch.load raises whatever the corruption happens to provoke
-        raise UserError(
-            f"{path} is not a full checkpoint ({type(error).__name__}); {ANEW}"
-        ) from None
+        raise UserError(f"{path} is not a full checkpoint ({type(error).__name__}); {ANEW}") from None
     # Checkpoints of before --precision was recorded have none.
     expected = {
         key: value for key, value in identity.items() if key != "precision" or None not in (value, saved.get(key))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import picture_of, small_network
 
-from model import context, context_adaptation, context_mixture, context_training
+from model import context, context_adaptation, context_data, context_mixture, context_training
 from model.context import HEAD, PAD, PERIOD, UNKNOWN, K
 from model.context_mixture import SYMBOLS
 from utils.errors import UserError
@@ -65,15 +65,15 @@ def test_the_mixture_costs_what_training_counts():
     """The integer cumulative frequencies against the float code length: under 0.002 bits a pixel."""
     network = torch_network()
     weights, _ = context.check(network.weights())
-    photographs = context_training.Photographs([picture_of("mild", 80, 90, "RGB").pixels])
+    photographs = context_data.Photographs([picture_of("mild", 80, 90, "RGB").pixels])
     tiles = photographs.draw(np.random.default_rng(0), 4)
     with torch.no_grad():
-        expected = network.bits(*context_training.describe(photographs, tiles, np.ones(4, bool))).numpy()
+        expected = network.bits(*context_data.describe(photographs, tiles, np.ones(4, bool))).numpy()
     planes, s, m = context.from_pixels(picture_of("mild", 80, 90, "RGB").pixels), context.scratch(), mixture()
     got = []
     for _, top, left in tiles:
-        for row in range(top, top + context_training.TILE[0]):
-            for column in range(left, left + context_training.TILE[1]):
+        for row in range(top, top + context_data.TILE[0]):
+            for column in range(left, left + context_data.TILE[1]):
                 position = (row - PAD) % PERIOD, (column - PAD) % PERIOD
                 spread = context.trunk(planes, row, column, *position, weights, s)
                 for c in range(3):

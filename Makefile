@@ -30,7 +30,7 @@ lint: $(VENV)/ready-dev  ## style, format, types and the direction of imports
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 
-bench: $(VENV)/ready  ## time and memory of coding and of training (10 minutes)
+bench: $(VENV)/ready  ## time and memory of coding and of training
 	-$(RUN) -m pip install --quiet constriction
 	$(RUN) benchmarks/coder.py
 	$(RUN) benchmarks/memory.py
@@ -38,7 +38,7 @@ bench: $(VENV)/ready  ## time and memory of coding and of training (10 minutes)
 	$(RUN) benchmarks/chart.py
 	$(RUN) benchmarks/training.py --processes 1 2
 
-pretrained: $(VENV)/ready  ## train the checkpoints that ship (two hours of one core with bfloat16 instructions); resumable
+pretrained: $(VENV)/ready  ## train the checkpoints that ship (some hours of one core with bfloat16 instructions); resumable
 	$(RUN) scripts/pretrained.py
 
 horovod: $(VENV)/ready  ## build Horovod, for training with mpiexec (scripts/install_horovod.sh --help says what it needs)

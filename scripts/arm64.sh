@@ -31,6 +31,7 @@ if [ ! -e "$root/ready" ]; then
     debootstrap --foreign --arch=arm64 --variant=minbase --include=python3 bookworm "$root" "$mirror" >&2
     for package in "$root"/var/cache/apt/archives/*.deb; do dpkg-deb -x "$package" "$root"; done
     cp "$qemu" "$root/usr/bin/"
+    : > "$root/proc/cpuinfo" # LLVM looks for it
     set --
     for name in numpy numba llvmlite pillow; do
         set -- "$@" "$name==$("$python" -c "import importlib.metadata as m; print(m.version('$name'))")"

@@ -50,11 +50,10 @@ def open_checkpoint(
 ) -> BlockCodec | None:
     """The BlockCodec of the checkpoint at path, with the bins beside it or, where there are none, cached or made.
 
-    Decoding, with `wanted`, makes none: they would not be those of the file.
-
     integers: whether to compute with its exact form (model.exact) or in floats. An exact form is made where there is
-    none, which takes the training set. wanted: the identity of the networks that a file names; then no exact form is
-    made, and for networks of another identity nothing at all: None is returned.
+    none, which takes the training set. wanted: the identity of the networks that a file names; then neither an exact
+    form nor bins are made, as they would not be those of the file, and for networks of another identity None is
+    returned.
     Raises UserError where it is not a checkpoint that can code blocks, or has no exact form, or no bins to decode with.
     """
     model, identity = checkpoints.load(path, device)

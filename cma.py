@@ -9,7 +9,7 @@ padded 32x32. The table has one row for each dataset, number of latent layers an
 Of each model the paper's protocol is drawn, 100 chains of 100 images in floats; where it has no such results, those of
 its results that have the most images, and the panel's title and the table say which.
 
-Reads   <dataset><nz>/{bitswap,bbans}_<q>bits[_exact][_whitened][_<chains>x<images>]_{nets,elbos,cmas,total}.npy,
+Reads   <dataset><nz>/{bitswap,bbans}_<q>bits[_exact][_bf16][_whitened][_<chains>x<images>]_{nets,elbos,cmas,total}.npy,
         which mnist_compress.py, cifar_compress.py and imagenet_compress.py save, in the folder --results, or else in
         OUTPUT/plots, or else, where that has none, in docs/results, the results that ship; stdout says which
 Writes  OUTPUT/plots/cma.pdf   the figure, vector

@@ -53,7 +53,7 @@ def arguments(argv=None):
     parser.add_argument("--checkpoint", help=checkpoint)
     floats = "Bit-Swap in floats: faster, but decodes only where they round alike: see --help of the decoder"
     parser.add_argument("--floats", action="store_true", help=floats)
-    gpu = "index of the GPU for Bit-Swap, -1 for the CPU (default: -1)"
+    gpu = "index of the GPU for Bit-Swap, -1 for the CPU"
     parser.add_argument("--gpu", type=cli.whole_number(-1), default=-1, help=gpu)
     args = parser.parse_args(argv)
     if args.to and len(args.images) != 1:
@@ -71,14 +71,14 @@ def example(name):
 
 
 def compress(picture, target, openers, args):
-    """Compress a picture, write it, read it again, decode it and compare.
+    """Compress a picture, write it, read it again, decode that and compare; only then it appears under its name.
 
     openers: functions that give the ContextNetwork and the BlockCodec, by the names in WAYS.
     Returns (bytes of the file, {name of the way: bytes of what it makes}, the decoded picture).
     """
     files = {}
     for way, name in WAYS.items():
-        if args.coder not in (way, "smallest") or not codes(way, picture):
+        if args.coder not in (way, "smallest") or not codes(way, picture, args.checkpoint):
             continue
         codec = {"network" if way == "context" else "codec": openers[way]()}
         began = time.perf_counter()
@@ -94,18 +94,20 @@ def compress(picture, target, openers, args):
     name = min(files, key=lambda name: len(files[name]))
     if name != OTHER:
         files.pop(OTHER, None)
-    with paths.replacing(target) as file:
+    with paths.replacing(target, "w+b") as file:
         file.write(files[name])
-    try:
+        file.flush()
+        os.fsync(file.fileno())
+        file.seek(0)
+        written = file.read()
         began = time.perf_counter()
-        written = container.read_file(target)
-        with cli.progress("decompress") as progress:
-            decoded = container.decode(written, lambda header: openers[kind(header)](), progress)
-        if not images.same(picture, decoded):
-            raise UserError("other pixels than those of the image")
-    except UserError as error:
-        os.unlink(target)
-        raise UserError(f"{target}, decoded again, is not right, and was deleted: {error}") from None
+        try:
+            with cli.progress("decompress") as progress:
+                decoded = container.decode(written, lambda header: openers[kind(header)](), progress)
+            if not images.same(picture, decoded):
+                raise UserError("other pixels than those of the image")
+        except UserError as error:
+            raise UserError(f"{target} is not written, for what it would hold does not decode: {error}") from None
     print(f"{name}: decoded in {time.perf_counter() - began:.1f} s: identical")
     return written, {name: len(data) for name, data in files.items()}, decoded
 
@@ -115,9 +117,9 @@ def kind(header):
     return "context" if header.context else "bitswap" if header.side else None
 
 
-def codes(way, picture):
-    """Whether there is something in a picture for a way to code."""
-    if way == "context" or picture.mode == "P":
+def codes(way, picture, checkpoint):
+    """Whether there is something in a picture for a way to code; of a checkpoint that was named, that is seen later."""
+    if way == "context" or picture.mode == "P" or checkpoint:
         return picture.mode != "P"
     from codec import block_codec  # with PyTorch, which the context network does without
 
@@ -176,7 +178,7 @@ def measure(picture, ours):
         try:
             sizes[name] = compressor(picture.pixels) // 8 + len(picture.palette)
         except ValueError:
-            sizes[name] = None  # more than WebP's 16383 pixels a side
+            sizes[name] = None  # more pixels a side than WebP can hold
     sizes["raw"] = picture.raw_bytes
     return dict(sorted(sizes.items(), key=lambda item: item[1] or picture.raw_bytes))
 

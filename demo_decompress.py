@@ -6,7 +6,6 @@ checkpoint or the context network that the file was written with, and any machin
 processor and PyTorch; the number of threads is set to what it was.
 """
 
-import contextlib
 import functools
 from pathlib import Path
 
@@ -43,15 +42,22 @@ def open_codec(args, header):
         # One trained here hides the one shipped of as many layers, but the file may be of the latter.
         shipped = paths.PRETRAINED.glob(f"{block_codec.DATASET}_nz*.pt")
         candidates = dict.fromkeys((*paths.checkpoints(block_codec.DATASET).values(), *shipped))
+    problems = []
     for path in candidates:
-        with contextlib.nullcontext() if args.checkpoint else contextlib.suppress(UserError):
+        try:
             integers = header.arithmetic == file_header.INTEGERS
             codec = block_codec.open_checkpoint(path, device, integers, header.quantbits, wanted=header.networks)
-            if codec is not None:
-                return codec
+        except UserError as error:
+            if args.checkpoint:
+                raise
+            problems.append(f" ({error})")
+            continue
+        if codec is not None:
+            return codec
     searched = ", ".join(map(str, candidates)) or paths.PRETRAINED
     raise UserError(
         f"it was written with another checkpoint, {header.networks}, than {searched}; name it with --checkpoint"
+        + "".join(problems)
     )
 
 

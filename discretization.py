@@ -168,8 +168,8 @@ def for_checkpoint(
     """
     from utils import distributed
 
-    cached = paths.bins(output) / f"{dataset}_nz{model.nz}_{quantbits}bits_{identity}.npz"
-    found = None if job.rank else _find(path, model, identity, quantbits, cached)
+    cached = _cached(model, identity, dataset, quantbits, output)
+    found = None if job.rank else find(path, model, identity, dataset, quantbits, output)
     found = distributed.broadcast_object(job, found)
     if found is not None and found.with_images:
         return found
@@ -184,11 +184,23 @@ def for_checkpoint(
     return ranges
 
 
-def _find(path, model, identity, quantbits, cached):
-    """The ranges in a file for a checkpoint, with the inference chain if there are such; None where there are none."""
+def _cached(model, identity, dataset, quantbits, output):
+    return paths.bins(output) / f"{dataset}_nz{model.nz}_{quantbits}bits_{identity}.npz"
+
+
+def find(
+    path: str | Path,
+    model: "LatentVariableModel",
+    identity: str,
+    dataset: str,
+    quantbits: int,
+    output: str | Path = paths.ROOT,
+) -> Ranges | None:
+    """As for_checkpoint(), but None where neither it nor the cache has any; those of both chains come first."""
     from model import checkpoints
 
     partial = None
+    cached = _cached(model, identity, dataset, quantbits, output)
     for candidate in checkpoints.companions(path, ".bins.npz", cached):
         ranges = load(candidate)
         if (ranges.checkpoint, ranges.quantbits) == (identity, quantbits):

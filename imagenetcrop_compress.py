@@ -33,7 +33,7 @@ import numpy as np
 from tqdm import tqdm
 
 from codec import autoregressive, command, container, conventional
-from utils import cli, figures, images, paths, photographs, processes, results
+from utils import cli, figures, images, paths, photographs, processes, published, results
 from utils.errors import UserError
 
 DATASET = "imagenetcrop"
@@ -47,8 +47,16 @@ def main(argv=None):
     """Choose the photographs, compress them in every way that the flags ask for, write the results."""
     args = arguments(argv)
     with processes.joined(args, "coding") as job:
+        # Before the work, to learn now where there is none.
+        both = args.bitswap == "both"
+        network = autoregressive.open_network(args.context, output=args.output) if both else None
         chosen, nz, bits = _code(args, job)
-    if not args.verify_only and job.rank == 0:  # the others need not wait for this
+    if job.rank:  # these need not wait for the rest
+        return
+    if network is not None:
+        streams = paths.bitstreams(DATASET, nz, args.output) / f"context_{_suffix(args)}"
+        bits[CONTEXT] = context_bits(chosen, streams, network, args)
+    if not args.verify_only:
         _report(args, chosen, nz, bits)
 
 
@@ -86,14 +94,16 @@ def _size(args):
     return "" if args.nphotos in (None, photographs.COUNT) else f"_{args.nphotos}photos"
 
 
+def _suffix(args):
+    return command.variant(args) + _size(args)
+
+
 def _report(args, chosen, nz, bits):
-    """Compress the photographs in all other ways, if both schemes are asked for, and write what they took."""
-    folder, suffix = paths.results(DATASET, nz, args.output), command.variant(args) + _size(args)
+    """Compress the photographs with other compressors, if both schemes are asked for, and write what they took."""
+    folder, suffix = paths.results(DATASET, nz, args.output), _suffix(args)
     if args.bitswap != "both":
         print(f"wrote {write_photographs(folder / f'{command.schemes(args)[0]}_{suffix}.csv', chosen, bits)}")
         return
-    streams = paths.bitstreams(DATASET, nz, args.output) / f"context_{suffix}"
-    bits[CONTEXT] = context_bits(chosen, streams, args)
     bits |= benchmark_bits(chosen)
     dims = np.array([photograph.pixels.size for photograph in chosen])
     rates = {name: (column / dims).mean() for name, column in bits.items()}
@@ -112,10 +122,13 @@ def arguments(argv=None):
     parser = cli.parser(__doc__)
     fewer = f"(default: {photographs.COUNT}, or as many as there are)"
     parser.add_argument("--nphotos", type=cli.whole_number(1), help=f"photographs {fewer}")
-    parser.add_argument("--seed", type=cli.SEED, default=100, help="seed of the choice of photographs")
+    parser.add_argument("--seed", type=cli.SEED, default=published.SEED, help="seed of the choice of photographs")
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--context", help="a context network (default: the one at hand)")
-    return command.add_and_parse(parser, argv)
+    args = command.add_and_parse(parser, argv)
+    if args.context is not None and args.bitswap != "both":
+        parser.error(f"--context is of no use with --bitswap={args.bitswap}: leave one out")
+    return args
 
 
 def scheme_bits(name, result, chains):
@@ -132,20 +145,24 @@ def scheme_bits(name, result, chains):
     }
 
 
-def context_bits(chosen, folder, args):
+def context_bits(chosen, folder, network, args):
     """What the context network takes for each photograph, whole files counted: int64 [photographs].
 
-    Writes the files into a folder and decodes them from there. Raises UserError where one comes back otherwise.
+    Writes the files into a folder, unless args.verify_only, and decodes them from there. Raises UserError where one
+    comes back otherwise.
     """
-    network = autoregressive.open_network(args.context)
     bits = []
     for i, photograph in enumerate(tqdm(chosen, desc=CONTEXT, unit="photograph", dynamic_ncols=True)):
         original, path = images.Picture("RGB", photograph.pixels), folder / f"{i}.bitswap"
-        with paths.replacing(path) as file:
-            file.write(container.encode(original, coder="context", network=network))
+        if not args.verify_only:
+            with paths.replacing(path) as file:
+                file.write(container.encode(original, coder="context", network=network))
         written = container.read_file(path)
         if not args.no_verify:
-            decoded = container.decode(written, lambda header: network)
+            try:
+                decoded = container.decode(written, lambda header: network)
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from None
             if not images.same(decoded, original):
                 raise UserError(f"{path} holds other pixels than those of {photograph.name}")
         bits.append(8 * len(written))

@@ -49,7 +49,7 @@ def model(name):
 
 
 def form(network, name):
-    """One form of an unfolded model: in a precision of model.vae.PRECISIONS, or "exact"."""
+    """One form of an unfolded model: in a precision of utils.cli.PRECISIONS, or "exact"."""
     import torch
 
     from model.make_exact import make

@@ -18,7 +18,8 @@ DATA/<dataset>/test.npy, for imagenetcrop 32x32 patches of DATA/imagenetcrop/tes
 def measure(path, dataset, data, count):
     """One row of the table."""
     from model import checkpoints, exact, make_exact
-    from model.vae import PRECISIONS, for_inference
+    from model.vae import for_inference
+    from utils.cli import PRECISIONS
 
     model, identity = checkpoints.load(path)
     forms = [for_inference(model, precision) for precision in PRECISIONS]

@@ -10,7 +10,6 @@ a grey level comes from. The encoder keeps the intervals and pushes them once it
 
 import concurrent.futures
 import itertools
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +23,7 @@ from model import context, context_adaptation, context_mixture
 from model.context import PAD, PERIOD, UNKNOWN, Weights
 from model.context_adaptation import EVERY, Adaptation
 from model.context_mixture import PRECISION, SYMBOLS, Mixture, cumulative
-from utils import paths
+from utils import paths, processors
 from utils.compiled import compiled
 
 _ROWS = 64  # of a strip, at least
@@ -33,6 +32,7 @@ _FEW = 8
 _MEMORY = 1 << 21  # pixels of a strip at most: its encoder takes some 40 bytes a pixel
 _BANDS, _BAND, _BAND_WIDTH = 4, 2 * PERIOD, 512
 _BATCH = 1 << 14  # pixels of a strip, about, that are coded between two looks at the progress
+_LEAST_BITS = 0.99 * context_mixture.LEAST_BITS  # of a symbol, with room for how rANS rounds
 _EMPTY = np.array([0, 1], np.uint32)  # the words of a lane on which nothing is
 
 
@@ -124,7 +124,7 @@ def decode(
     height, width, channels = shape
     ends = bounds(height, coding.strips)
     for i, lane in enumerate(words):  # before any memory is taken for pixels
-        if 32 * len(lane) < context_mixture.LEAST_BITS * (ends[i + 1] - ends[i]) * width * channels:
+        if 32 * len(lane) < _LEAST_BITS * (ends[i + 1] - ends[i]) * width * channels:
             raise ValueError("a strip is shorter than its pixels can make it")
         if (ends[i + 1] - ends[i]) * width > _MEMORY:
             raise ValueError("a strip is larger than they are made")
@@ -232,7 +232,7 @@ def _run(
     shape: (width, channels). begin(i) gives a strip and its coder, finish(i, strip, coder) takes them back.
     """
     width, channels = shape
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or processors.count()
     step = max(1, _BATCH // width)
     heights = [b - a for a, b in itertools.pairwise(ends)]
     groups = [range(i, min(i + threads, coding.strips)) for i in range(0, coding.strips, threads)]

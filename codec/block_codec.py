@@ -51,9 +51,10 @@ def open_checkpoint(
     """The BlockCodec of the checkpoint at path, with the bins beside it or, where there are none, cached or made.
 
     integers: whether to compute with its exact form (model.exact) or in floats. An exact form is made where there is
-    none, which takes the training set. wanted: the identity of the networks that a file names; then no exact form is
-    made, and for networks of another identity nothing at all: None is returned.
-    Raises UserError where it is not a checkpoint that can code blocks, or has no exact form.
+    none, which takes the training set. wanted: the identity of the networks that a file names; then neither an exact
+    form nor bins are made, as they would not be those of the file, and for networks of another identity None is
+    returned.
+    Raises UserError where it is not a checkpoint that can code blocks, or has no exact form, or no bins to decode with.
     """
     model, identity = checkpoints.load(path, device)
     if model.xs[1] != model.xs[2] or model.xs[0] not in CHANNELS.values():
@@ -68,7 +69,11 @@ def open_checkpoint(
             )
     if wanted not in (None, networks.identity if networks else identity):
         return None
-    ranges = discretization.for_checkpoint(path, model, identity, DATASET, quantbits)
+    look = discretization.find if wanted else discretization.for_checkpoint
+    ranges = look(path, model, identity, DATASET, quantbits)
+    if ranges is None:
+        beside = Path(path).with_suffix(".bins.npz").name
+        raise UserError(f"{path} has no 2^{quantbits} bins; decoding takes its bins beside it, as {beside}")
     return of_model(model, ranges, identity, networks)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from codec import conventional
 from codec.bitsback import SCHEDULES, whitened
-from utils import cli, datasets, paths, processes
+from model.train_options import LIKELIHOODS
+from utils import cli, datasets, paths, processes, results
 from utils.results import BITSWAP, MEASURES, SCHEMES
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from utils import distributed
 
 FIRST_LOOK = (10, 10)  # chains and images of a run without any flag
-SEED = 100  # of the published choice of images
 
 
 def main(dataset: str, argv: list[str] | None = None) -> None:
@@ -48,7 +48,7 @@ def _with_latents(dataset, args, job):
     chains, count = chosen.shape[:2]
     setup = experiment.open_setup(dataset, args, path, model, identity, job)
     padding = np.prod(model.xs) / np.prod(test.shape[1:])  # padded dimensions to real ones
-    size = _size(chains, count)
+    size = results.size_name(chains, count)
     folder, rates = paths.results(dataset, model.nz, args.output), {}
 
     def keep(scheme, result, floats):
@@ -77,19 +77,15 @@ def _with_latents(dataset, args, job):
 def _with_context(dataset, args):
     from codec import context_experiment
 
+    processes.refuse_several("coding with the context network")
     check_output(dataset, 0, args)
-    seed = "" if args.seed == SEED else f"_seed{args.seed}"
-    suffix = seed + _size(args.experiments, args.ndatapoints)
+    suffix = results.seed_name(args.seed) + results.size_name(args.experiments, args.ndatapoints)
     result = context_experiment.run(dataset, args, suffix)
     if result is not None:
         folder = paths.results(dataset, 0, args.output)
         _save(folder, f"{context_experiment.SCHEME}{suffix}", result)
         print(summary(result, 1).replace("ELBO            ", "log-likelihood  "))
         print(f"wrote {folder}/{context_experiment.SCHEME}{suffix}_*.npy")
-
-
-def _size(chains, count):
-    return "" if (chains, count) == (datasets.CHAINS, datasets.CHAINS) else f"_{chains}x{count}"
 
 
 def _save(folder, name, result):
@@ -112,12 +108,13 @@ def parse(dataset: str, argv: list[str] | None = None) -> argparse.Namespace:
         "      bits/dim (per padded dimension) of each image, of its negative ELBO, of the chain so far, and its bits\n"
         f"  bitstreams/{dataset}<nz>/<scheme>_<variant>.npz               the compressed images\n"
         f"  bins/{dataset}_nz<nz>_<q>bits_<checkpoint>.npz                the bins, where there are none yet\n"
+        f"or, with --likelihood=context, plots/{dataset}0/context_*.npy and bitstreams/{dataset}0/context_*.npz.\n"
         "The variant is <q>bits, with _exact, _bf16, _whitened, _seed<seed> and _<chains>x<images> where these are\n"
         "not the paper's, so that results of different kinds do not replace each other."
     )
     parser.add_argument("--full", action="store_true", help="the paper's experiment: the default with any other flag")
     likelihood = "logistic: the paper's models; context: the context network, which has no latents (and no --nz)"
-    parser.add_argument("--likelihood", choices=("logistic", "context"), default="logistic", help=likelihood)
+    parser.add_argument("--likelihood", choices=LIKELIHOODS, default=LIKELIHOODS[0], help=likelihood)
     parser.add_argument("--context", help="a context network (default: the one trained here, or else the shipped one)")
     datasets.add_arguments(parser)
     args = add_and_parse(parser, argv)
@@ -125,6 +122,8 @@ def parse(dataset: str, argv: list[str] | None = None) -> argparse.Namespace:
         for flag in ("bitswap", "exact", "precision", "whiten", "nz", "quantbits", "checkpoint", "gpu"):
             if getattr(args, flag) != parser.get_default(flag):
                 parser.error(f"--{flag} is of models with latents: leave it out with --likelihood=context")
+    elif args.context is not None:
+        parser.error("--context goes with --likelihood=context")
     args.first_look = not (sys.argv[1:] if argv is None else argv)
     if args.first_look:
         args.experiments, args.ndatapoints = FIRST_LOOK
@@ -136,7 +135,7 @@ def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> ar
     both = "1: Bit-Swap, 0: BB-ANS, both: one after the other, in a table with other compressors"
     parser.add_argument("--bitswap", choices=(*BITSWAP.values(), "both"), default="both", help=both)
     bodies = "of networks in floats, except first and last layers; bfloat16 is fast where a CPU or GPU has it"
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help=bodies)
+    parser.add_argument("--precision", choices=cli.PRECISIONS, default=cli.PRECISIONS[0], help=bodies)
     exact = "compute with the networks' exact form, in integers: decodes on any machine (default: in floats)"
     parser.add_argument("--exact", action="store_true", help=exact)
     whiten = "whiten the bits that latents are popped with, which brings the rate to the ELBO; beyond the paper"
@@ -147,7 +146,7 @@ def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> ar
     args = parser.parse_args(argv)
     if args.verify_only and args.no_verify:
         parser.error("--verify-only and --no-verify exclude each other")
-    if args.exact and args.precision != "float32":
+    if args.exact and args.precision != cli.PRECISIONS[0]:
         parser.error(f"--exact computes in integers, so that there is no --precision={args.precision}")
     return args
 
@@ -160,9 +159,7 @@ def check_output(dataset: str, nz: int, args: argparse.Namespace) -> None:
 
 def variant(args: argparse.Namespace) -> str:
     """What tells the results of a run from those of the plain protocol, in the names of files."""
-    flags = {"_exact": args.exact, "_bf16": args.precision == "bfloat16", "_whitened": args.whiten}
-    flags[f"_seed{args.seed}"] = args.seed != SEED
-    return f"{args.quantbits}bits" + "".join(name for name, is_set in flags.items() if is_set)
+    return results.settings_name(args) + results.seed_name(args.seed)
 
 
 def schemes(args: argparse.Namespace) -> tuple[str, ...]:

@@ -116,7 +116,8 @@ def decode(data: bytes, open_codec: Callable[[Header], Any], progress: Progress 
     open_codec(header): what the image was coded with, where that is not conventional methods alone: the BlockCodec
     where header.side is not 0, the ContextNetwork where header.context is not empty.
     Raises ContainerError where the bytes are not sound, need another checkpoint or other bins than open_codec()
-    gives, or were written under settings under which floats round in other ways than here.
+    gives, or were written under settings under which floats round in other ways than here; UserError where memory is
+    short.
     """
     header, payload = unpack(data)
     codec: Any = open_codec(header) if header.side or header.context else None
@@ -138,6 +139,8 @@ def decode(data: bytes, open_codec: Callable[[Header], Any], progress: Progress 
         picture = decode_parts(header, payload, codec, progress)
         if crc(picture) != header.crc:
             raise ValueError("the checksum of the pixels is wrong")
+    except MemoryError:
+        raise UserError(f"there is not enough memory for its {header.width}x{header.height} pixels") from None
     except Exception as error:  # damaged data may raise any, in Pillow and lzma too
         detail = " ".join(str(error).split())[:200] or type(error).__name__
         raise ContainerError(f"{verdict} ({detail})") from None

@@ -6,16 +6,14 @@ there are no latents whose first ones would take initial bits.
 
 import argparse
 import concurrent.futures
-import os
 import time
 
 import numpy as np
 from tqdm import tqdm
 
 from codec import autoregressive, experiment
-from codec.rans import EmptyLaneError
 from model.context import SMALL_GRID
-from utils import datasets, paths
+from utils import datasets, paths, processors
 from utils.errors import UserError
 
 SCHEME = "context"  # in the names of files
@@ -62,7 +60,7 @@ def _verify(file, header, chosen, network):
         decoded = _each(
             lambda lane: autoregressive.decode_chain(lane, shape, network.weights, SMALL_GRID), words, "decode"
         )
-    except (ValueError, EmptyLaneError) as error:
+    except ValueError as error:
         raise UserError(f"{file} cannot be decoded ({error}): it is corrupt; compress again") from None
     if len(decoded) != len(chosen) or not np.array_equal(np.stack(decoded), chosen):
         raise UserError(f"{file} decodes to other pixels: it is corrupt; compress again")
@@ -73,5 +71,5 @@ def _verify(file, header, chosen, network):
 
 def _each(function, chains, desc):
     """[function(chain) for every chain], on as many threads as there are processors."""
-    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with concurrent.futures.ThreadPoolExecutor(processors.count()) as pool:
         return list(tqdm(pool.map(function, chains), total=len(chains), desc=desc, unit="chain", dynamic_ncols=True))

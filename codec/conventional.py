@@ -26,6 +26,7 @@ from PIL import Image
 
 from utils.cli import UserError
 from utils.colour import add_green, subtract_green
+from utils.images import WEBP_SIDE
 
 
 def _flat(images):
@@ -74,7 +75,7 @@ def png(images: np.ndarray, idat_only: bool = False) -> int:
 def webp(images: np.ndarray) -> int:
     """Bits of the images [..., H, W, C], each a lossless WebP file.
 
-    WebP knows no images of more than 16383 pixels a side: ValueError.
+    WebP knows no images of more than WEBP_SIDE pixels a side: ValueError.
     """
     return 8 * sum(len(encode(image, "WEBP", lossless=True, quality=100)) for image in _flat(images))
 
@@ -194,7 +195,6 @@ def _lzma_decode(data, shape, axes):
     return part
 
 
-WEBP_SIDE = 16383  # the longest side of a WebP image, in pixels
 # A lossless WebP file is a header of 20 bytes, which follows from the length of what it is a header for, and the
 # VP8L bitstream, padded to an even length. Only the latter is kept.
 _WEBP_HEADER = struct.Struct("<4sI8sI")

@@ -14,12 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.compiled import compiled
-
-# Bits of a cumulative frequency. A push multiplies the head by the symbol's probability only up to a rounding whose
-# relative size is about 2^PRECISION / 2^32 at the worst. Measured over logistic distributions of all widths, that
-# costs 5e-4 bits a symbol at 31 bits, 1e-4 at 30 and 1e-5 at 28, where 1024 bins still lose only 1e-5 bits to the
-# least frequencies that each is given (see codec/logistic.py).
-PRECISION = 28
+from utils.fixed_point import PRECISION
 
 _MASK = np.uint64((1 << PRECISION) - 1)
 _PRECISION = np.uint64(PRECISION)

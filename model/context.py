@@ -98,13 +98,13 @@ def save(path, weights, **record):
     npz.save(path, likelihood="context", **weights._asdict(), **{f"record_{name}": v for name, v in record.items()})
 
 
-def load(path):
-    """Read weights: (Weights, identity, 16 hexadecimal digits).
+def load(path, dataset="<dataset>"):
+    """Read weights: (Weights, identity, 16 hexadecimal digits). dataset: that an error's remedy names.
 
     Raises UserError where the file is absent, damaged, no context network, or holds a number that is not finite.
     """
     names = ("likelihood", *Weights._fields)
-    likelihood, *arrays = npz.load(path, names, "train it with model/imagenetcrop_train.py --likelihood=context")
+    likelihood, *arrays = npz.load(path, names, f"train it with model/{dataset}_train.py --likelihood=context")
     if likelihood != "context":
         raise UserError(f"{path} is a checkpoint of another likelihood, {str(likelihood)[:40]}")
     return check(Weights(*arrays), path)
@@ -126,7 +126,8 @@ def check(weights, what="the network"):
 def find(dataset, identity=None, path=None, output=paths.ROOT):
     """The network of a dataset that is at hand: (Weights, identity).
 
-    path: where it is; by default one trained here, or else the one that ships. identity: that which is called for.
+    path: where it is; by default one trained here, which is said, or else the one that ships. identity: that which is
+    called for.
     Raises UserError where there is none, or none of that identity.
     """
     trained = [paths.params(dataset, folder) / NAME for folder in dict.fromkeys((output, paths.ROOT))]
@@ -134,8 +135,10 @@ def find(dataset, identity=None, path=None, output=paths.ROOT):
     for candidate in candidates:
         if candidate.exists() or candidate == candidates[-1]:
             with contextlib.nullcontext() if candidate == candidates[-1] else contextlib.suppress(UserError):
-                found = load(candidate)
+                found = load(candidate, dataset)
                 if identity in (None, found[1]):
+                    if candidate in trained:
+                        print(f"Using the context network trained here, {candidate}")
                     return found
     raise UserError(f"it takes another context network, {identity}, than {candidate}; name it with --context")
 

@@ -5,6 +5,7 @@ these, and for some of the others, the network is not told where in a block a pi
 where in the image.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -97,8 +98,11 @@ def load_photographs(root):
         if opened.decoded is not None:
             images.append(opened.pixels[opened.ends[i] - 3 * height * width : opened.ends[i]].reshape(height, width, 3))
         else:
-            images.append(datasets.decode(opened.folder / opened.names[i].decode()))
-    images = [image for image in images if min(image.shape[:2]) >= 2 * PERIOD]
+            path = opened.folder / os.fsdecode(opened.names[i])
+            image = datasets.decode(path)
+            if isinstance(image, str):
+                raise UserError(f"{path} has changed since it was checked ({image}); start again")
+            images.append(image)
     order = np.random.default_rng(0).permutation(len(images))  # the same split in every run
     held = min(VALIDATION, len(images) // 2)
     if not held:

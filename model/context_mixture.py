@@ -17,9 +17,8 @@ import numpy as np
 from model import context
 from model.context import COEFFICIENTS, MEANS, SCALES, K
 from utils.compiled import compiled
-from utils.fixed_point import decimals
+from utils.fixed_point import PRECISION, decimals
 
-PRECISION = 28  # bits of a cumulative frequency
 SYMBOLS = 256
 UNIFORM = 2.0**-8  # weight of the uniform distribution, which bounds what a pixel can cost
 # The least that a symbol takes, in bits, as no probability is greater than this:

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from model import context, context_data
 from model.context import HEAD, HIDDEN, INPUTS, OUTPUTS, PERIOD, SCALE_LIMIT, K, Weights
 from model.context_mixture import UNIFORM
-from model.train_state import refuse_to_replace
+from model.train_state import ANEW, refuse_to_replace
 from model.training import stop_signals
-from utils import cli, paths
+from utils import cli, paths, processes
 from utils.errors import UserError
 
 EMA = 0.999
@@ -114,8 +114,10 @@ def train(dataset, args):
     """Train, or go on training, and write the averaged weights as args.output/model/params/<dataset>/context.npz.
 
     args: steps, batch (pixels), lr, seed, data, output, resume, force. A run that is cut off goes on with resume as
-    if it had not been: what is random in a step follows from its number.
+    if it had not been: what is random in a step follows from its number. Until the end, or a stop, the average is in
+    context.resume alone: files that were compressed with the network of one minute would need it for ever.
     """
+    processes.refuse_several("training the context network")
     target = paths.params(dataset, args.output) / context.NAME
     full = target.with_name("context.resume")
     paths.check_writable(target, full)
@@ -138,16 +140,14 @@ def train(dataset, args):
           f"pixels" + (f", resumed at step {step:,}" if step else ""))  # fmt: skip
     began = saved = time.monotonic()
 
+    def elapsed():
+        return spent + time.monotonic() - began
+
     def save():
-        seconds = spent + time.monotonic() - began
-        context.save(
-            target, average.weights(), steps=step, seconds=seconds, **identity_record(identity),
-            curve=np.array(curve, np.float64).reshape(-1, 1 + len(source.sets)),
-        )  # fmt: skip
         with paths.replacing(full) as file:
             torch.save({
                 "network": network.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(),
-                "step": step, "curve": curve, "seconds": seconds, "identity": identity,
+                "step": step, "curve": curve, "seconds": elapsed(), "identity": identity,
             }, file)  # fmt: skip
 
     bar = tqdm(total=args.steps, initial=step, unit="step", dynamic_ncols=True, desc="context network")
@@ -160,15 +160,16 @@ def train(dataset, args):
             loss = network.bits(*pixels)[:, : source.channels].mean()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)  # without, some runs end in NaN
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)  # without, some runs end in NaN
+            value = loss.item()
+            if not (math.isfinite(value) and torch.isfinite(norm)):  # before it gets into the weights
+                what = f"the loss is {value} and the norm of its gradient {norm.item()} after step {step}"
+                raise UserError(f"{what}; go on with --resume and a lower --lr")
             optimiser.step()
             step += 1
             decay = min(EMA, step / (step + 10))
             with torch.no_grad():
                 torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise UserError(f"the loss is {value} at step {step}; go on with --resume and a lower --lr")
             running = value if running is None else 0.99 * running + 0.01 * value
             bar.update()
             if step % args.test_every == 0 or step == args.steps:
@@ -181,6 +182,10 @@ def train(dataset, args):
                 save()
                 saved = time.monotonic()
     save()
+    context.save(
+        target, average.weights(), steps=step, seconds=elapsed(), **identity_record(identity),
+        curve=np.array(curve, np.float64).reshape(-1, 1 + len(source.sets)),
+    )  # fmt: skip
     if step < args.steps:
         print(f"stopped by a signal at step {step:,}, saved in {full}; to go on, add --resume")
     print(f"wrote {target}")
@@ -199,9 +204,9 @@ def _load_state(path, identity):
         state = torch.load(path, map_location="cpu", weights_only=True)
         saved = state["identity"]
     except Exception as error:  # torch.load raises whatever the corruption happens to provoke
-        raise UserError(f"{path} is not a full checkpoint ({type(error).__name__}); start without --resume") from None
-    if saved != identity:
-        raise UserError(f"{path} is of another run, {saved}; use its settings or leave out --resume")
+        raise UserError(f"{path} is not a full checkpoint ({type(error).__name__}); {ANEW}") from None
+    if saved | {"lr": None} != identity | {"lr": None}:  # a run may go on with another rate
+        raise UserError(f"{path} is of another run, {saved}; use its settings, or {ANEW}")
     return state
 
 
@@ -209,7 +214,7 @@ def main(dataset, argv=None):
     """The command line of a training script's --likelihood=context."""
     parser = cli.parser(
         f"Train the context likelihood on {dataset}.\n\nWrites, under --output:\n"
-        f"  model/params/{dataset}/context.npz     the averaged weights, with the curve of validation\n"
+        f"  model/params/{dataset}/context.npz     the averaged weights, at the end, with the curve of validation\n"
         f"  model/params/{dataset}/context.resume  everything that --resume needs"
     )
     whole = cli.whole_number

@@ -5,11 +5,13 @@ and the others for training; which ones, is not published. Here it follows from 
 Any other photographs will do: JPEG or PNG files, in sub-folders or not. Nothing in FOLDER is changed: the sets are hard
 links to its files, which take no room, or copies where they lie on another disk.
 
-Writes  DATA/imagenetcrop/train/ and DATA/imagenetcrop/test/   both in full or not at all
+Writes  DATA/imagenetcrop/train/ and DATA/imagenetcrop/test/   each in full or not at all: both are made aside and then
+        renamed, one after the other
 """
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -67,6 +69,8 @@ def place(source, target):
 def main(argv=None):
     """Draw the test set, and place every photograph in one of the two."""
     args = arguments(argv)
+    # End as on an exception, so that nothing unfinished is left.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     root = args.data / datasets.PHOTOGRAPHS
     targets = {split: root / split for split in ("train", "test")}
     for target in targets.values():

@@ -73,7 +73,7 @@ def parse(settings, argv):
         help="send gradients between processes as float16",
     )  # fmt: skip
     parser.add_argument(
-        "--precision", choices=("auto", "float32", "bfloat16"), default="auto",
+        "--precision", choices=("auto", *cli.PRECISIONS), default="auto",
         help="of the convolutions; auto: bfloat16 where the processor has it; all else stays in float32",
     )  # fmt: skip
     parser.add_argument("--epochs", type=whole(1, 10**9), help="epochs to train (default: until interrupted)")

@@ -9,6 +9,8 @@ import torch
 from utils import paths
 from utils.cli import UserError
 
+ANEW = "start anew with --force in place of --resume"  # what a full checkpoint that is of no use leaves
+
 
 @dataclass
 class State:
@@ -75,14 +77,12 @@ def load_full(path, identity):
         entries = torch.load(path, map_location="cpu", weights_only=True)
         saved = entries["identity"]
     except Exception as error:  # torch.load raises whatever the corruption happens to provoke
-        raise UserError(
-            f"{path} is not a full checkpoint ({type(error).__name__}); start anew, without --resume, by --force"
-        ) from None
+        raise UserError(f"{path} is not a full checkpoint ({type(error).__name__}); {ANEW}") from None
     # Checkpoints of before --precision was recorded have none.
     expected = {
         key: value for key, value in identity.items() if key != "precision" or None not in (value, saved.get(key))
     }
     differing = [f"{key} {saved.get(key)} is now {value}" for key, value in expected.items() if saved.get(key) != value]
     if differing:
-        raise UserError(f"{path} is of another run ({', '.join(differing)}); use its settings or leave out --resume")
+        raise UserError(f"{path} is of another run ({', '.join(differing)}); use its settings, or {ANEW}")
     return entries

@@ -17,8 +17,6 @@ from utils.colour import add_green, subtract_green
 from utils.torch import rand
 from utils.torch.modules import Convolution, ResNetBlock, WnConv2d, fold_weight_norm
 
-PRECISIONS = ("float32", "bfloat16")  # of the networks' bodies: see for_inference()
-
 
 class LatentVariableModel(Protocol):
     """What sampling and coding ask of a model that computes in floats: Model, or any other nn.Module that has these.
@@ -173,8 +171,9 @@ class Model(nn.Module):
 def for_inference(model: Model, precision: str = "float32") -> Model:
     """An inference copy of a Model: weight normalisation folded, gradients off, the weights converted once.
 
-    precision: one of PRECISIONS. bfloat16 is for the bodies of the networks: the first convolutions, which see x and
-    the latents, and the last, which give mu and std, stay in float32. 8 significant bits are too few for a latent.
+    precision: of utils.cli.PRECISIONS. bfloat16 is for the bodies of the networks: the first convolutions, which see
+    x and the latents, and the last, which give mu and std, stay in float32. For a latent, 8 significant bits are too
+    few.
     """
     folded = fold_weight_norm(model)
     if precision == "bfloat16":

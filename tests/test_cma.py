@@ -130,6 +130,7 @@ def test_variants_are_told_apart(tmp_path):
         ("10bits_2x60", 3.0, (2, 60)),
         ("10bits_2x5", 4.0, (2, 5)),
         ("10bits_whitened_2x60", 5.0, (2, 60)),
+        ("10bits_bf16_2x60", 7.0, (2, 60)),
     ):
         save_result(tmp_path / "cifar2", "bitswap", np.full(shape, rate), np.full(shape, rate), 0, 3072, variant)
     (panel,) = drawn(tmp_path).values()

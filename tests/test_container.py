@@ -9,7 +9,18 @@ from pictures import SIDE, decoding_error, mild, picture_of, reseal, round_trip,
 from codec import bitsback, blocks, container, experiment
 from codec import header as file_header
 from codec.rans import Rans
+from utils.errors import UserError
 from utils.images import CHANNELS, MODES
+
+
+def test_a_lack_of_memory_is_not_damage(monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    data = container.encode(mild(20, 20))
+    monkeypatch.setattr(container, "_assemble", fail)
+    with pytest.raises(UserError, match="not enough memory for its 20x20 pixels"):
+        container.decode(data, None)
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import picture_of, small_network
 
-from model import context, context_adaptation, context_mixture, context_training
+from model import context, context_adaptation, context_data, context_mixture, context_training
 from model.context import HEAD, PAD, PERIOD, UNKNOWN, K
 from model.context_mixture import SYMBOLS
 from utils.errors import UserError
@@ -65,15 +65,15 @@ def test_the_mixture_costs_what_training_counts():
     """The integer cumulative frequencies against the float code length: under 0.002 bits a pixel."""
     network = torch_network()
     weights, _ = context.check(network.weights())
-    photographs = context_training.Photographs([picture_of("mild", 80, 90, "RGB").pixels])
+    photographs = context_data.Photographs([picture_of("mild", 80, 90, "RGB").pixels])
     tiles = photographs.draw(np.random.default_rng(0), 4)
     with torch.no_grad():
-        expected = network.bits(*context_training.describe(photographs, tiles, np.ones(4, bool))).numpy()
+        expected = network.bits(*context_data.describe(photographs, tiles, np.ones(4, bool))).numpy()
     planes, s, m = context.from_pixels(picture_of("mild", 80, 90, "RGB").pixels), context.scratch(), mixture()
     got = []
     for _, top, left in tiles:
-        for row in range(top, top + context_training.TILE[0]):
-            for column in range(left, left + context_training.TILE[1]):
+        for row in range(top, top + context_data.TILE[0]):
+            for column in range(left, left + context_data.TILE[1]):
                 position = (row - PAD) % PERIOD, (column - PAD) % PERIOD
                 spread = context.trunk(planes, row, column, *position, weights, s)
                 for c in range(3):
@@ -230,11 +230,11 @@ def test_files(tmp_path):
     context.save(path, network.weights, steps=3)
     weights, identity = context.load(path)
     assert identity == network.identity and all(map(np.array_equal, weights, network.weights))
-    assert context.find(identity, path)[1] == identity
+    assert context.find("imagenetcrop", identity, path)[1] == identity
     with pytest.raises(UserError, match="another context network"):
-        context.find("00" * 8, path)
-    with pytest.raises(UserError, match=r"absent\.npz"):
-        context.find(path=tmp_path / "absent.npz")
+        context.find("imagenetcrop", "00" * 8, path)
+    with pytest.raises(UserError, match=r"absent\.npz.*model/cifar_train\.py"):
+        context.find("cifar", path=tmp_path / "absent.npz")
     for wrong in (
         network.weights._replace(first=network.weights.first[:-1]),
         network.weights._replace(head_bias=network.weights.head_bias.astype(np.float64)),
@@ -247,3 +247,14 @@ def test_files(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="corrupt"):
         context.load(path)
+
+
+def test_a_network_trained_here_is_said_to_be_used(tmp_path, capsys):
+    path = tmp_path / "model" / "params" / "imagenetcrop" / context.NAME
+    _, shipped = context.find("imagenetcrop", output=tmp_path)
+    assert capsys.readouterr().out == ""
+    context.save(path, small_network().weights)
+    assert context.find("imagenetcrop", output=tmp_path)[1] == small_network().identity
+    assert str(path) in capsys.readouterr().out
+    assert context.find("imagenetcrop", shipped, output=tmp_path)[1] == shipped
+    assert capsys.readouterr().out == ""

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from pictures import small_network
 
 from codec import autoregressive, command
-from codec.rans import EmptyLaneError
 from model import context
 
 
@@ -29,9 +28,9 @@ def test_any_chain_round_trips(count, height, width, channels, grid, seed):
 def test_a_chain_of_other_words_is_an_error():
     weights, images = small_network().weights, digits(3, seed=0)
     words, _, _ = autoregressive.encode_chain(images, weights, 2)
-    with pytest.raises((ValueError, EmptyLaneError)):
+    with pytest.raises(ValueError):
         autoregressive.decode_chain(words, (4, *images.shape[1:]), weights, 2)
-    with pytest.raises((ValueError, EmptyLaneError)):
+    with pytest.raises(ValueError):
         autoregressive.decode_chain(words, (2, *images.shape[1:]), weights, 2)
 
 

@@ -10,8 +10,9 @@ from conftest import assert_one_line_error, digits, run_main
 from pictures import picture_of
 from PIL import Image
 
-from codec import autoregressive
+from codec import autoregressive, command
 from model import context, context_data, context_training
+from utils import distributed
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,7 @@ def test_a_run_that_is_cut_off_goes_on(tmp_path, data, monkeypatch):
     monkeypatch.setattr(context_data, "open_source", open_stopping)
     done, parts = train(data, tmp_path / "parts", "--steps", 6, "--test-every", 2)
     assert done.returncode == 130
+    assert [path.name for path in parts.iterdir()] == ["context.resume"]  # no network before its time
     monkeypatch.setattr(context_data, "open_source", open_source)
     done, _ = train(data, tmp_path / "parts", "--steps", 6, "--test-every", 2, "--resume")
     assert done.returncode == 0 and "resumed at step 3" in done.stdout, done.stderr
@@ -89,6 +91,36 @@ def test_ctrl_c_ends_after_the_step_and_nothing_good_is_replaced(tmp_path, data,
     assert train(data, tmp_path, "--steps", 1, "--force")[0].returncode == 0
 
 
+def test_a_gradient_that_is_not_finite_stays_out_of_the_weights(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(context_training, "SAVE_SECONDS", 0)
+    clip, steps = torch.nn.utils.clip_grad_norm_, []
+
+    def overflow(parameters, most):
+        steps.append(1)
+        return clip(parameters, most) * (torch.inf if len(steps) == 3 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", overflow)
+        done, folder = train(data, tmp_path, "--steps", 4)
+    assert_one_line_error(done, "inf after step 2", "--resume", "--lr")
+    saved = torch.load(folder / "context.resume", weights_only=True)
+    assert saved["step"] == 2 and all(value.isfinite().all() for value in saved["network"].values())
+    done, _ = train(data, tmp_path, "--steps", 4, "--resume", "--lr", 1e-4)
+    assert done.returncode == 0 and "resumed at step 2" in done.stdout, done.stderr
+    assert np.load(folder / "context.npz")["record_setting_lr"] == 1e-4
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "mpiexec"])
+def test_several_processes_are_refused(tmp_path, data, monkeypatch, launcher):
+    for name, value in zip(distributed._LAUNCHERS[launcher][0], "1212", strict=True):
+        monkeypatch.setenv(name, value)
+    done, folder = train(data, tmp_path, "--steps", 1)
+    assert_one_line_error(done, launcher, "one process")
+    assert not folder.exists()
+    done = run_main(functools.partial(command.main, "mnist"), "--likelihood=context", "--output", tmp_path)
+    assert_one_line_error(done, launcher, "one process")
+
+
 def test_it_learns(tmp_path, data):
     done, folder = train(data, tmp_path, "--steps", 60, "--test-every", 30, "--lr", 0.01)
     assert done.returncode == 0, done.stderr
@@ -99,7 +131,7 @@ def test_it_learns(tmp_path, data):
 def test_errors(tmp_path, data):
     done, folder = train(data, tmp_path, "--steps", 1)
     assert done.returncode == 0, done.stderr
-    assert_one_line_error(train(data, tmp_path, "--steps", 2, "--resume")[0], "another run")
+    assert_one_line_error(train(data, tmp_path, "--steps", 2, "--resume")[0], "another run", "--force")
     (folder / "context.resume").write_bytes(b"damage")
     assert_one_line_error(train(data, tmp_path, "--steps", 1, "--resume")[0], "not a full checkpoint")
     assert_one_line_error(train(tmp_path, tmp_path)[0], "imagenetcrop")

@@ -1,6 +1,7 @@
 """The script that divides photographs into a training and a test set."""
 
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -56,6 +57,17 @@ def test_files_on_another_disk_are_copied(tmp_path, monkeypatch):
     fill(tmp_path / "val", 5)
     assert divide(tmp_path, tmp_path / "val").returncode == 0
     assert [len(each) for each in sets(tmp_path)] == [4, 1]
+
+
+def test_sigterm_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", lambda *_: signal.raise_signal(signal.SIGTERM))
+    fill(tmp_path / "val", 5)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert divide(tmp_path, tmp_path / "val").returncode == 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert not os.listdir(tmp_path / "data" / "imagenetcrop")
 
 
 @pytest.mark.parametrize("case", ["absent", "empty", "too few", "there", "same name"])

@@ -78,10 +78,11 @@ def test_there_and_back(tmp_path, small):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P"])
-def test_without_a_model(tmp_path, mode):
+def test_without_a_model(tmp_path, monkeypatch, mode):
     """No checkpoint is looked for where there is nothing for it to code."""
+    monkeypatch.setattr(checkpoints, "find", lambda *args, **options: pytest.fail("a checkpoint was looked for"))
     image(31, 33, mode).save(tmp_path / "small.png")
-    done = run_main(demo_compress.main, tmp_path / "small.png", "--checkpoint", "absent.pt")
+    done = run_main(demo_compress.main, tmp_path / "small.png")
     assert done.returncode == 0 and f"31x33, {mode}" in done.stdout and "alone" in done.stdout, done.stderr
     file = tmp_path / "small.bitswap"
     assert_one_line_error(run_main(demo_decompress.main, file), "small.png is there already", "--force")
@@ -230,8 +231,10 @@ def test_damaged_files_leave_nothing_behind(tmp_path):
     assert done.stderr.count("\n") == 1 and "cut short" in done.stderr
 
 
-def test_a_file_that_does_not_decode_again_is_deleted(tmp_path, monkeypatch, small):
+def test_a_file_that_does_not_decode_again_replaces_nothing(tmp_path, monkeypatch, small):
     image().save(tmp_path / "photo.png")
+    (tmp_path / "good").write_text("precious")
+    (tmp_path / "photo.bitswap").symlink_to("good")
     trick = block_codec.decode
 
     def wrong(*args):
@@ -240,9 +243,29 @@ def test_a_file_that_does_not_decode_again_is_deleted(tmp_path, monkeypatch, sma
         return chains, rest
 
     monkeypatch.setattr(block_codec, "decode", wrong)
-    done = run_main(demo_compress.main, tmp_path / "photo.png", "--coder", "bitswap", "--checkpoint", small)
-    assert_one_line_error(done, "photo.bitswap", "deleted")
-    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+    flags = tmp_path / "photo.png", "--coder", "bitswap", "--checkpoint", small
+    assert_one_line_error(run_main(demo_compress.main, *flags, "--force"), "photo.bitswap", "not written")
+    assert (tmp_path / "photo.bitswap").is_symlink() and (tmp_path / "good").read_text() == "precious"
+    assert run_main(demo_compress.main, *flags, "-o", tmp_path / "new.bitswap").returncode == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"photo.png", "photo.bitswap", "good"}
+
+
+def test_grey_images_are_coded_with_a_checkpoint_for_them(tmp_path):
+    model = small_model(2)
+    torch.save(model.state_dict(), tmp_path / "grey.pt")
+    ranges = discretization.sample_ranges(model, None, 10, checkpoints.identity(model.state_dict()))
+    discretization.save(ranges._replace(with_images=True), tmp_path / "grey.bins.npz")
+    image(70, 75, "L").save(tmp_path / "photo.png")
+    more = "--coder=bitswap", "--floats", "--checkpoint", tmp_path / "grey.pt"
+    done = run_main(demo_compress.main, tmp_path / "photo.png", *more)
+    assert done.returncode == 0 and "by Bit-Swap" in done.stdout, done.stderr
+    out = tmp_path / "out.png"
+    done = run_main(demo_decompress.main, tmp_path / "photo.bitswap", "-o", out, "--checkpoint", tmp_path / "grey.pt")
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "photo.png", out)
+    (tmp_path / "grey.bins.npz").unlink()  # decoding makes no others, which would not be those of the file
+    flags = tmp_path / "photo.bitswap", "-o", tmp_path / "other.png", "--checkpoint", tmp_path / "grey.pt"
+    assert_one_line_error(run_main(demo_decompress.main, *flags), "grey.pt", "bins beside it")
 
 
 def test_errors_of_compress(tmp_path, small):

@@ -199,7 +199,14 @@ def test_verify_only_decodes_an_earlier_run(copy, data, checkpoint):
     done = run_main(main, *flags(data, checkpoint, copy, "--verify-only"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("all 7 blocks and all initial words are identical") == 2
+    assert "all pixels of 4 photographs are identical" in done.stdout
     assert not (copy / "plots").exists()
+    one, other = (copy / "bitstreams" / "imagenetcrop2" / "context_6bits" / f"{i}.bitswap" for i in (0, 1))
+    shutil.copy(other, one)
+    done = run_main(main, *flags(data, checkpoint, copy, "--verify-only"))
+    assert_one_line_error(done, one, "other pixels than those of class/d.jpg")
+    one.write_bytes(one.read_bytes()[:-9])
+    assert_one_line_error(run_main(main, *flags(data, checkpoint, copy, "--verify-only")), one, "cut short")
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "word", "initial", "absent", "scheme"])
@@ -245,6 +252,10 @@ def test_bad_arguments(data, checkpoint, tmp_path):
     assert_one_line_error(done, "argument --seed: 4294967296")
     done = run_main(main, *flags(data, tmp_path / "absent.pt", output))
     assert_one_line_error(done, tmp_path / "absent.pt")
+    done = run_main(main, *flags(data, checkpoint, output, "--context", tmp_path / "absent.npz"))
+    assert_one_line_error(done, tmp_path / "absent.npz")
+    done = run_main(main, *flags(data, checkpoint, output, "--bitswap=1", "--context", tmp_path / "absent.npz"))
+    assert_one_line_error(done, "--context", "--bitswap=1")
     done = run_main(main, *flags(data, checkpoint, output, "--verify-only", "--no-verify"))
     assert_one_line_error(done, "exclude each other")
     assert not output.exists()

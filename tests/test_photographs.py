@@ -21,7 +21,7 @@ def test_choice_is_that_of_the_paper(tmp_path):
         np.testing.assert_array_equal(photo.pixels, photograph(32, 32, names.index(photo.name)))
     # One that is of no use makes room for the next.
     Image.new("L", (64, 64)).save(tmp_path / names[drawn[1]])
-    Image.new("RGB", (photographs.WEBP_LIMIT + 33, 32)).save(tmp_path / names[drawn[3]])
+    Image.new("RGB", (photographs.WEBP_SIDE + 33, 32)).save(tmp_path / names[drawn[3]])
     again = photographs.choose(tmp_path, 5, 100)
     assert [photo.name for photo in again] == [names[i] for i in drawn[[0, 2, 4, 5, 6]]]
     assert photographs.digest(again) != photographs.digest(chosen)

@@ -11,10 +11,9 @@ MU, SCALE = torch.tensor([-0.7, 0.0, 0.3]), torch.tensor([0.02, 1.0, 3.0])
 REFERENCE = scipy.stats.logistic(loc=MU.double().numpy(), scale=SCALE.double().numpy())
 
 
-def test_density_cdf_and_quantile_equal_scipys():
+def test_density_and_quantile_equal_scipys():
     x = torch.linspace(-2, 2, 41)[:, None]
     np.testing.assert_allclose(rand.log_density(x, MU, SCALE), REFERENCE.logpdf(x.double()), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(rand.cdf(x, MU, SCALE), REFERENCE.cdf(x.double()), rtol=1e-4, atol=1e-6)
     u = torch.linspace(0.01, 0.99, 33)[:, None]
     np.testing.assert_allclose(rand.quantile(u, MU, SCALE), REFERENCE.ppf(u.double()), rtol=1e-4, atol=1e-5)
 

@@ -9,7 +9,8 @@ from test_bitsback import bins_for, random_words
 from codec import bitsback
 from codec.conditionals import Conditionals, FloatNetwork
 from codec.rans import Rans
-from model.vae import PRECISIONS, for_inference
+from model.vae import for_inference
+from utils.cli import PRECISIONS
 
 
 @pytest.fixture(params=[1, 2])

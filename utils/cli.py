@@ -73,6 +73,7 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
 
 SEED = whole_number(0, 2**32 - 1)  # as NumPy takes it
 QUANTBITS = whole_number(2, 16)  # of the bins of latents
+PRECISIONS = ("float32", "bfloat16")  # of the networks' bodies: see model.vae.for_inference()
 
 
 def real_number(condition: str, holds: Callable[[float], bool]) -> Callable[[str], float]:

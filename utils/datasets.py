@@ -17,6 +17,7 @@ from tqdm import tqdm
 from utils import cli, npz, originals, paths
 from utils import images as pictures
 from utils.cli import UserError
+from utils.published import CHAINS, SEED
 
 SHAPES = {"mnist": (28, 28, 1), "cifar": (32, 32, 3), "imagenet": (32, 32, 3)}  # of the arrays
 PHOTOGRAPHS = "imagenetcrop"
@@ -24,7 +25,6 @@ NAMES = (*SHAPES, PHOTOGRAPHS)
 PATCH = 32  # pixels a side of the crops of photographs
 TEST_PATCHES = 2000  # at the least, over all test photographs
 DECODED_LIMIT = 32 << 30  # bytes of decoded photographs to keep on disk; beyond, each crop decodes its photograph
-CHAINS = 100  # the paper's experiment: so many chains, of so many images each
 _TORCHVISION = {"mnist": "MNIST", "cifar": "CIFAR10"}
 
 
@@ -298,7 +298,7 @@ def add_arguments(parser):
     fewer = f"(default: {CHAINS}, or as many as the test set allows)"
     parser.add_argument("--experiments", type=cli.whole_number(1), help=f"chains, each coded on its own {fewer}")
     parser.add_argument("--ndatapoints", type=cli.whole_number(1), help=f"images in a chain {fewer}")
-    parser.add_argument("--seed", type=cli.SEED, default=100, help="seed of the choice of images")
+    parser.add_argument("--seed", type=cli.SEED, default=SEED, help="seed of the choice of images")
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
 
 

@@ -268,7 +268,8 @@ def _contact():
     except RuntimeError as error:  # Horovod's own error is one
         raise UserError(
             f"rank {launch().rank} on {socket.gethostname()} lost contact with the other processes "
-            f"({_first_line(error)}): one of them has ended, and said why if it could; go on with --resume"
+            f"({_first_line(error)}): one of them has ended, and said why if it could; "
+            "start them again (training goes on with --resume)"
         ) from None
 
 

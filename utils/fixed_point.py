@@ -15,6 +15,11 @@ import numpy as np
 
 from utils.compiled import compiled
 
+# Bits of a cumulative frequency. A push of rANS (codec/rans.py) multiplies its head by a symbol's probability only up
+# to a rounding whose relative size is about 2^PRECISION / 2^32 at the worst. Measured over logistic distributions of
+# all widths, that costs 5e-4 bits a symbol at 31 bits, 1e-4 at 30 and 1e-5 at 28, where 1024 bins still lose only 1e-5
+# bits to the least frequencies that each is given (see codec/logistic.py).
+PRECISION = 28
 FRACTION = 20  # bits after the binary point of mu, edges and centres
 SCALES_PER_OCTAVE = 256
 LEAST_SCALE_LOG2 = -12
@@ -45,11 +50,6 @@ def _mantissas():
 def _logits(n):
     """ln(k / (n - k)) for k = 1 ... n - 1."""
     return decimals(lambda k: (Decimal(k + 1) / (n - 1 - k)).ln(), n - 1, FRACTION)
-
-
-def scale_values() -> np.ndarray:
-    """The table of scales, float64 [SCALES]."""
-    return np.exp2(np.arange(SCALES) / SCALES_PER_OCTAVE + LEAST_SCALE_LOG2)
 
 
 def quantize(mu: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from utils.cli import UserError
 MODES = ("L", "RGB", "P")
 CHANNELS = {"L": 1, "RGB": 3, "P": 1}
 MAX_PIXELS = 1 << 27  # bounds the memory that an image can ask for
+WEBP_SIDE = 16383  # the longest side of a WebP image, in pixels
 ORIENTATION = 0x0112  # in EXIF data
 # What Pillow may open: not what it would hand on to other programs (EPS), nor what need not be an image of pixels.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")

@@ -14,10 +14,10 @@ import numpy as np
 
 from utils import datasets, paths
 from utils.cli import UserError
+from utils.images import WEBP_SIDE  # one of the compressors to compare with
 
 BLOCK = datasets.PATCH  # pixels a side
 COUNT = 100  # the paper's experiment
-WEBP_LIMIT = 16383  # pixels a side; WebP is one of the compressors to compare with
 
 
 class Photograph(NamedTuple):
@@ -68,7 +68,7 @@ def _read(path):
     if isinstance(pixels, str):
         return pixels
     pixels = crop(pixels)
-    return pixels if max(pixels.shape) <= WEBP_LIMIT else f"over {WEBP_LIMIT} pixels a side, which WebP cannot hold"
+    return pixels if max(pixels.shape) <= WEBP_SIDE else f"over {WEBP_SIDE} pixels a side, which WebP cannot hold"
 
 
 def crop(pixels: np.ndarray) -> np.ndarray:

@@ -50,6 +50,17 @@ def joined(args: argparse.Namespace, what: str) -> Iterator["Job"]:
     distributed.stop(job)
 
 
+def refuse_several(what: str) -> None:
+    """Raise UserError where several processes were launched for what one does: each would do it all."""
+    from utils import distributed
+
+    place = distributed.launch()
+    if place.size > 1:
+        raise UserError(
+            f"{what} takes one process, which uses threads; {place.launcher} launched {place.size}: start one"
+        )
+
+
 def deal(job: "Job", items: Any) -> Any:
     """This process's share of a list or an array."""
     return items[job.rank :: job.size]

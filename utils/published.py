@@ -1,6 +1,11 @@
-"""The paper's models, and how it trained them (appendix D): what training, benchmarks and figures take from here."""
+"""The paper's models, how it trained them (appendix D) and its experiment: what scripts, benchmarks and figures take
+from here.
+"""
 
 from dataclasses import dataclass, field
+
+CHAINS = 100  # of the experiment (section 4.2), of so many images each
+SEED = 100  # of the published choice of test images
 
 
 @dataclass(frozen=True)

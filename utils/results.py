@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from utils import cli, paths
-from utils.cli import UserError
-from utils.published import SETTINGS
+from utils.cli import PRECISIONS, UserError
+from utils.published import CHAINS, SEED, SETTINGS
 
 DATASETS = {
     "mnist": "MNIST",
@@ -32,7 +32,7 @@ DEPTHS = {dataset: tuple(settings.widths) for dataset, settings in SETTINGS.item
 SCHEMES = {"bitswap": "Bit-Swap", "bbans": "BB-ANS"}
 BITSWAP = {"bitswap": "1", "bbans": "0"}  # what the flag --bitswap calls them
 MEASURES = ("nets", "elbos", "cmas", "total")
-FULL = (100, 100)  # chains, images in each: the paper's protocol
+FULL = (CHAINS, CHAINS)  # chains, images in each: the paper's protocol
 
 # Results count the dimensions that the model sees; MNIST's 28x28 images are zero-padded to 32x32 for it.
 REAL_DIMENSIONS = {"mnist": 28 * 28 / (32 * 32)}
@@ -46,6 +46,7 @@ class Variant(NamedTuple):
     quantbits: int = 10
     exact: bool = False
     whiten: bool = False
+    precision: str = PRECISIONS[0]
     chains: int = FULL[0]
     images: int = FULL[1]  # in a chain
 
@@ -64,33 +65,46 @@ class Result(NamedTuple):
 
 
 def name(scheme, variant):
-    """What the files of a result begin with: <scheme>_<q>bits[_exact][_whitened][_<chains>x<images>].
+    """What the files of a result begin with: <scheme>_<q>bits[_exact][_bf16][_whitened][_<chains>x<images>].
 
     The name without any of these stands for the paper's protocol, 100 chains of 100 images in floats.
     """
-    parts = [scheme, f"{variant.quantbits}bits"]
-    parts += ["exact"] * variant.exact + ["whitened"] * variant.whiten
-    if (variant.chains, variant.images) != FULL:
-        parts.append(f"{variant.chains}x{variant.images}")
-    return "_".join(parts)
+    return f"{scheme}_{settings_name(variant)}{size_name(variant.chains, variant.images)}"
+
+
+def settings_name(settings):
+    """What names say of a Variant, or a command line, but for its chains: <q>bits[_exact][_bf16][_whitened]."""
+    parts = {"_exact": settings.exact, "_bf16": settings.precision != PRECISIONS[0], "_whitened": settings.whiten}
+    return f"{settings.quantbits}bits" + "".join(part for part, is_set in parts.items() if is_set)
+
+
+def seed_name(seed):
+    """What names say of the choice of images: "" for the published one. Figures are drawn of that alone."""
+    return "" if seed == SEED else f"_seed{seed}"
+
+
+def size_name(chains, images):
+    """What names say of chains, and images in each: "" for the paper's."""
+    return "" if (chains, images) == FULL else f"_{chains}x{images}"
 
 
 def parse(file):
     """The (scheme, variant) that a file of rates is named after, or None if it is no such file."""
-    pattern = rf"({'|'.join(SCHEMES)})_(\d+)bits(_exact)?(_whitened)?(?:_(\d+)x(\d+))?_({'|'.join(MEASURES)})\.npy"
-    match = re.fullmatch(pattern, file)
+    settings = r"(\d+)bits(_exact)?(_bf16)?(_whitened)?(?:_(\d+)x(\d+))?"
+    match = re.fullmatch(rf"({'|'.join(SCHEMES)})_{settings}_({'|'.join(MEASURES)})\.npy", file)
     if not match:
         return None
-    scheme, quantbits, exact, whiten, chains, images, measure = match.groups()
+    scheme, quantbits, exact, bf16, whiten, chains, images, measure = match.groups()
     chains, images = map(int, (chains, images)) if chains else FULL
-    variant = Variant(int(quantbits), bool(exact), bool(whiten), chains, images)
+    variant = Variant(int(quantbits), bool(exact), bool(whiten), PRECISIONS[bool(bf16)], chains, images)
     return (scheme, variant) if file == f"{name(scheme, variant)}_{measure}.npy" else None
 
 
 def describe(variant):
     """In words, how a variant departs from the paper's protocol; "" where it does not."""
     words = [f"{variant.quantbits} bits"] * (variant.quantbits != 10)
-    words += ["exact"] * variant.exact + ["whitened"] * variant.whiten
+    words += ["exact"] * variant.exact + [variant.precision] * (variant.precision != PRECISIONS[0])
+    words += ["whitened"] * variant.whiten
     words += [f"{variant.chains} × {variant.images}"] * ((variant.chains, variant.images) != FULL)
     return ", ".join(words)
 
@@ -99,7 +113,8 @@ def command(dataset, nz, scheme, variant):
     """The command that computes a result."""
     flags = [f"--nz={nz}", f"--bitswap={BITSWAP.get(scheme, scheme)}"]
     flags += [f"--quantbits={variant.quantbits}"] * (variant.quantbits != 10)
-    flags += ["--exact"] * variant.exact + ["--whiten"] * variant.whiten
+    flags += ["--exact"] * variant.exact + [f"--precision={variant.precision}"] * (variant.precision != PRECISIONS[0])
+    flags += ["--whiten"] * variant.whiten
     if (variant.chains, variant.images) != FULL:
         flags += [f"--experiments={variant.chains}", f"--ndatapoints={variant.images}"]
     return " ".join(["python", f"{dataset}_compress.py", *flags])
@@ -160,8 +175,8 @@ def load(results, quantbits=10, exact=None, whiten=None, wanted=lambda dataset, 
 
 
 def preference(variant):
-    """What makes one variant preferable to another: to be the paper's; in floats, not whitened; the more images."""
-    plain = not (variant.exact or variant.whiten)
+    """What makes one variant preferable to another: to be the paper's; in float32, not whitened; the more images."""
+    plain = not (variant.exact or variant.whiten) and variant.precision == PRECISIONS[0]
     full = (variant.chains, variant.images) == FULL
     return plain and full, plain, variant.chains * variant.images, variant.images
 

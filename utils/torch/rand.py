@@ -11,13 +11,8 @@ import torch.nn.functional as F
 PIXEL_HALF_WIDTH = 1 / 255  # half a grey level, with the 256 levels spread over [-1, 1]
 
 
-def cdf(x: torch.Tensor, mu: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """P(X <= x) of Logistic(mu, scale)."""
-    return torch.sigmoid((x - mu) / scale)
-
-
 def quantile(u: torch.Tensor, mu: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """The x at which cdf(x, mu, scale) = u, for u in (0, 1)."""
+    """The x at which the cdf of Logistic(mu, scale) is u, for u in (0, 1)."""
     return mu + scale * torch.logit(u)
 
 

@@ -224,7 +224,7 @@ def test_no_such_gpu(mnist, checkpoint, tmp_path):
 
 def test_missing_checkpoint_names_the_command(mnist, tmp_path):
     done = run_main(functools.partial(command.main, "mnist"), "--nz=7", "--data", mnist, "--output", tmp_path)
-    assert_one_line_error(done, "--nz=7", "python model/mnist_train.py --nz=7")
+    assert_one_line_error(done, "--nz=7", "python model/mnist_train.py --nz=8")
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "empty", "other"])

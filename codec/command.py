@@ -79,13 +79,15 @@ def _with_context(dataset, args):
 
     processes.refuse_several("coding with the context network")
     check_output(dataset, 0, args)
-    suffix = results.seed_name(args.seed) + results.size_name(args.experiments, args.ndatapoints)
-    result = context_experiment.run(dataset, args, suffix)
+    test = datasets.load(dataset, "test", args.data)
+    chosen = test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
+    name = context_experiment.SCHEME + results.seed_name(args.seed) + results.size_name(*chosen.shape[:2])
+    result = context_experiment.run(dataset, args, chosen, name)
     if result is not None:
         folder = paths.results(dataset, 0, args.output)
-        _save(folder, f"{context_experiment.SCHEME}{suffix}", result)
+        _save(folder, name, result)
         print(summary(result, 1).replace("ELBO            ", "log-likelihood  "))
-        print(f"wrote {folder}/{context_experiment.SCHEME}{suffix}_*.npy")
+        print(f"wrote {folder}/{name}_*.npy")
 
 
 def _save(folder, name, result):

@@ -13,24 +13,22 @@ from tqdm import tqdm
 
 from codec import autoregressive, experiment
 from model.context import SMALL_GRID
-from utils import datasets, paths, processors
+from utils import paths, processors
 from utils.errors import UserError
 
 SCHEME = "context"  # in the names of files
 
 
-def run(dataset: str, args: argparse.Namespace, suffix: str) -> experiment.Result | None:
+def run(dataset: str, args: argparse.Namespace, chosen: np.ndarray, name: str) -> experiment.Result | None:
     """Code chains of test images, write their words, decode these again from disk and compare; returns a Result.
 
-    args: the flags of codec.command. suffix: of the file's name. The rates are per dimension of the images, which are
-    not padded, and what stands for the ELBO is the sum of the logarithms of the frequencies, which is exact here.
-    None with --verify-only. Raises UserError where one image is not the same.
+    args: the flags of codec.command. chosen: uint8 [E, N, H, W, C]. name: of the file. The rates are per dimension of
+    the images, which are not padded, and what stands for the ELBO is the sum of the logarithms of the frequencies,
+    which is exact here. None with --verify-only. Raises UserError where one image is not the same.
     """
     network = autoregressive.open_network(args.context, dataset=dataset, output=args.output)
-    test = datasets.load(dataset, "test", args.data)
-    chosen = test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
     chains, count = chosen.shape[:2]
-    file = paths.bitstreams(dataset, 0, args.output) / f"{SCHEME}{suffix}.npz"
+    file = paths.bitstreams(dataset, 0, args.output) / f"{name}.npz"
     header = {
         "dataset": dataset, "scheme": SCHEME, "context": network.identity, "seed": args.seed,
         "chains": chains, "images": count,

@@ -64,6 +64,12 @@ def test_script_codes_decodes_and_keeps_rates(flags, tmp_path):
     assert "all 6 images are identical" in run(*flags, "--verify-only").stdout
 
 
+def test_results_are_named_after_what_was_coded(flags, tmp_path):
+    """Without numbers, as many chains as there are images for."""
+    run(*(flag for flag in flags if "=3" not in str(flag) and "=2" not in str(flag)))
+    assert (tmp_path / "plots" / "mnist0" / "context_1x40_nets.npy").exists()
+
+
 def test_damaged_bitstreams_are_told(flags, tmp_path):
     run(*flags, "--no-verify")
     path = tmp_path / "bitstreams" / "mnist0" / "context_3x2.npz"

@@ -14,7 +14,8 @@ import imagenetcrop_compress
 import savings
 import stackplot
 from codec import command
-from model import create_imagenet, create_imagenetcrop, make_exact
+from model import create_imagenet, create_imagenetcrop, make_exact, train_options
+from utils.published import SETTINGS
 
 MAINS = {
     "mnist_compress.py": functools.partial(command.main, "mnist"),
@@ -32,6 +33,10 @@ MAINS = {
     "model/create_imagenet.py": create_imagenet.main,
     "model/create_imagenetcrop.py": create_imagenetcrop.main,
 }
+TRAIN = {
+    f"model/{dataset}_train.py": functools.partial(train_options.main, SETTINGS[dataset])
+    for dataset in ("mnist", "cifar", "imagenetcrop")
+}
 
 
 class _Seen(Exception):
@@ -47,7 +52,7 @@ def actions(script):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(_Seen) as caught:
         patch.setattr(argparse.ArgumentParser, "parse_args", see)
-        MAINS[script]([])
+        (MAINS | TRAIN)[script]([])
     return [action for action in caught.value.args[0]._actions if action.dest != "help"]
 
 

@@ -16,10 +16,11 @@ import torchvision
 from conftest import ROOT, digits, run_main, run_script, small_model
 from test_read_only import needs_mount, run_read_only
 
-from scripts import MAINS, actions, is_number
+from scripts import MAINS, TRAIN, actions, is_number
 from utils import paths
 
-RUNS = 36  # of each script: 504 in all
+SCRIPTS = MAINS | TRAIN
+RUNS = 36  # of each script: 612 in all
 SECONDS = 120  # that one run may take
 
 NUMBERS = ("0", "1", "2", "3", "5", "-1", "-2", "nan", "inf", "1e3", "2.5", "", "x", "9" * 30, "0x10", "1,2", "٣")
@@ -38,7 +39,7 @@ NOWHERE = (
 NEEDED = {  # what a run must not go without, for the repository's own folders not to be written
     "model/make_exact.py": ("to", "data"),
     "demo_compress.py": ("images",),
-}
+} | dict.fromkeys(TRAIN, ("width", "blocks", "nprocessing", "batch", "max_steps"))  # nor for it to take minutes
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ def try_once(script, seed, world, scratch):
     before = signal.signal(signal.SIGALRM, too_slow), signal.getsignal(signal.SIGTERM)
     signal.alarm(SECONDS)
     try:
-        done = run_main(MAINS[script], *words)
+        done = run_main(SCRIPTS[script], *words)
     except BaseException as error:
         raise AssertionError(f"{script}, seed {seed}: {words}: {error!r}") from error
     finally:
@@ -179,7 +180,7 @@ def tracked():
 
 
 @pytest.mark.parametrize("runs", [range(2), pytest.param(range(2, RUNS), marks=pytest.mark.slow)], ids=["few", "many"])
-@pytest.mark.parametrize("script", MAINS)
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_random_flags_and_files(script, runs, world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = tracked()

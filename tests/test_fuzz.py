@@ -98,13 +98,15 @@ def files(folder):
     return [str(path) for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
-def value(rng, action, world, scratch):
-    """A good or a bad value for an argument, as text."""
-    good = rng.integers(4) > 0
+def value(rng, action, world, scratch, often=4):
+    """A good or, one time in `often`, a bad value for an argument, as text."""
+    good = rng.integers(often) > 0
     if action.choices:
         return pick(rng, map(str, action.choices)) if good else pick(rng, ("", "x", "-1", "both ", "Ω"))
     if action.dest == "quantbits":
         return pick(rng, "23456") if good else pick(rng, ("0", "17", "nan", ""))  # more take minutes
+    if action.dest in ("dropout", "decay", "lr") and good:
+        return pick(rng, ("0.1", "0.5"))
     if is_number(action) and action.dest not in ("dataset", "datasets"):
         return pick(rng, "1123") if good else pick(rng, NUMBERS)
     if not good:
@@ -132,15 +134,16 @@ def flags(rng, script, world, scratch):
     for action in actions(script):
         positional = not action.option_strings
         needed = positional or action.dest in ("output", "data", *NEEDED.get(script, ()))
-        if not needed and rng.integers(3):
+        if not needed and rng.integers(8 if script in TRAIN else 3):  # which have so many that one is mostly bad
             continue
+        often = 30 if needed and script in TRAIN else 4
         count = int(rng.integers(1, 4)) if action.nargs in ("*", "+") and positional else 1
         if action.nargs == 0:
             words.append(action.option_strings[-1])
         elif positional:
-            words += [os.fspath(value(rng, action, world, scratch)) for _ in range(count)]
+            words += [os.fspath(value(rng, action, world, scratch, often)) for _ in range(count)]
         else:
-            words.append(f"{action.option_strings[-1]}={value(rng, action, world, scratch)}")
+            words.append(f"{action.option_strings[-1]}={value(rng, action, world, scratch, often)}")
     if rng.integers(12) == 0:
         words.insert(int(rng.integers(len(words) + 1)), pick(rng, ("--unknown", "-x", "--", "--help", "", "--nz")))
     return words

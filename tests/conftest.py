@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 pytest.register_assert_rewrite("pictures", "exact_reference", "result_files")
 
 torch.set_num_threads(1)
+
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # as in the background of a shell, and in all that is started there
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Environments in which the libraries take other instructions than they would here.
 SETTINGS = {

@@ -216,7 +216,10 @@ def test_interrupted_run_leaves_nothing(data, sent, status, force):
         assert len(arrays(data)) == 1 + force  # one file, unfinished, beside the target
         time.sleep(0.2)
         process.send_signal(sent)
-        _, errors = process.communicate(timeout=60)
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == status
     assert "Traceback" not in errors
     assert arrays(data) == ["train.npy"] * force

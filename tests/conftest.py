@@ -26,9 +26,8 @@ pytest.register_assert_rewrite("pictures", "exact_reference", "result_files")
 
 torch.set_num_threads(1)
 
-if (
-    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-):  # as in the background of a shell, and in all that is started there
+# In the background of a shell SIGINT is ignored, and would be in all that the tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Environments in which the libraries take other instructions than they would here.

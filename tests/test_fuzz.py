@@ -219,7 +219,7 @@ def test_random_flags_in_a_repository_that_cannot_be_written(script, world, tmp_
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_odd_images_are_read_or_refused_in_a_line(seed, tmp_path):
+def test_odd_images_are_read_or_refused_in_a_line(seed, tmp_path, capsys):
     from utils import images
     from utils.errors import UserError
 
@@ -229,5 +229,6 @@ def test_odd_images_are_read_or_refused_in_a_line(seed, tmp_path):
         assert picture.mode in images.MODES and picture.pixels.dtype == np.uint8
     except UserError as error:
         assert str(error).startswith(str(path))
+    capsys.readouterr()  # names that are no UTF-8 cannot be passed on to another process
     assert paths.list_files(tmp_path) == [path.name]
     assert not Path("converted.png").exists()

@@ -1,8 +1,9 @@
 """Time compression beside another program: what it costs that OpenMP's threads spin where they could sleep.
 
 Compresses an image with Bit-Swap in a process of its own, on an idle machine and beside a process that keeps one
-processor busy, with OMP_WAIT_POLICY=ACTIVE, where threads that wait for others spin, and PASSIVE, where they sleep, as
-all scripts here have it unless the environment says otherwise. Wall time of the whole script, start-up included.
+processor busy. Threads that wait for others spin with OMP_WAIT_POLICY=ACTIVE and sleep with PASSIVE; "ours" is what all
+scripts here do unless the environment says otherwise, "OpenMP's" what they would do without. Wall time of the whole
+script, start-up included.
 Prints a table and writes OUTPUT/benchmarks/busy.csv.
 """
 
@@ -20,8 +21,14 @@ from PIL import Image
 
 from utils import cli, paths
 
-COLUMNS = ["other program", "policy", "seconds", "over idle PASSIVE"]
-POLICIES = ("PASSIVE", "ACTIVE")
+COLUMNS = ["others", "policy", "seconds", "over idle ours"]
+OWN = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+POLICIES = {
+    "ours": {},
+    "OpenMP's": {"OMP_WAIT_POLICY": ""},
+    "PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "ACTIVE": {"OMP_WAIT_POLICY": "ACTIVE"},
+}
 SIDES = (384, 256)  # of the image
 
 
@@ -53,7 +60,7 @@ def _time(picture, other, policy):
         began = time.perf_counter()
         subprocess.run(
             command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env=os.environ | {"OMP_WAIT_POLICY": policy},
+            env=OWN | POLICIES[policy],
         )  # fmt: skip
         return time.perf_counter() - began
     finally:

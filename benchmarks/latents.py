@@ -11,7 +11,7 @@ from torch import nn
 
 from model import context_data
 from model.context import HIDDEN
-from model.context_training import EMA, ContextNetwork
+from model.context_training import ContextNetwork, average_in
 from model.vae import Model
 from utils import cli, datasets, paths
 from utils.torch import rand
@@ -91,10 +91,7 @@ def measure(dataset, nz, train, test, seconds):
         torch.nn.utils.clip_grad_norm_(trial.parameters(), 1.0)
         optimiser.step()
         steps += 1
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(average.parameters()), list(trial.parameters()), 1 - min(EMA, steps / (steps + 10))
-            )
+        average_in(average, trial, steps)
     with torch.no_grad():
         torch.manual_seed(1)
         parts = [average(test[i : i + 50]) for i in range(0, len(test), 50)]

@@ -101,8 +101,7 @@ def encode(
         return _fill(pixels[ends[i] : ends[i + 1]], weights), Rans.from_words([_EMPTY])
 
     def finish(_, strip, coder):
-        coder.reserve(strip.intervals.size // 2)
-        _push_all(coder.heads, coder.words, coder.counts, strip.intervals.reshape(-1, 2))
+        _push(strip, coder)
         words.extend(coder.to_words())
 
     _run(ends, pixels.shape[1:], coding, False, begin, finish, progress, threads)
@@ -152,10 +151,9 @@ def encode_chain(images: np.ndarray, weights: Weights, grid: int) -> tuple[np.nd
     for image in images:
         strip, before = _fill(image, weights), coder.counts[0]
         _code_image(strip, image.shape, grid, False, coder)
-        coder.reserve(image.size)
-        _push_all(coder.heads, coder.words, coder.counts, strip.intervals.reshape(-1, 2))
+        _push(strip, coder)
         bits.append(32 * (coder.counts[0] - before))
-        costs.append((PRECISION - np.log2(strip.intervals[..., 1])).sum())
+        costs.append(_cost(strip))
     return coder.to_words()[0], np.array(bits), np.array(costs)
 
 
@@ -197,7 +195,7 @@ def cost(images: Sequence[np.ndarray], weights: Weights, coding: Coding) -> floa
             return strips[i], Rans.from_words([_EMPTY])
 
         _run(ends, image.shape[1:], coding, False, begin, lambda *_: None)
-        total += sum((PRECISION - np.log2(strip.intervals[..., 1])).sum() for strip in strips)
+        total += sum(map(_cost, strips))
     return total
 
 
@@ -215,6 +213,17 @@ def _fill(pixels: np.ndarray, weights: Weights) -> _Strip:
     strip = _begin(height, width, channels, weights)
     context.put(strip.planes, pixels)
     return strip._replace(intervals=np.empty((*pixels.shape, 2), np.uint32))
+
+
+def _cost(strip: _Strip) -> float:
+    """What the intervals of a strip take, in bits."""
+    return (PRECISION - np.log2(strip.intervals[..., 1])).sum()
+
+
+def _push(strip: _Strip, coder: Rans) -> None:
+    """Push the intervals of a strip, the last one first."""
+    coder.reserve(strip.intervals.size // 2)
+    _push_all(coder.heads, coder.words, coder.counts, strip.intervals.reshape(-1, 2))
 
 
 def _run(

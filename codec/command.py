@@ -43,11 +43,10 @@ def _with_latents(dataset, args, job):
 
     path, model, identity = checkpoints.open_for(dataset, args)
     check_output(dataset, model.nz, args)
-    test = distributed.in_turn(job, lambda: datasets.load(dataset, "test", args.data))
-    chosen = test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
+    chosen = distributed.in_turn(job, lambda: _choose(dataset, args))
     chains, count = chosen.shape[:2]
     setup = experiment.open_setup(dataset, args, path, model, identity, job)
-    padding = np.prod(model.xs) / np.prod(test.shape[1:])  # padded dimensions to real ones
+    padding = np.prod(model.xs) / np.prod(chosen.shape[2:])  # padded dimensions to real ones
     size = results.size_name(chains, count)
     folder, rates = paths.results(dataset, model.nz, args.output), {}
 
@@ -79,8 +78,7 @@ def _with_context(dataset, args):
 
     processes.refuse_several("coding with the context network")
     check_output(dataset, 0, args)
-    test = datasets.load(dataset, "test", args.data)
-    chosen = test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
+    chosen = _choose(dataset, args)
     name = context_experiment.SCHEME + results.seed_name(args.seed) + results.size_name(*chosen.shape[:2])
     result = context_experiment.run(dataset, args, chosen, name)
     if result is not None:
@@ -88,6 +86,12 @@ def _with_context(dataset, args):
         _save(folder, name, result)
         print(summary(result, 1).replace("ELBO            ", "log-likelihood  "))
         print(f"wrote {folder}/{name}_*.npy")
+
+
+def _choose(dataset, args):
+    """The test images that the flags choose: uint8 [chains, images, H, W, C]."""
+    test = datasets.load(dataset, "test", args.data)
+    return test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
 
 
 def _save(folder, name, result):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from model import context, context_data
 from model.context import HEAD, HIDDEN, INPUTS, OUTPUTS, PERIOD, SCALE_LIMIT, K, Weights
 from model.context_mixture import UNIFORM
-from model.train_state import ANEW, refuse_to_replace
+from model.train_state import ANEW, read_full, refuse_to_replace, save
 from model.training import stop_signals
 from utils import cli, paths, processes
 from utils.errors import UserError
@@ -105,6 +105,13 @@ class ContextNetwork(nn.Module):
 
 
 @torch.no_grad()
+def average_in(average, network, step):
+    """Move the averaged parameters towards those after a step, counted from 1: slowly, but for the first steps."""
+    decay = min(EMA, step / (step + 10))
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+
+
+@torch.no_grad()
 def validate(network, source):
     """The mean code length of each of the source's sets for validation, in bits/dim."""
     return [network.bits(*pixels)[:, : source.channels].double().mean().item() for pixels in source.sets.values()]
@@ -143,12 +150,11 @@ def train(dataset, args):
     def elapsed():
         return spent + time.monotonic() - began
 
-    def save():
-        with paths.replacing(full) as file:
-            torch.save({
-                "network": network.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(),
-                "step": step, "curve": curve, "seconds": elapsed(), "identity": identity,
-            }, file)  # fmt: skip
+    def save_full():
+        save({
+            "network": network.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(),
+            "step": step, "curve": curve, "seconds": elapsed(), "identity": identity,
+        }, full)  # fmt: skip
 
     bar = tqdm(total=args.steps, initial=step, unit="step", dynamic_ncols=True, desc="context network")
     running = None
@@ -167,9 +173,7 @@ def train(dataset, args):
                 raise UserError(f"{what}; go on with --resume and a lower --lr")
             optimiser.step()
             step += 1
-            decay = min(EMA, step / (step + 10))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+            average_in(average, network, step)
             running = value if running is None else 0.99 * running + 0.01 * value
             bar.update()
             if step % args.test_every == 0 or step == args.steps:
@@ -179,9 +183,9 @@ def train(dataset, args):
             if step % 20 == 0:
                 bar.set_postfix_str(f"{running:.4f} bits/dim")
             if time.monotonic() - saved > SAVE_SECONDS:
-                save()
+                save_full()
                 saved = time.monotonic()
-    save()
+    save_full()
     context.save(
         target, average.weights(), steps=step, seconds=elapsed(), **identity_record(identity),
         curve=np.array(curve, np.float64).reshape(-1, 1 + len(source.sets)),
@@ -197,16 +201,9 @@ def identity_record(identity):
 
 
 def _load_state(path, identity):
-    if not path.exists():
-        print(f"{path} does not exist: starting from the beginning")
-        return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        saved = state["identity"]
-    except Exception as error:  # torch.load raises whatever the corruption happens to provoke
-        raise UserError(f"{path} is not a full checkpoint ({type(error).__name__}); {ANEW}") from None
-    if saved | {"lr": None} != identity | {"lr": None}:  # a run may go on with another rate
-        raise UserError(f"{path} is of another run, {saved}; use its settings, or {ANEW}")
+    state = read_full(path)
+    if state is not None and state["identity"] | {"lr": None} != identity | {"lr": None}:  # another rate will do
+        raise UserError(f"{path} is of another run, {state['identity']}; use its settings, or {ANEW}")
     return state
 
 

@@ -64,20 +64,30 @@ def save(entries, path):
         torch.save(entries, file)
 
 
-def load_full(path, identity):
-    """Read the full checkpoint that --resume goes on from: its entries, or None where there is none.
-
-    A precision of None in `identity` stands for whichever the run has had.
-    Raises UserError where it cannot be read, or belongs to a run with other settings than `identity`.
-    """
+def read_full(path):
+    """The entries of the full checkpoint that --resume goes on from, or None where there is none; UserError where it
+    cannot be read. "identity" is among them, the settings of its run."""
     if not path.exists():
         print(f"{path} does not exist: starting from the beginning")
         return None
     try:
         entries = torch.load(path, map_location="cpu", weights_only=True)
-        saved = entries["identity"]
+        entries["identity"]
     except Exception as error:  # torch.load raises whatever the corruption happens to provoke
         raise UserError(f"{path} is not a full checkpoint ({type(error).__name__}); {ANEW}") from None
+    return entries
+
+
+def load_full(path, identity):
+    """As read_full(), of a run of the paper's models.
+
+    A precision of None in `identity` stands for whichever the run has had.
+    Raises UserError, too, where the checkpoint belongs to a run with other settings than `identity`.
+    """
+    entries = read_full(path)
+    if entries is None:
+        return None
+    saved = entries["identity"]
     # Checkpoints of before --precision was recorded have none.
     expected = {
         key: value for key, value in identity.items() if key != "precision" or None not in (value, saved.get(key))

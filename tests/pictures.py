@@ -35,15 +35,20 @@ def small_codec(channels=3, nz=2, exact=False):
     return block_codec.of_model(model, discretization.sample_ranges(model, None, 6, identity), identity, networks)
 
 
-@functools.cache
-def small_network(seed=0, amplitude=0.05):
-    """A ContextNetwork as training begins with, its weights shaken so that none is zero."""
+def torch_network(seed=0, amplitude=0.05):
+    """A context network as training begins with, its weights shaken so that none is zero."""
     torch.manual_seed(seed)
     network = context_training.ContextNetwork()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += amplitude * torch.randn_like(parameter)
-    return autoregressive.ContextNetwork(*context.check(network.weights()))
+    return network
+
+
+@functools.cache
+def small_network(seed=0, amplitude=0.05):
+    """The ContextNetwork that has the weights of torch_network()."""
+    return autoregressive.ContextNetwork(*context.check(torch_network(seed, amplitude).weights()))
 
 
 def mild(height, width, mode="RGB", seed=0, amplitude=6):

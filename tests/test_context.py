@@ -5,22 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import picture_of, small_network
+from pictures import picture_of, small_network, torch_network
 
-from model import context, context_adaptation, context_data, context_mixture, context_training
+from model import context, context_adaptation, context_data, context_mixture
 from model.context import HEAD, PAD, PERIOD, UNKNOWN, K
 from model.context_mixture import SYMBOLS
 from utils.errors import UserError
-
-
-def torch_network(seed=0, amplitude=0.05):
-    """The network whose weights small_network() has."""
-    torch.manual_seed(seed)
-    network = context_training.ContextNetwork()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += amplitude * torch.randn_like(parameter)
-    return network
 
 
 def surroundings(kind, height=12, width=20, seed=0):

@@ -7,96 +7,116 @@ import time
 import common
 import numpy as np
 import torch
-from torch import nn
 
-from model import context_data
-from model.context import HIDDEN
-from model.context_training import ContextNetwork, average_in
-from model.vae import Model
-from utils import cli, datasets, paths
-from utils.torch import rand
-from utils.torch.modules import WnConv2d, init_mode
+from model import context, context_data, training
+from model.context_network import ContextNetwork
+from model.context_training import average_in
+from model.vae import Model, log_likelihoods
+from utils import cli, datasets, distributed, paths
+from utils.published import SETTINGS
+from utils.torch.modules import fold_weight_norm, init_mode
 
-COLUMNS = ["dataset", "nz", "seconds", "steps", "recon", "KL", "bits/dim"]
+COLUMNS = ["dataset", "nz", "context", "seconds", "steps", "recon", "KL", "bits/dim"]
 WIDTH, BLOCKS, NPROCESSING = 32, 4, 2  # of the networks of the latents, as in the checkpoints that ship
-PIXELS = 4096  # a step
+PIXELS = 4096  # a step of the context network alone
+BATCH = 16  # images, with latents
+RATES = {"network": 3e-3, "latents": 2e-3}
+GENTLE = 1e-3  # the rate of a context network that is trained already
 WARM_UP = 0.3  # of the time, over which the KL is weighed in
+CHUNK = 50  # images that are tested at once
 
 DESCRIPTION = f"""Try whether latents earn anything under the context likelihood, at equal training time.
 
 Trains the context network alone (nz = 0), and as the likelihood p(x|z_1) of a model with latents, whose generative
-network gives {HIDDEN} features a pixel that are added to the first layer of the context network's trunk. Each trial
-has the same processor time on one thread. The learning rates fall to zero over it by a cosine, and the KL is weighed
-in over its first {WARM_UP:.0%}. A row is of the first test images, with averaged weights: the terms of the bound."""
+network gives it {context.HIDDEN} features a pixel: --likelihood=context --nz=... of the training scripts. Each trial
+has the same processor time on one thread. The learning rates fall to zero over it by a cosine, the KL is weighed in
+over its first {WARM_UP:.0%}, and every channel of a latent has one bit free, as in the paper. A row is of the first
+test images, with averaged weights: the terms of the bound, per dimension of the images."""
 
 
-class Trial(nn.Module):
-    """forward(images) gives (reconstruction, KL), bits/dim of each of images, uint8 [N, H, W, C]."""
+class Mask:
+    """Keeps a context network from all but its `near` nearest neighbours, unless these are all there are."""
 
-    def __init__(self, dataset, nz):
-        super().__init__()
-        self.network, self.model = ContextNetwork(), None
-        if nz:
-            zchannels = 1 if dataset == "mnist" else 8
-            xs = datasets.model_shape(dataset)
-            self.model = Model(xs, nz, zchannels, NPROCESSING, 3, BLOCKS, WIDTH, conditional_scale=True)
-            self.model.gen_mu = nn.Sequential(WnConv2d(WIDTH, 4 * HIDDEN, 3, init_scale=0.1), nn.PixelShuffle(2))
-            self.model.gen_std = nn.Identity()
+    def __init__(self, near):
+        known = torch.zeros(context.INPUTS, 1)
+        for colour in range(3):
+            known[colour * context.NEAR : colour * context.NEAR + near] = 1
+        known[context.ERRORS - 1 :] = near == context.NEAR  # these are made of neighbours, too
+        self.known = known
 
-    def forward(self, images):
-        features, kl = (0, torch.zeros(len(images))) if self.model is None else self.latents(images)
-        bits = self.network.bits(*context_data.describe_images(images), features)[:, : images.shape[3]]
-        dims = images[0].size
-        return bits.reshape(len(images), -1).sum(1) / dims, kl / dims
-
-    def latents(self, images):
-        """What the latents say of each pixel, [pixels, HIDDEN], and their KL, [N] bits."""
-        model, nats = self.model, 0.0
-        given = torch.from_numpy(datasets.to_channels_first(images))
-        for i in range(model.nz):
-            mu, scale = model.infer(i, given)
-            z = rand.sample(mu, scale)
-            nats += rand.log_density(z, mu, scale).sum((1, 2, 3))
-            if i:
-                nats -= rand.log_density(given, *model.generate(i, z)).sum((1, 2, 3))
-            else:
-                h = model.gen_mu(model.gen_res0(model.gen_res1(model.gen_in(z))))
-            given = z
-        nats -= rand.log_density(given, torch.zeros_like(given), torch.ones_like(given)).sum((1, 2, 3))
-        edge = (h.shape[-1] - images.shape[2]) // 2  # MNIST's padding
-        h = h[..., edge : h.shape[-2] - edge, edge : h.shape[-1] - edge]
-        return h.permute(0, 2, 3, 1).flatten(0, 2), nats / math.log(2)
+    @torch.no_grad()
+    def __call__(self, network):
+        network.first *= self.known
+        network.linear *= self.known
 
 
-def measure(dataset, nz, train, test, seconds):
-    """A row of the table."""
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    trial, generator = Trial(dataset, nz), np.random.default_rng(0)
-    count = max(1, PIXELS // (train.shape[1] * train.shape[2]))
+def begin(dataset, nz, start, images):
+    """(module, context network) to be trained; images: uint8 [N, H, W, C], to initialise with."""
+    if not nz:
+        module = network = ContextNetwork()
+    else:
+        settings = SETTINGS[dataset]
+        module = Model(settings.xs, nz, settings.zchannels, NPROCESSING, 3, BLOCKS, WIDTH, likelihood="context")
+        network = module.context
+    if start:
+        network.load_weights(start)
     if nz:
         with torch.no_grad(), init_mode():
-            trial(train[:100])
-    average = copy.deepcopy(trial)
-    rates = {"network": 3e-3, "model": 2e-3}
-    groups = [{"params": list(part.parameters()), "rate": rates[name]} for name, part in trial.named_children()]
-    optimiser = torch.optim.Adam(groups, fused=True)
+            log_likelihoods(module, torch.from_numpy(datasets.to_channels_first(images)))
+    return module, network
+
+
+def bound(module, images):
+    """(reconstruction, KL) of images uint8 [N, H, W, C], each [N] in bits."""
+    if isinstance(module, ContextNetwork):
+        recon = module.bits(*context_data.describe_images(images))[:, : images.shape[3]].reshape(len(images), -1).sum(1)
+        return recon, torch.zeros_like(recon)
+    recon, dec, enc = log_likelihoods(module, torch.from_numpy(datasets.to_channels_first(images)))
+    return -recon, (enc - dec).sum((0, 2))
+
+
+def objective(module, images, weight, dtype, job):
+    """What to call backward() of. weight: of the KL."""
+    if isinstance(module, ContextNetwork):
+        return bound(module, images)[0].mean() / images[0].size
+    x = torch.from_numpy(datasets.to_channels_first(images))
+    return training.forward(training.Likelihoods(module), module.xs, job, x, len(x), dtype=dtype, kl_weight=weight)[0]
+
+
+def measure(dataset, nz, near, train, test, seconds, start, job):
+    """A row of the table. start: context.Weights to start from, or None."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    generator, mask = np.random.default_rng(0), Mask(near)
+    module, network = begin(dataset, nz, start, train[:200])
+    mask(network)
+    count = BATCH if nz else max(1, PIXELS // (train.shape[1] * train.shape[2]))
+    dtype = training.DTYPES[training.precision(job.device)]
+    average, own = copy.deepcopy(module), set(network.parameters())
+    groups = [
+        {"params": list(own), "rate": GENTLE if start else RATES["network"]},
+        {"params": [p for p in module.parameters() if p not in own], "rate": RATES["latents"]},
+    ]
+    optimiser = torch.optim.Adam([group for group in groups if group["params"]], fused=True)
     steps, began = 0, time.process_time()
     while (done := (time.process_time() - began) / seconds) < 1:
         for group in optimiser.param_groups:
             group["lr"] = group["rate"] * 0.5 * (1 + math.cos(math.pi * done))
-        recon, kl = trial(train[np.sort(generator.choice(len(train), count, replace=False))])
+        images = train[np.sort(generator.choice(len(train), count, replace=False))]
+        loss = objective(module, images, min(1, done / WARM_UP), dtype, job)
         optimiser.zero_grad()
-        (recon.mean() + min(1, done / WARM_UP) * kl.mean()).backward()
-        torch.nn.utils.clip_grad_norm_(trial.parameters(), 1.0)
+        loss.backward()
+        training.clip(module)
         optimiser.step()
+        mask(network)
         steps += 1
-        average_in(average, trial, steps)
+        average_in(average, module, steps)
+    average = fold_weight_norm(average)
     with torch.no_grad():
         torch.manual_seed(1)
-        parts = [average(test[i : i + 50]) for i in range(0, len(test), 50)]
-    recon, kl = (torch.cat(part).double().mean().item() for part in zip(*parts, strict=True))
-    return dataset, nz, seconds, steps, recon, kl, recon + kl
+        parts = [bound(average, test[i : i + CHUNK]) for i in range(0, len(test), CHUNK)]
+    recon, kl = (torch.cat(part).double().mean().item() / test[0].size for part in zip(*parts, strict=True))
+    return dataset, nz, near, seconds, steps, recon, kl, recon + kl
 
 
 @cli.script
@@ -107,6 +127,11 @@ def main(argv=None):
     parser.add_argument(
         "--nz", type=cli.whole_number(0, 8), nargs="+", default=[0, 1], help="latent layers, a row each"
     )
+    parser.add_argument(
+        "--near", type=cli.whole_number(1, context.NEAR), nargs="+", default=[context.NEAR],
+        help="neighbours that the context network sees, rows for each; below the most it does without local errors",
+    )  # fmt: skip
+    parser.add_argument("--start", metavar="FILE", help="a context network that every trial starts from (.npz)")
     parser.add_argument("--seconds", type=cli.whole_number(1), default=480, help="processor time of a trial")
     parser.add_argument("--images", type=cli.whole_number(1), default=200, help="test images, the first")
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
@@ -114,8 +139,11 @@ def main(argv=None):
     seconds, images = (2, 2) if args.quick else (args.seconds, args.images)
     train = datasets.load(args.dataset, "train", args.data)
     test = datasets.load(args.dataset, "test", args.data)[:images]
-    rows = (measure(args.dataset, nz, train, test, seconds) for nz in args.nz)
-    common.report("latents", args.output, COLUMNS, rows, len(args.nz))
+    start = context.load(args.start, args.dataset)[0] if args.start else None
+    job = distributed.start(gpu=-1)
+    trials = [(nz, near) for near in args.near for nz in args.nz]
+    rows = (measure(args.dataset, nz, near, train, test, seconds, start, job) for nz, near in trials)
+    common.report("latents", args.output, COLUMNS, rows, len(trials))
 
 
 if __name__ == "__main__":

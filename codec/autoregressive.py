@@ -18,13 +18,14 @@ import numpy as np
 
 from codec.bitsback import Progress
 from codec.header import MAX_STRIPS
-from codec.rans import Rans, pop_symbol, push_symbol, top
+from codec.rans import Rans, pop_symbol, push_symbol, raise_if_empty, top
 from model import context, context_adaptation, context_mixture
-from model.context import PAD, PERIOD, UNKNOWN, Weights
+from model.context import PAD, PERIOD, SMALL_GRID, UNKNOWN, Weights
 from model.context_adaptation import EVERY, Adaptation
 from model.context_mixture import PRECISION, SYMBOLS, Mixture, cumulative
 from utils import paths, processors
 from utils.compiled import compiled
+from utils.fixed_point import FRACTION
 
 _ROWS = 64  # of a strip, at least
 _PIXELS = 120_000  # of a strip, at least, up to _FEW strips
@@ -34,6 +35,7 @@ _BANDS, _BAND, _BAND_WIDTH = 4, 2 * PERIOD, 512
 _BATCH = 1 << 14  # pixels of a strip, about, that are coded between two looks at the progress
 _LEAST_BITS = 0.99 * context_mixture.LEAST_BITS  # of a symbol, with room for how rANS rounds
 _EMPTY = np.array([0, 1], np.uint32)  # the words of a lane on which nothing is
+_NO_FEATURES = np.empty((0, 0, context.HIDDEN), np.float32)
 
 
 class Coding(NamedTuple):
@@ -66,6 +68,7 @@ class _Strip(NamedTuple):
 
     planes: np.ndarray
     intervals: np.ndarray  # uint32 [rows, columns, channels, 2]: start and freq; of the encoder
+    features: np.ndarray  # float32 [rows, columns, HIDDEN]: what latents say of pixels; no rows without latents
     weights: Weights
     gradients: Weights
     adaptation: Adaptation
@@ -171,9 +174,57 @@ def decode_chain(words: np.ndarray, shape: tuple[int, ...], weights: Weights, gr
     return images
 
 
-def _code_image(strip, shape, grid, decoding, coder):
-    where = (0, shape[0], 0, shape[2], grid, False, decoding)
-    return _code_rows(strip, context_mixture.table(), *where, coder.heads, coder.words, coder.counts)
+def _code_image(strip, shape, grid, decoding, coder, lane=0):
+    where, one = (0, shape[0], 0, shape[2], grid, False, decoding), slice(lane, lane + 1)
+    stack = coder.heads[one], coder.words[one], coder.counts[one]
+    return _code_rows(strip, context_mixture.table(), *where, *stack)
+
+
+class Pixels:
+    """p(x|z_1) of small images, one a lane, by a context network that latents give features (bitsback.Distribution).
+
+    features: int64 [lanes, HIDDEN, H, W] with FRACTION fraction bits, of each pixel what is added to the trunk's first
+    layer. Symbols are grey levels, [lanes, C * H * W].
+    """
+
+    def __init__(self, weights: Weights, features: np.ndarray) -> None:
+        self._weights = weights
+        scaled = features.astype(np.float32) * np.float32(2.0**-FRACTION)  # which is exact
+        self._features = np.ascontiguousarray(scaled.transpose(0, 2, 3, 1))
+
+    def push(self, coder: Rans, symbols: np.ndarray) -> None:
+        """See bitsback.Distribution."""
+        images = symbols.astype(np.uint8).reshape(len(symbols), -1, *self._features.shape[1:3])
+        coder.reserve(symbols.shape[1])
+
+        def push(lane):
+            image = images[lane].transpose(1, 2, 0)
+            strip = _fill(image, self._weights)._replace(features=self._features[lane])
+            _code_image(strip, image.shape, SMALL_GRID, False, coder, lane)
+            one = slice(lane, lane + 1)
+            _push_all(coder.heads[one], coder.words[one], coder.counts[one], strip.intervals.reshape(-1, 2))
+
+        _each_lane(push, len(images))
+
+    def pop(self, coder: Rans, lanes: int, dims: int) -> np.ndarray:
+        """See bitsback.Distribution."""
+        height, width = self._features.shape[1:3]
+        channels = dims // (height * width)
+        images = np.empty((lanes, height, width, channels), np.uint8)
+
+        def pop(lane):
+            strip = _begin(height, width, channels, self._weights)._replace(features=self._features[lane])
+            if not _code_image(strip, images.shape[1:], SMALL_GRID, True, coder, lane):
+                raise_if_empty(lane)
+            context.take(strip.planes, images[lane])
+
+        _each_lane(pop, lanes)
+        return images.transpose(0, 3, 1, 2).reshape(lanes, dims).astype(np.int64)
+
+
+def _each_lane(function, lanes):
+    with concurrent.futures.ThreadPoolExecutor(processors.count()) as pool:
+        list(pool.map(function, range(lanes)))
 
 
 def choose_grid(pixels: np.ndarray, weights: Weights) -> int:
@@ -202,8 +253,8 @@ def cost(images: Sequence[np.ndarray], weights: Weights, coding: Coding) -> floa
 def _begin(height: int, width: int, channels: int, weights: Weights) -> _Strip:
     adapted, gradients, adaptation = context_adaptation.begin(weights)
     return _Strip(
-        context.planes_of(height, width), np.empty((0, width, channels, 2), np.uint32), adapted, gradients, adaptation,
-        context.scratch(), context_mixture.mixture(), np.zeros(1, np.int64),
+        context.planes_of(height, width), np.empty((0, width, channels, 2), np.uint32), _NO_FEATURES,
+        adapted, gradients, adaptation, context.scratch(), context_mixture.mixture(), np.zeros(1, np.int64),
     )  # fmt: skip
 
 
@@ -281,6 +332,8 @@ def _code_rows(strip, table, first, last, offset, channels, grid, adapting, deco
             column = PAD + x
             context.begin_pixel(planes, row, column)
             block_column = x // grid % PERIOD if grid else UNKNOWN
+            if len(strip.features):
+                s.given[:] = strip.features[y, x]
             spread = context.trunk(planes, row, column, block_row, block_column, strip.weights, s)
             for c in range(channels):
                 point = context.head(c, strip.weights, s)

@@ -59,6 +59,8 @@ def open_checkpoint(
     model, identity = checkpoints.load(path, device)
     if model.xs[1] != model.xs[2] or model.xs[0] not in CHANNELS.values():
         raise UserError(f"{path} is for images of shape {model.xs}, not for square blocks of grey or RGB pixels")
+    if model.context is not None:
+        raise UserError(f"{path} has a context likelihood given latents; files take the logistic one")
     networks: exact.ExactModel | None = None
     if integers:
         choose = exact.find if wanted else make_exact.for_checkpoint

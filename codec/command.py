@@ -12,7 +12,6 @@ import numpy as np
 
 from codec import conventional
 from codec.bitsback import SCHEDULES, whitened
-from model.train_options import LIKELIHOODS
 from utils import cli, datasets, paths, processes, results
 from utils.results import BITSWAP, MEASURES, SCHEMES
 
@@ -30,7 +29,7 @@ def main(dataset: str, argv: list[str] | None = None) -> None:
 
 def _main(dataset, argv):
     args = parse(dataset, argv)
-    if args.likelihood == "context":
+    if args.likelihood == "context" and not args.nz:
         return _with_context(dataset, args)
     with processes.joined(args, "coding") as job:
         return _with_latents(dataset, args, job)
@@ -42,13 +41,14 @@ def _with_latents(dataset, args, job):
     from utils import distributed
 
     path, model, identity = checkpoints.open_for(dataset, args)
-    check_output(dataset, model.nz, args)
+    family = paths.family(dataset, model.likelihood)
+    check_output(family, model.nz, args)
     chosen = distributed.in_turn(job, lambda: _choose(dataset, args))
     chains, count = chosen.shape[:2]
     setup = experiment.open_setup(dataset, args, path, model, identity, job)
     padding = np.prod(model.xs) / np.prod(chosen.shape[2:])  # padded dimensions to real ones
     size = results.size_name(chains, count)
-    folder, rates = paths.results(dataset, model.nz, args.output), {}
+    folder, rates = paths.results(family, model.nz, args.output), {}
 
     def keep(scheme, result, floats):
         _save(folder, f"{scheme}_{variant(args)}{size}", result)
@@ -114,22 +114,23 @@ def parse(dataset: str, argv: list[str] | None = None) -> argparse.Namespace:
         "      bits/dim (per padded dimension) of each image, of its negative ELBO, of the chain so far, and its bits\n"
         f"  bitstreams/{dataset}<nz>/<scheme>_<variant>.npz               the compressed images\n"
         f"  bins/{dataset}_nz<nz>_<q>bits_<checkpoint>.npz                the bins, where there are none yet\n"
-        f"or, with --likelihood=context, plots/{dataset}0/context_*.npy and bitstreams/{dataset}0/context_*.npz.\n"
+        f"With --likelihood=context the folders are {dataset}_context<nz>; without --nz the files are\n"
+        f"plots/{dataset}0/context_*.npy and bitstreams/{dataset}0/context_*.npz.\n"
         "The variant is <q>bits, with _exact, _bf16, _whitened, _seed<seed> and _<chains>x<images> where these are\n"
         "not the paper's, so that results of different kinds do not replace each other."
     )
     parser.add_argument("--full", action="store_true", help="the paper's experiment: the default with any other flag")
-    likelihood = "logistic: the paper's models; context: the context network, which has no latents (and no --nz)"
-    parser.add_argument("--likelihood", choices=LIKELIHOODS, default=LIKELIHOODS[0], help=likelihood)
+    likelihood = "of x: the paper's, or a context network's, with --nz=1 or more given latents, else without any"
+    parser.add_argument("--likelihood", choices=cli.LIKELIHOODS, default=cli.LIKELIHOODS[0], help=likelihood)
     parser.add_argument("--context", help="a context network (default: the one trained here, or else the shipped one)")
     datasets.add_arguments(parser)
     args = add_and_parse(parser, argv)
-    if args.likelihood == "context":
-        for flag in ("bitswap", "exact", "precision", "whiten", "nz", "quantbits", "checkpoint", "gpu"):
+    if args.likelihood == "context" and not args.nz:
+        for flag in ("bitswap", "exact", "precision", "whiten", "quantbits", "checkpoint", "gpu"):
             if getattr(args, flag) != parser.get_default(flag):
-                parser.error(f"--{flag} is of models with latents: leave it out with --likelihood=context")
+                parser.error(f"--{flag} is of models with latents: give --nz, too, or leave it out")
     elif args.context is not None:
-        parser.error("--context goes with --likelihood=context")
+        parser.error("--context goes with --likelihood=context, without --nz")
     args.first_look = not (sys.argv[1:] if argv is None else argv)
     if args.first_look:
         args.experiments, args.ndatapoints = FIRST_LOOK
@@ -210,9 +211,10 @@ def run_schemes(
         schedule = SCHEDULES[scheme](model.nz)
         if args.whiten:
             schedule = whitened(schedule)
-        file = paths.bitstreams(dataset, model.nz, args.output) / f"{scheme}_{variant(args)}{size}.npz"
+        family = paths.family(dataset, model.likelihood)
+        file = paths.bitstreams(family, model.nz, args.output) / f"{scheme}_{variant(args)}{size}.npz"
         full_header = setup.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
-        print(f"\n{dataset}, nz={model.nz}, {SCHEMES[scheme]}: {what}")
+        print(f"\n{family}, nz={model.nz}, {SCHEMES[scheme]}: {what}")
         if not args.verify_only:
             result = compress(schedule, setup.conditional, "encode")
             if job.rank == 0:

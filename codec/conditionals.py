@@ -6,8 +6,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from codec.autoregressive import Pixels
 from codec.bitsback import Distribution
 from codec.logistic import Logistic, Uniform
+from model.context import Weights
 from model.vae import LatentVariableModel
 from utils.fixed_point import FRACTION, Bins, quantize
 
@@ -18,7 +20,8 @@ class Network(Protocol):
 
     given: int64 on the CPU, z_i or z_{i+1} [B, *zs] with FRACTION fraction bits, or the levels x [B, *xs] for infer(0).
     Parameters (mu, scale): int64 on any device, of the shape of what they describe; mu with FRACTION fraction bits and
-    scale an index into the table of scales. The scale of x may lack the batch axis.
+    scale an index into the table of scales. The scale of x may lack the batch axis. Where a context network codes x,
+    mu are the features that it is given, [B, HIDDEN, H, W], and scale is None.
     """
 
     xs: tuple[int, ...]  # the shape of an image
@@ -29,7 +32,7 @@ class Network(Protocol):
     def infer(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Parameters of q(z_{i+1} | z_i), or q(z_1 | x) for i = 0."""
 
-    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, Any]:
         """Parameters of p(z_i | z_{i+1}), or p(x | z_1) for i = 0."""
 
     def to_levels(self, pixels: Any) -> Any:
@@ -58,7 +61,7 @@ class FloatNetwork:
         values = given.float() if i == 0 else given.float() / (1 << FRACTION)
         return _quantized(*self.model.infer(i, values.to(self.device)))
 
-    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, Any]:
         """See Network."""
         return _quantized(*self.model.generate(i, (given.float() / (1 << FRACTION)).to(self.device)))
 
@@ -67,20 +70,22 @@ def _identity(x: Any) -> Any:
     return x
 
 
-def _quantized(mu: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    integers = quantize(mu.cpu().numpy(), scale.cpu().numpy())
-    return torch.from_numpy(integers[0]), torch.from_numpy(integers[1])
+def _quantized(mu: torch.Tensor, scale: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
+    integers = quantize(mu.cpu().numpy(), None if scale is None else scale.cpu().numpy())
+    return torch.from_numpy(integers[0]), None if integers[1] is None else torch.from_numpy(integers[1])
 
 
 class Conditionals:
-    """The distributions that a network and its bins define (codec.bitsback.CodedVariables): logistics over bins.
+    """The distributions that a network and its bins define (codec.bitsback.CodedVariables): logistics over bins, but
+    for x where a context network codes it.
 
-    bins: for each variable its bins, pixels first.
+    bins: for each variable its bins, pixels first. context: that network's weights.
     """
 
-    def __init__(self, network: Network, bins: Sequence[Bins]) -> None:
+    def __init__(self, network: Network, bins: Sequence[Bins], context: Weights | None = None) -> None:
         self.network = network
         self.bins = bins
+        self.context = context
         self.device = network.device
         self._shapes = [tuple(network.xs)] + [tuple(network.zs)] * network.nz
         self.dims: Sequence[int] = [int(np.prod(shape)) for shape in self._shapes]
@@ -103,6 +108,8 @@ class Conditionals:
         values = symbols.astype(np.int64) if given == 0 else self.bins[given].centres(symbols)
         network = self.network.infer if variable > given else self.network.generate
         parameters = network(min(variable, given), torch.from_numpy(values).view(-1, *self._shapes[given]))
+        if self.context is not None and variable == 0:
+            return Pixels(self.context, parameters[0].cpu().numpy())
         mu, scale = (part.cpu().numpy() for part in parameters)
         dims = self.dims[variable]
         lane_axis = [-1] if scale.ndim == mu.ndim else []  # a pixel scale that the model learned has none

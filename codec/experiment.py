@@ -20,7 +20,7 @@ from codec import bitsback
 from codec.bitsback import CodedVariables, Schedule
 from codec.conditionals import Conditionals, FloatNetwork
 from codec.rans import Rans
-from model import make_exact
+from model import context, make_exact
 from model.vae import Model, for_inference, log_likelihoods
 from utils import distributed, npz
 from utils.cli import PRECISIONS, UserError
@@ -242,8 +242,10 @@ def open_setup(
     header = {"dataset": dataset, "quantbits": args.quantbits, "checkpoint": identity, "bins": ranges.identity}
     bins = discretization.bins(model, ranges)
 
+    weights = None if model.context is None else context.check(model.context.weights(), path)[0]
+
     def in_floats(precision):
-        return Conditionals(FloatNetwork(for_inference(model, precision)), bins)
+        return Conditionals(FloatNetwork(for_inference(model, precision)), bins, weights)
 
     folded, floats = for_inference(model, args.precision), in_floats(args.precision)
     header |= {"precision": args.precision}
@@ -253,5 +255,5 @@ def open_setup(
     networks = distributed.in_turn(
         job, lambda: make_exact.for_checkpoint(path, model, identity, dataset, args.data, args.output)
     )
-    exact = Conditionals(networks, bins)
+    exact = Conditionals(networks, bins, weights)
     return Setup(folded, exact, floats, header | {"exact": networks.identity, "processes": 1}, lambda precision: exact)

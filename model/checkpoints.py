@@ -21,8 +21,11 @@ def open_for(dataset: str, args: argparse.Namespace) -> tuple[Path, Model, str]:
     Raises UserError where there is none or it is not one for this dataset.
     """
     device = cli.device(args.gpu)
-    path = find(dataset, args.nz, args.checkpoint, args.output)
+    likelihood = getattr(args, "likelihood", None)  # a flag that not every script has
+    path = find(dataset, args.nz, args.checkpoint, args.output, likelihood or cli.LIKELIHOODS[0])
     model, identity = load(path, device)
+    if likelihood not in (None, model.likelihood):
+        raise UserError(f"{path} has a {model.likelihood} likelihood: it goes with --likelihood={model.likelihood}")
     if model.xs != datasets.model_shape(dataset):
         raise UserError(f"{path} is for images of shape {model.xs}; {dataset}'s are {datasets.model_shape(dataset)}")
     if args.nz not in (None, model.nz):
@@ -31,7 +34,11 @@ def open_for(dataset: str, args: argparse.Namespace) -> tuple[Path, Model, str]:
 
 
 def find(
-    dataset: str, nz: int | None = None, checkpoint: str | Path | None = None, output: str | Path = paths.ROOT
+    dataset: str,
+    nz: int | None = None,
+    checkpoint: str | Path | None = None,
+    output: str | Path = paths.ROOT,
+    likelihood: str = cli.LIKELIHOODS[0],
 ) -> Path:
     """The path of the checkpoint to use.
 
@@ -41,21 +48,23 @@ def find(
     """
     if checkpoint is not None:
         return Path(checkpoint)
-    found = paths.checkpoints(dataset, output)
+    family = paths.family(dataset, likelihood)
+    found = paths.checkpoints(family, output)
     if nz is None:
         nz = max(found, default=None)
     if nz not in found:
         wanted = "no checkpoint" if nz is None else f"no checkpoint for --nz={nz}"
         there = f"; there is one for --nz={', '.join(map(str, sorted(found)))}" if found else ""
         published = results.DEPTHS[dataset]
-        train = f"python model/{dataset}_train.py --nz={nz if nz in published else published[-1]}"
+        other = "" if likelihood == cli.LIKELIHOODS[0] else f" --likelihood={likelihood}"
+        train = f"python model/{dataset}_train.py{other} --nz={nz if nz in published else published[-1]}"
         makes = f"{train} makes it"
         if nz not in (None, *published):
             makes = f"the published depths are {', '.join(map(str, published))}, e.g. {train}"
-        searched = dict.fromkeys((paths.params(dataset, output), paths.params(dataset), paths.PRETRAINED))
+        searched = dict.fromkeys((paths.params(family, output), paths.params(family), paths.PRETRAINED))
         raise UserError(f"{wanted} in {', '.join(map(str, searched))}{there}; {makes}")
     if found[nz].parent == paths.PRETRAINED:
-        print(f"No checkpoint in {paths.params(dataset, output)}: using the small one that ships, {found[nz]}")
+        print(f"No checkpoint in {paths.params(family, output)}: using the small one that ships, {found[nz]}")
     return found[nz]
 
 

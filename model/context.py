@@ -292,11 +292,12 @@ class Scratch(NamedTuple):
     head: np.ndarray  # [HEAD]: a head's hidden units
     outputs: np.ndarray  # [OUTPUTS]: of a head
     residuals: np.ndarray  # [3]: of the colours known here, less the linear prediction, in units of the spread
+    given: np.ndarray  # [HIDDEN]: what latents say of this pixel, added to the trunk's first layer; zeros without them
 
 
 def scratch():
     """A Scratch."""
-    sizes = (INPUTS, 3, WIDTH, 3, WIDTH, WIDTH, HEAD, OUTPUTS, 3)
+    sizes = (INPUTS, 3, WIDTH, 3, WIDTH, WIDTH, HEAD, OUTPUTS, 3, HIDDEN)
     return Scratch(*(np.zeros(size, np.float32) for size in sizes))
 
 
@@ -321,6 +322,8 @@ def trunk(planes, row, column, block_row, block_column, weights, s):
     spread = features(planes, row, column, s.inputs, s.centre)
     for k in range(WIDTH):
         s.hidden[k] = (weights.first_bias[k] + weights.row[block_row, k]) + weights.column[block_column, k]
+    for k in range(HIDDEN):
+        s.hidden[k] += s.given[k]
     _add_product(s.hidden, s.inputs, INPUTS, weights.first)
     for c in range(3):
         s.linear[c] = s.hidden[HIDDEN + c]

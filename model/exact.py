@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model import checkpoints
+from model.context import HIDDEN
 from model.vae import Model
 from utils import integer_tables, npz, paths
 from utils.cli import UserError
@@ -107,17 +108,20 @@ class ExactModel:
             mu, std = out.chunk(2, 1)
             return mu.contiguous(), self._scale("posterior", std)
 
-    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, Any]:
         """Parameters of the likelihood p(z_i | z_{i+1}), or p(x | z_1) for i = 0.
 
         given: z_{i+1}, integers [B, *zs] with FRACTION fraction bits.
         Returns (mu, scale) as infer() does; for i = 0 of shape [B, *xs], on the pixel scale [-1, 1], where the
-        scale has no batch axis unless the model has a conditional scale.
+        scale has no batch axis unless the model has a conditional scale; and of a context likelihood mu are its
+        features, [B, HIDDEN, H, W], and scale is None.
         """
         with exact_arithmetic(self.device):
             out = self._run("generate", i, self._latent(given), FRACTION)
             if i == 0 and self.fields.pixel_std.size:
                 return F.pixel_shuffle(out, 2), self._pixel_scale
+            if i == 0 and self.fields.architecture.get("likelihood") == "context":
+                return F.pixel_shuffle(out, 2), None
             mu, std = out.chunk(2, 1)
             if i == 0:
                 return F.pixel_shuffle(mu, 2), self._scale("pixel", F.pixel_shuffle(std, 2))
@@ -289,7 +293,8 @@ def read_header(text: str) -> tuple[dict[str, Any], str]:
     flags = {"conditional_scale", "colour_transform"}
     sound = (
         isinstance(arguments, dict)
-        and set(arguments) == {"xs", *least, *flags}
+        and set(arguments) - {"likelihood"} == {"xs", *least, *flags}
+        and arguments.get("likelihood", "context") == "context"  # not recorded of the other
         and all(type(arguments[name]) is int and n <= arguments[name] <= 4096 for name, n in least.items())
         and all(type(arguments[name]) is bool for name in flags)
         and isinstance(arguments["xs"], list)
@@ -317,10 +322,12 @@ def check_arrays(arrays: list[np.ndarray], architecture: dict[str, Any]) -> list
     area, channels = a.kernel_size**2, 4 * a.xs[0]
     inputs = 25 * channels + (2 * a.nz - 1) * area * a.zchannels
     residual = 4 * a.reswidth * (25 * a.nprocessing + area * a.resdepth)
-    heads = area * ((4 * a.nz - 2) * a.zchannels + (1 + a.conditional_scale) * channels)
+    context = "likelihood" in architecture
+    pixel_head = 4 * HIDDEN if context else (1 + a.conditional_scale) * channels
+    heads = area * ((4 * a.nz - 2) * a.zchannels + pixel_head)
     if arrays[0].shape != (a.reswidth * (inputs + residual + heads),):
         raise ValueError("weights are not as many as the architecture has")
-    if arrays[4].shape != ((0,) if a.conditional_scale else a.xs):
+    if arrays[4].shape != ((0,) if a.conditional_scale or context else a.xs):
         raise ValueError("pixel_std is not of the shape of an image")
     # An input and a head for every network, four layers for a residual one of each direction.
     if arrays[3].shape != (4 * (a.nz + a.nprocessing + a.resdepth), 3):

@@ -88,7 +88,7 @@ def make(model, pixels, checkpoint="", two_passes=None):
         hook.remove()
     for which in [two_passes] if two_passes else ["heads", "all"]:
         exact = ExactModel(quantize_all(folded, seen, which, arguments, checkpoint))
-        if which == "all" or two_passes or bits_per_dim(in_floats(exact), pixels).mean() - rate <= TOLERANCE:
+        if which == "all" or two_passes or bits_per_dim(in_floats(exact, folded), pixels).mean() - rate <= TOLERANCE:
             return exact
 
 
@@ -150,18 +150,20 @@ def quantize(name, weight, bias, peak, power, two_passes):
     return np.rint(weight), np.rint(bias), unit - low + exponent, (unit, low, most)
 
 
-def in_floats(exact):
-    """A view of an ExactModel that log_likelihoods() takes: latents, mu and scale as float32."""
+def in_floats(exact, model):
+    """A view of the exact form of a Model that log_likelihoods() takes: latents, mu and scale as float32."""
 
     def floats(parameters):
         mu, number = parameters
-        return (mu.double() / 2**FRACTION).float(), torch.exp2(number / SCALES_PER_OCTAVE + LEAST_SCALE_LOG2).float()
+        scale = None if number is None else torch.exp2(number / SCALES_PER_OCTAVE + LEAST_SCALE_LOG2).float()
+        return (mu.double() / 2**FRACTION).float(), scale
 
     def fixed(given):
         return (given * 2**FRACTION).round().to(torch.int64)
 
     return SimpleNamespace(
         nz=exact.nz,
+        context=model.context,  # the same in either form
         to_levels=exact.to_levels,
         infer=lambda i, given: floats(exact.infer(i, given if i == 0 else fixed(given))),
         generate=lambda i, given: floats(exact.generate(i, fixed(given))),
@@ -229,7 +231,7 @@ def main(argv=None):
     pixels = sample_images(args.dataset, "train", args.data, CALIBRATION)
     exact = from_checkpoint(path, model, identity, pixels, args.two_passes)
     save(to, exact)
-    forms, rates = (fold_weight_norm(model), in_floats(exact)), []
+    forms, rates = (fold_weight_norm(model), in_floats(exact, model)), []
     for pixels in sample_images(args.dataset, "test", args.data, args.compare).split(50):
         rates.append([bits_per_dim(form, pixels).numpy() for form in forms])
     float_rate, exact_rate = (np.concatenate(each).mean() for each in zip(*rates, strict=True))

@@ -5,7 +5,6 @@ import sys
 
 from utils import cli, paths
 
-LIKELIHOODS = ("logistic", "context")
 LEAST_LR = 5e-4  # what the published schedule decays to
 
 
@@ -13,9 +12,10 @@ def main(settings, argv=None):
     """Entry point of a training script."""
     argv = sys.argv[1:] if argv is None else argv
     which = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    which.add_argument("--likelihood", choices=LIKELIHOODS, default=LIKELIHOODS[0])
+    which.add_argument("--likelihood", choices=cli.LIKELIHOODS, default=cli.LIKELIHOODS[0])
+    which.add_argument("--nz", default="0")
     chosen, rest = which.parse_known_args(argv)
-    if chosen.likelihood == "context":
+    if chosen.likelihood == "context" and chosen.nz == "0":
         from model import context_training
 
         context_training.main(settings.dataset, rest)
@@ -41,14 +41,18 @@ def parse(settings, argv):
         f"  runs/{name}/nz<k>/<n>/             TensorBoard logs of the n-th run\n\n"
         "Ctrl-C, SIGTERM or SIGUSR1 end a run after the present step, with everything saved that --resume needs, and\n"
         "an averaged model for the compression scripts. A second Ctrl-C ends it at once.\n"
-        "Several processes, one a GPU, train together when started by mpiexec, torchrun or srun."
+        "Several processes, one a GPU, train together when started by mpiexec, torchrun or srun.\n\n"
+        f"With --likelihood=context the folders are called {name}_context. Without --nz, that trains the context\n"
+        "network alone, with flags of its own: --likelihood=context --help shows them."
     )
     whole = cli.whole_number
     rate = cli.real_number("0 <= rate < 1", lambda value: 0 <= value < 1)
     factor = cli.real_number("0 < factor <= 1", lambda value: 0 < value <= 1)
     positive = cli.real_number("more than 0", lambda value: value > 0)
-    likelihood = "logistic: the paper's model; context: the context network, which has no latents, and flags of its own"
-    parser.add_argument("--likelihood", choices=LIKELIHOODS, default=LIKELIHOODS[0], help=likelihood)
+    likelihood = "of x: the paper's; or a context network's, to which latents are one more input"
+    parser.add_argument("--likelihood", choices=cli.LIKELIHOODS, default=cli.LIKELIHOODS[0], help=likelihood)
+    start = "a context network (.npz) to start the one of --likelihood=context from (default: at random)"
+    parser.add_argument("--start", metavar="FILE", help=start)
     parser.add_argument("--nz", type=whole(1, 64), default=settings.nz, help="number of latent layers")
     parser.add_argument("--zchannels", type=whole(1, 1024), default=settings.zchannels, help="channels of each latent")
     parser.add_argument("--nprocessing", type=whole(0, 64), default=4, help="5x5 residual layers next to x")
@@ -90,6 +94,10 @@ def parse(settings, argv):
         "--schedule", choices=("0", "1", "cosine"), default="1",
         help=f"0: constant; 1: --decay each step, down to {LEAST_LR:g}; cosine: to zero at the end of the run",
     )  # fmt: skip
+    parser.add_argument(
+        "--kl-warmup", type=whole(0, 10**12), default=0,
+        help="steps over which the KL terms rise to their full weight; beyond the paper",
+    )  # fmt: skip
     parser.add_argument("--interval", type=whole(1, 10**9), default=100, help="steps between log entries")
     parser.add_argument("--test-every", type=whole(1, 10**9), default=settings.test_every, help="epochs between tests")
     if settings.crops:
@@ -112,6 +120,10 @@ def parse(settings, argv):
         args.width = settings.widths[args.nz]
     if args.colour_transform and settings.xs[0] != 3:
         parser.error(f"--colour-transform: {name} has no colours")
+    if args.likelihood == "context" and args.colour_transform:
+        parser.error("--colour-transform is of the logistic likelihood")
+    if args.start and args.likelihood != "context":
+        parser.error("--start goes with --likelihood=context")
     if args.schedule == "cosine" and not (args.epochs or args.max_steps):
         parser.error("--schedule=cosine ends with the run: give --epochs or --max-steps")
     return args

@@ -87,7 +87,7 @@ def load_full(path, identity):
     entries = read_full(path)
     if entries is None:
         return None
-    saved = entries["identity"]
+    saved = {"kl_warmup": 0} | entries["identity"]  # which checkpoints of before do not record
     # Checkpoints of before --precision was recorded have none.
     expected = {
         key: value for key, value in identity.items() if key != "precision" or None not in (value, saved.get(key))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from model import context
 from model.logs import Log, metrics, new_run
 from model.train_options import LEAST_LR
 from model.train_state import Files, State, load_full, refuse_to_replace, save, save_full
@@ -43,9 +44,10 @@ def train(settings, args):
 
 
 def _train(settings, args, job, on_leaving):
-    files = Files(settings.dataset, args.nz, args.output)
-    runs = paths.runs(settings.dataset, args.nz, args.output)
-    curves = paths.results(settings.dataset, args.nz, args.output)
+    family = paths.family(settings.dataset, args.likelihood)
+    files = Files(family, args.nz, args.output)
+    runs = paths.runs(family, args.nz, args.output)
+    curves = paths.results(family, args.nz, args.output)
     if job.rank == 0:
         paths.check_writable(files.best, files.full)
         paths.check_folder_writable(runs, curves)
@@ -108,7 +110,8 @@ def _train(settings, args, job, on_leaving):
                 set_lr(optimiser, lr)
                 sample = seed_step(args.seed, state.step, job, len(batch))
                 x = x.to(job.device, non_blocking=True)
-                sums += train_step(model, optimiser, job, x, len(batch), sample, likelihoods, dtype)
+                weight = min(1, (state.step + 1) / args.kl_warmup) if args.kl_warmup else 1
+                sums += train_step(model, optimiser, job, x, len(batch), sample, likelihoods, dtype, weight)
                 state.step += 1
                 counted += 1
                 update_ema(ema, model, state.step)
@@ -162,7 +165,10 @@ def begin(settings, args, job, files, images):
         "kernel_size": args.kernel, "resdepth": args.blocks, "reswidth": args.width, "dropout_p": args.dropout,
         "conditional_scale": settings.conditional_scale, "colour_transform": args.colour_transform,
     }  # fmt: skip
+    if args.likelihood == "context":
+        architecture |= {"conditional_scale": False, "likelihood": "context"}
     identity = architecture | {"seed": args.seed, "batch": args.batch, "images": len(images)}
+    identity["kl_warmup"] = args.kl_warmup
     identity["precision"] = None if args.precision == "auto" else args.precision
     torch.manual_seed(args.seed)
     model = Model(**architecture).to(job.device)
@@ -179,6 +185,8 @@ def begin(settings, args, job, files, images):
         chosen = (saved or {}).get("identity", {}).get("precision") or precision(job.device)
         identity["precision"] = distributed.broadcast_object(job, chosen)
     if saved is None:
+        if args.start:
+            model.context.load_weights(context.load(args.start, settings.dataset)[0])
         if job.rank == 0:
             warm_up(model, images[_order(args.seed, 0, len(images))[: WARMUP_BATCHES * args.batch]])
         # Only now, with the data-dependent initialisation done, are the parameters what training starts from.
@@ -273,20 +281,22 @@ class Likelihoods(torch.nn.Module):
         return log_likelihoods(self.model, x, sample)
 
 
-def train_step(model, optimiser, job, x, count, sample=rand.sample, likelihoods=None, dtype=None):
+def train_step(model, optimiser, job, x, count, sample=rand.sample, likelihoods=None, dtype=None, kl_weight=1):
     """One optimiser step on a batch of `count` images, of which x, uint8 [B, C, H, W], is this process's part.
 
     sample: draws z. likelihoods: Likelihoods(model), or what averages its gradients. dtype: for autocast, or None.
+    kl_weight: of the KL in the objective, which the loss that is returned does not know.
     Returns a tensor: loss, gradient norm, and what by_tag() takes, all in bits/dim of the whole batch but the norm.
     """
-    objective, loss, terms = forward(likelihoods or Likelihoods(model), model.xs, job, x, count, sample, dtype)
+    likelihoods = likelihoods or Likelihoods(model)
+    objective, loss, terms = forward(likelihoods, model.xs, job, x, count, sample, dtype, kl_weight)
     distributed.backward(objective, optimiser)
     gnorm = clip(model)
     distributed.step(optimiser)
     return torch.cat((torch.stack((loss, gnorm)), terms))
 
 
-def forward(likelihoods, xs, job, x, count, sample=rand.sample, dtype=None):
+def forward(likelihoods, xs, job, x, count, sample=rand.sample, dtype=None, kl_weight=1):
     """What to call backward() of, the loss of the whole batch, and its terms as by_tag() takes them, in bits/dim.
 
     The loss gives every channel of every latent one free bit: sum over layers and channels of max(KL, 1), with the
@@ -305,7 +315,7 @@ def forward(likelihoods, xs, job, x, count, sample=rand.sample, dtype=None):
     all_recon, all_dec, all_enc = all_terms[0], *all_terms[1:].view(2, *kl.shape)
     all_kl = all_enc - all_dec
     # Times job.size, as the gradients of all processes will be averaged, and the loss is the sum of their parts.
-    objective = ((kl * (all_kl >= 1)).sum() - recon) / dims * job.size
+    objective = (kl_weight * (kl * (all_kl >= 1)).sum() - recon) / dims * job.size
     loss = (all_kl.clamp(min=1).sum() - all_recon) / dims
     return objective, loss, torch.cat((all_recon[None], all_dec.sum(1), all_enc.sum(1))) / dims
 

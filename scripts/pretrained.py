@@ -92,7 +92,7 @@ def store(dataset, path, data):
     integers = make_exact.from_checkpoint(target, model, identity, calibration)
     exact.save(target.with_suffix(".exact.npz"), integers)
     few = test[:500]  # integers take longer
-    change = (make_exact.bits_per_dim(make_exact.in_floats(integers), few)
+    change = (make_exact.bits_per_dim(make_exact.in_floats(integers, model), few)
               - make_exact.bits_per_dim(fold_weight_norm(model), few)).mean().item()  # fmt: skip
     height, width, channels = datasets.SHAPES.get(dataset, (32, 32, 3))
     per_real_dimension = test[0].numel() / (height * width * channels)

@@ -80,4 +80,5 @@ def test_damaged_bitstreams_are_told(flags, tmp_path):
 
 
 def test_flags_of_latents_are_refused(flags):
-    assert "--nz is of models with latents" in run(*flags, "--nz=2", check=2).stderr
+    assert "--exact is of models with latents" in run(*flags, "--exact", check=2).stderr
+    assert "--context goes with --likelihood=context, without --nz" in run(*flags, "--nz=2", check=2).stderr

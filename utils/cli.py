@@ -74,6 +74,7 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
 SEED = whole_number(0, 2**32 - 1)  # as NumPy takes it
 QUANTBITS = whole_number(2, 16)  # of the bins of latents
 PRECISIONS = ("float32", "bfloat16")  # of the networks' bodies: see model.vae.for_inference()
+LIKELIHOODS = ("logistic", "context")  # of x, given z_1: see model.vae.Model
 
 
 def real_number(condition: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
@@ -128,7 +129,7 @@ def progress(desc: str, unit: str = "step") -> Iterator[Callable[[Iterable], Ite
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that choose a checkpoint."""
-    parser.add_argument("--nz", type=whole_number(1), help="latent layers (default: the most there are trained)")
+    parser.add_argument("--nz", type=whole_number(0), help="latent layers (default: the most there are trained)")
     parser.add_argument("--checkpoint", help="a checkpoint (default: model/params/<dataset>/nz<k> or the shipped one)")
 
 

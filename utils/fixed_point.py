@@ -52,16 +52,19 @@ def _logits(n):
     return decimals(lambda k: (Decimal(k + 1) / (n - 1 - k)).ln(), n - 1, FRACTION)
 
 
-def quantize(mu: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quantize(mu: np.ndarray, scale: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
     """The integers that stand for parameters: (mu, scale), int64, from float32 or float64 arrays of the same shapes.
+
+    scale may be None, and is None then.
 
     Out of range, mu is taken to be +-2^11 and scale the nearest that there is.
     Raises ValueError where mu is not finite, or scale not finite and positive.
     """
-    values, scales = _quantize_mu(np.ravel(mu)), _quantize_scale(np.ravel(scale), _mantissas())
+    values = _quantize_mu(np.ravel(mu))
+    scales = _quantize_scale(np.ravel(1.0 if scale is None else scale), _mantissas())
     if values.min(initial=0) == _NO_NUMBER or scales.min(initial=0) == _NO_NUMBER:
         raise ValueError("mu and scale must be finite and scale positive: the network's outputs are not")
-    return values.reshape(np.shape(mu)), scales.reshape(np.shape(scale))
+    return values.reshape(np.shape(mu)), None if scale is None else scales.reshape(np.shape(scale))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def measure(path, dataset, data, count):
 
     model, identity = checkpoints.load(path)
     forms = [for_inference(model, precision) for precision in PRECISIONS]
-    forms.append(make_exact.in_floats(exact.find(path, model, identity, dataset)))
+    forms.append(make_exact.in_floats(exact.find(path, model, identity, dataset), model))
     batches = make_exact.sample_images(dataset, "test", data, count).split(BATCH)
     rates = [torch.cat([make_exact.bits_per_dim(form, pixels) for pixels in batches]) for form in forms]
     means = [rate.double().mean().item() for rate in rates]

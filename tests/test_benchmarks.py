@@ -30,9 +30,9 @@ def test_compression(tables):
         for what in ("encode", "decode"):
             total = float(row[f"{what} ms"])
             assert float(row[f"{what} x"]) == pytest.approx(total / float(row["forward ms"]))
-            *measured, rest = (float(row[f"{what} {part}"]) for part in ("network", "cdf", "rANS", "rest"))
-            assert sum(measured) + rest == pytest.approx(total)
-            assert min(measured) > 0  # the rest is a difference between runs, which noise may make negative
+            network, *others = (float(row[f"{what} {part}"]) for part in ("network", "cdf", "rANS", "rest"))
+            assert network + sum(others) == pytest.approx(total)
+            assert network > 0 and any(others)  # the others are differences, which noise may make negative
 
 
 def test_coder(tables):

@@ -17,9 +17,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codec import autoregressive, container
+from codec.rans import Rans
+from model.context import HIDDEN
+from utils.fixed_point import FRACTION
 from utils.images import Picture, same
 
 SIZES = {"RGB": [(1, 1), (150, 200), (480, 510), (1, 90)], "L": [(61, 47)]}
+LANES = 3
 
 
 def picture(mode, height, width):
@@ -32,31 +36,67 @@ def picture(mode, height, width):
     return Picture(mode, np.where((x > 160) & (y > 110) & (y < 140), 200, pixels).clip(0, 255).astype(np.uint8))
 
 
+def pictures(network):
+    """{name of a file: (what encodes, what says whether its bytes decode to the same pixels)}."""
+    cases = {}
+    for mode, sizes in SIZES.items():
+        for height, width in sizes:
+            for adapting in (False, True):
+                original = picture(mode, height, width)
+
+                def encode(original=original, adapting=adapting):
+                    return container.encode(original, coder="context", network=network, adapting=adapting)
+
+                def right(data, original=original):
+                    return same(container.decode(data, lambda header: network), original)
+
+                cases[f"{mode}_{height}x{width}_{'adapting' if adapting else 'static'}.bitswap"] = encode, right
+    return cases
+
+
+def small_images(network):
+    """As pictures(), of small images given features, as where they are the likelihood of a model with latents."""
+    x = np.arange(LANES * HIDDEN * 32 * 32).reshape(LANES, HIDDEN, 32, 32)
+    features = (x * 2654435761 >> 9) % (4 << FRACTION) - (2 << FRACTION)
+    symbols = np.stack([picture("RGB", 32, 32 + lane).pixels[:, lane:] for lane in range(LANES)])
+    symbols = symbols.transpose(0, 3, 1, 2).reshape(LANES, -1).astype(np.int64)
+    likelihood = autoregressive.Pixels(network.weights, features)
+
+    def encode():
+        coder = Rans.from_words(np.ones((LANES, 3), np.uint32))
+        likelihood.push(coder, symbols)
+        words = coder.to_words()
+        return np.concatenate([[len(lane) for lane in words], *words]).astype("<u4").tobytes()
+
+    def right(data):
+        words = np.frombuffer(data, "<u4").astype(np.uint32)
+        lanes = np.split(words[LANES:], np.cumsum(words[:LANES])[:-1].astype(int))
+        return np.array_equal(likelihood.pop(Rans.from_words(lanes), LANES, symbols.shape[1]), symbols)
+
+    return {"small_images.words": (encode, right)}
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("write", "compare"))
     parser.add_argument("folder", type=Path, metavar="DIR")
     args = parser.parse_args(argv)
     network, wrong = autoregressive.open_network(), 0
-    for mode, sizes in SIZES.items():
-        for height, width in sizes:
-            for adapting in (False, True):
-                original = picture(mode, height, width)
-                path = args.folder / f"{mode}_{height}x{width}_{'adapting' if adapting else 'static'}.bitswap"
-                began = time.perf_counter()
-                data = container.encode(original, coder="context", network=network, adapting=adapting)
-                if args.task == "write":
-                    args.folder.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(data)
-                    verdict = "written"
-                elif path.read_bytes() != data:
-                    verdict, wrong = "OTHER BYTES", wrong + 1
-                elif not same(container.decode(path.read_bytes(), lambda header: network), original):
-                    verdict, wrong = "OTHER PIXELS", wrong + 1
-                else:
-                    verdict = "the same bytes, and the same pixels decoded"
-                seconds = time.perf_counter() - began
-                print(f"{path.name}: {len(data):,} bytes, {verdict} ({seconds:.1f} s)", flush=True)
+    for name, (encode, right) in (pictures(network) | small_images(network)).items():
+        path, began = args.folder / name, time.perf_counter()
+        data = encode()
+        if args.task == "write":
+            args.folder.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            verdict = "written"
+        elif path.read_bytes() != data:
+            verdict, wrong = "OTHER BYTES", wrong + 1
+        elif not right(path.read_bytes()):
+            verdict, wrong = "OTHER PIXELS", wrong + 1
+        else:
+            verdict = "the same bytes, and the same pixels decoded"
+        seconds = time.perf_counter() - began
+        print(f"{name}: {len(data):,} bytes, {verdict} ({seconds:.1f} s)", flush=True)
     sys.exit(bool(wrong))
 
 

@@ -19,7 +19,7 @@ from model.context_network import ContextNetwork
 from utils.cli import LIKELIHOODS
 from utils.colour import add_green, subtract_green
 from utils.torch import rand
-from utils.torch.modules import Convolution, ResNetBlock, WnConv2d, fold_weight_norm
+from utils.torch.modules import ELU, Convolution, ResNetBlock, WnConv2d, fold_weight_norm
 
 
 class LatentVariableModel(Protocol):
@@ -86,10 +86,10 @@ class Model(nn.Module):
         def residual(kernel_size, layers):
             if layers == 0:
                 return nn.Identity()
-            return nn.Sequential(ResNetBlock(reswidth, kernel_size, layers, dropout_p), nn.ELU(inplace=True))
+            return nn.Sequential(ResNetBlock(reswidth, kernel_size, layers, dropout_p), ELU())
 
         def embed(channels):
-            return nn.Sequential(WnConv2d(channels, reswidth, k), nn.ELU(inplace=True))
+            return nn.Sequential(WnConv2d(channels, reswidth, k), ELU())
 
         def latent_head(scale):
             return WnConv2d(reswidth, zchannels, k, init_scale=scale)
@@ -103,7 +103,7 @@ class Model(nn.Module):
         depths = [resdepth // nz + (i < resdepth % nz) for i in range(nz)]
         deep = range(1, nz)
 
-        self.infer_in = nn.Sequential(nn.PixelUnshuffle(2), WnConv2d(4 * xs[0], reswidth, 5), nn.ELU(inplace=True))
+        self.infer_in = nn.Sequential(nn.PixelUnshuffle(2), WnConv2d(4 * xs[0], reswidth, 5), ELU())
         self.infer_res0 = residual(5, nprocessing)
         self.infer_res1 = residual(k, depths[0])
         self.infer_mu = latent_head(posterior_scale(0))

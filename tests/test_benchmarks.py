@@ -3,6 +3,7 @@
 import csv
 
 import pytest
+import torch
 from conftest import assert_one_line_error, run_script
 from PIL import Image
 
@@ -93,6 +94,26 @@ def test_precision(mnist, tmp_path):
     for row in rows:
         for form in ("bfloat16", "exact"):
             assert float(row[form]) == pytest.approx(float(row["float32"]), rel=0.01)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="8-bit convolutions are those of oneDNN")
+def test_integers(mnist, tmp_path):
+    command = "benchmarks/integers.py", "--quick", "--checkpoints=mnist_nz2", "--data", mnist, "--output", tmp_path
+    run_script(*command, check=0)
+    tables = {}
+    for name in ("rate", "kernels", "time"):
+        with open(tmp_path / "benchmarks" / f"integers_{name}.csv", newline="") as file:
+            tables[name] = list(csv.DictReader(file))
+    (row,) = tables["rate"]
+    assert row["checkpoint"] == "mnist_nz2" and row["images"] == "2"
+    added = {form: float(row[f"{form} adds"]) for form in ("exact", "8 x 8", "15 x 8")}
+    assert all(abs(bits) < 0.03 * float(row["float32"]) for bits in added.values())
+    ours = next(row for row in tables["kernels"] if row["kernel"] == "onednn.qconv2d_pointwise")
+    assert ours["7-bit weights"] == "exact"  # and with 8 bits, where the processor has VNNI
+    expected = [("layer 4 3x3", form) for form in ("float32", "exact", "8 x 8", "15 x 8")]
+    expected += [("mnist1", form) for form in ("float32", "exact", "8 x 8", "15 x 8 at x")]
+    assert [(row["what"], row["form"]) for row in tables["time"]] == expected
+    assert all((row["same"] == "yes") >= (ours["8-bit weights"] == "exact") for row in tables["time"] if row["same"])
 
 
 def test_latents(mnist, tmp_path):

@@ -21,7 +21,7 @@ from codec.conditionals import Conditionals, FloatNetwork
 from codec.header import ARITHMETICS, FLOAT_CPU, FLOAT_GPU, INTEGERS, MAX_LANES, MAX_THREADS, ContainerError, Header
 from codec.rans import EmptyLaneError, Rans
 from model import checkpoints, exact, make_exact
-from model.vae import Model
+from model.vae import ARITHMETIC, Model
 from utils.cli import UserError
 from utils.images import CHANNELS, Picture
 from utils.torch.modules import fold_weight_norm
@@ -103,7 +103,8 @@ def codes_blocks(picture: Picture, channels: int = 3, side: int = 32) -> bool:
 def settings(device: torch.device) -> str:
     """What decides, beside the number of threads, how the networks round: one line of ASCII."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    text = f"PyTorch {torch.__version__}, NumPy {np.__version__}, {platform.machine()} {name}"
+    libraries = f"PyTorch {torch.__version__}, NumPy {np.__version__}"
+    text = f"arithmetic {ARITHMETIC}, {libraries}, {platform.machine()} {name}"
     return text.encode("ascii", "replace").decode()[:255]
 
 

@@ -21,14 +21,15 @@ from codec.bitsback import CodedVariables, Schedule
 from codec.conditionals import Conditionals, FloatNetwork
 from codec.rans import Rans
 from model import context, make_exact
-from model.vae import Model, for_inference, log_likelihoods
+from model.vae import ARITHMETIC, Model, for_inference, log_likelihoods
 from utils import distributed, npz
 from utils.cli import PRECISIONS, UserError
 from utils.processes import ALONE, deal, gather, gather_words, slowest
 from utils.torch import rand
 
 FORMAT = 2  # of the bitstream files
-UNRECORDED = {"precision": "float32", "processes": 1}  # what a file was written with whose header does not say
+# What a file was written with whose header does not say.
+UNRECORDED = {"precision": "float32", "processes": 1, "arithmetic": 1}
 
 
 class Setup(NamedTuple):
@@ -251,7 +252,8 @@ def open_setup(
     header |= {"precision": args.precision}
     if not args.exact:
         # Batches are smaller in several processes, and networks in floats may round otherwise in these.
-        return Setup(folded, floats, None, header | {"exact": None, "processes": job.size}, in_floats)
+        header |= {"exact": None, "processes": job.size, "arithmetic": ARITHMETIC}
+        return Setup(folded, floats, None, header, in_floats)
     networks = distributed.in_turn(
         job, lambda: make_exact.for_checkpoint(path, model, identity, dataset, args.data, args.output)
     )

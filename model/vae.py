@@ -21,6 +21,8 @@ from utils.colour import add_green, subtract_green
 from utils.torch import rand
 from utils.torch.modules import ELU, Convolution, ResNetBlock, WnConv2d, fold_weight_norm
 
+ARITHMETIC = 2  # raised whenever models compute other floats than before: what they coded decodes no more
+
 
 class LatentVariableModel(Protocol):
     """What sampling and coding ask of a model that computes in floats: Model, or any other nn.Module that has these.

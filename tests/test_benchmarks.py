@@ -1,6 +1,7 @@
 """The benchmark scripts run and write what they say. What they measure is not tested."""
 
 import csv
+from itertools import product
 
 import pytest
 import torch
@@ -114,6 +115,14 @@ def test_integers(mnist, tmp_path):
     expected += [("mnist1", form) for form in ("float32", "exact", "8 x 8", "15 x 8 at x")]
     assert [(row["what"], row["form"]) for row in tables["time"]] == expected
     assert all((row["same"] == "yes") >= (ours["8-bit weights"] == "exact") for row in tables["time"] if row["same"])
+
+
+def test_activation(tmp_path):
+    run_script("benchmarks/activation.py", "--quick", "--output", tmp_path, check=0)
+    with open(tmp_path / "benchmarks" / "activation.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["width"], row["type"]) for row in rows] == list(product(("32", "63"), ("float32", "bfloat16")))
+    assert all(float(row["differ by"]) < (1e-6 if row["type"] == "float32" else 0.01) for row in rows)
 
 
 def test_latents(mnist, tmp_path):

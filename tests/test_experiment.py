@@ -139,8 +139,11 @@ def test_in_bfloat16_which_the_file_remembers(results, mnist, checkpoint, tmp_pa
 
 
 def test_a_file_of_before_the_precision_was_recorded(copy, mnist, checkpoint):
-    rewrite_header(copy / "bitstreams" / "mnist2" / "bitswap_6bits_5x4.npz", precision=None, processes=None)
+    path = copy / "bitstreams" / "mnist2" / "bitswap_6bits_5x4.npz"
+    rewrite_header(path, precision=None, processes=None)
     assert "identical" in compress(mnist, checkpoint, copy, "--verify-only").stdout
+    rewrite_header(path, arithmetic=None)  # floats of another ELU
+    assert_one_line_error(compress(mnist, checkpoint, copy, "--verify-only"), path, "arithmetic 1 instead of")
 
 
 def rewrite_header(path, **entries):

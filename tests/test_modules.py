@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import ROOT, small_model
 
-from utils.torch.modules import WnConv2d, fold_weight_norm, init_mode, update_ema
+from utils.torch.modules import WnConv2d, elu, fold_weight_norm, init_mode, update_ema
 
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -55,3 +55,26 @@ def test_ema_weighs_the_old_value_by_the_decay():
     assert average.weight.item() == pytest.approx(0.999 * 1 + 0.001 * 2)
     update_ema(average, model, step=1, decay=0.999)
     assert average.weight.item() == pytest.approx(1.001 * 2 / 11 + 2 * 9 / 11)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 4e-7), (torch.bfloat16, 2e-4)]
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("batch", [0, 1, 70])
+def test_elu_and_its_gradient_are_those_of_pytorch(dtype, tolerance, layout, batch):
+    torch.manual_seed(0)
+    x = (4 * torch.randn(batch, 33, 16, 16)).to(dtype, memory_format=layout)
+    x[:1, 0, 0, :8] = torch.tensor([0, -0.0, 1e-30, -1e-30, -200, 200, torch.inf, -torch.inf])
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    gradient = torch.randn_like(x)
+    ours_out, theirs_out = elu(ours), torch.nn.functional.elu(theirs)
+    assert ours_out.dtype == dtype and (not batch or ours_out.is_contiguous(memory_format=layout))
+    torch.testing.assert_close(ours_out, theirs_out, atol=tolerance, rtol=torch.finfo(dtype).eps)
+    ours_out.backward(gradient)
+    theirs_out.backward(gradient)
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=4 * tolerance, rtol=torch.finfo(dtype).eps)
+
+
+def test_elu_passes_on_what_is_no_number():
+    assert elu(torch.tensor([torch.nan])).isnan().all() and elu(torch.tensor([torch.nan]).bfloat16()).isnan().all()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 _initialising = None  # or what to call with a number of images whenever so many have passed a layer
+_CACHED = 1 << 18  # numbers
 CHUNK = 128  # images that pass a layer at once while it is initialised, so that Ctrl-C need not wait for thousands
 
 
@@ -84,8 +85,8 @@ class ELU(nn.Module):
 def elu(x):
     """x where it is positive, exp(x) - 1 elsewhere (Clevert, Unterthiner, Hochreiter, arXiv 1511.07289).
 
-    On CPUs PyTorch's own takes longer than the convolution before it, as its expm1 does with AVX-512: 10 to 13 times
-    what this takes (benchmarks/activation.py), which is off by 6e-8 near 0, and in bfloat16 computes in float32.
+    On CPUs PyTorch's own may take longer than the convolution before it, as its expm1 is slow with AVX-512
+    (benchmarks/activation.py). This is another way to compute it, which near 0 is off by up to 2e-7.
     """
     return _Elu.apply(x) if x.device.type == "cpu" else F.elu(x)
 
@@ -93,15 +94,28 @@ def elu(x):
 class _Elu(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
-        wide = x.float() if x.dtype.itemsize < 4 else x
-        out = wide.clamp(max=0).exp_().sub_(1)
-        out = torch.maximum(wide, out, out=out).to(x.dtype)
-        ctx.save_for_backward(out)
+        ctx.wide = x.dtype.itemsize >= 4
+        out = _fast_elu(x) if ctx.wide else _elu_in_float32(x)
+        # The output, which the next layer keeps as well, unless it is too rough for the gradient, out + 1 below 0.
+        ctx.save_for_backward(out if ctx.wide else x)
         return out
 
     @staticmethod
     def backward(ctx, gradient):
-        return torch.ops.aten.elu_backward(gradient, 1, 1, 1, True, ctx.saved_tensors[0])
+        return torch.ops.aten.elu_backward(gradient, 1, 1, 1, ctx.wide, ctx.saved_tensors[0])
+
+
+def _fast_elu(x):
+    exp_less_1 = x.clamp(max=0).neg_().sigmoid_().reciprocal_().sub_(2)  # 1 / sigmoid(-x) = 1 + exp(x)
+    return torch.maximum(x, exp_less_1, out=exp_less_1)
+
+
+def _elu_in_float32(x):
+    """A few images at a time, so that what is computed in float32 stays in the cache."""
+    out, few = torch.empty_like(x), max(1, _CACHED // max(1, x[:1].numel()))
+    for part, into in zip(x.split(few), out.split(few), strict=True):
+        into.copy_(_fast_elu(part.float()))
+    return out
 
 
 class ResNetLayer(nn.Module):

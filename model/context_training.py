@@ -7,7 +7,6 @@ ones above and to the left.
 import argparse
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ def _load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     return state
 
 
-def main(dataset: str, argv: Sequence[str] | None = None) -> None:
+def main(dataset: str, argv: list[str] | None = None) -> None:
     """The command line of a training script's --likelihood=context."""
     parser = cli.parser(
         f"Train the context likelihood on {dataset}.\n\nWrites, under --output:\n"

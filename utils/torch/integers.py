@@ -59,7 +59,7 @@ def _convolve(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return sums.permute(0, 2, 3, 1).contiguous()
 
 
-def largest_sums(weight: np.ndarray, bias: np.ndarray, low: int, least: int, most: int) -> np.ndarray:
+def largest_sums(weight: np.ndarray, bias: np.ndarray | float, low: int, least: int, most: int) -> np.ndarray:
     """Bounds [out] on the absolute sums in convolve(), in units in which float32 has to hold them: at most EXACT.
 
     weight, bias: as in Layer, of any type; low, least, most: likewise. No partial sum, in whatever order, is larger

@@ -16,7 +16,7 @@ A long module, as features, weights and arithmetic are one format: none can chan
 import contextlib
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ GREY = 128  # what stands for the pixels before the first
 ORDER = (1, 0, 2)  # of the channels of an RGB image
 
 
-def _nearest(count):
+def _nearest(count: int) -> list[tuple[int, int]]:
     causal = [(y, x) for y in range(-PAD, 1) for x in range(-PAD, PAD + 1) if y < 0 or x < 0]
     return sorted(causal, key=lambda offset: (offset[0] ** 2 + offset[1] ** 2, -offset[0], abs(offset[1]), offset[1]))[
         :count
@@ -84,21 +84,21 @@ class Weights(NamedTuple):
     head_out_bias: np.ndarray  # [3, OUTPUTS]
 
 
-SHAPES = Weights(
+SHAPES = Weights._make([  # of the arrays; the same names, but tuples
     (INPUTS, WIDTH), (WIDTH,), (PERIOD + 1, WIDTH), (PERIOD + 1, WIDTH), (2, HIDDEN, WIDTH), (2, WIDTH),
     (HIDDEN, WIDTH), (2, WIDTH), (WIDTH,), (3, HEAD, OUTPUTS), (3, OUTPUTS),
-)  # fmt: skip
+])  # fmt: skip
 
 
 # Weights in a file
 
 
-def save(path, weights, **record):
+def save(path: str | Path, weights: Weights, **record: Any) -> None:
     """Write weights, and a record of how they came about (numbers, strings or arrays), as .npz."""
     npz.save(path, likelihood="context", **weights._asdict(), **{f"record_{name}": v for name, v in record.items()})
 
 
-def load(path, dataset="<dataset>"):
+def load(path: str | Path, dataset: str = "<dataset>") -> tuple[Weights, str]:
     """Read weights: (Weights, identity, 16 hexadecimal digits). dataset: that an error's remedy names.
 
     Raises UserError where the file is absent, damaged, no context network, or holds a number that is not finite.
@@ -110,7 +110,7 @@ def load(path, dataset="<dataset>"):
     return check(Weights(*arrays), path)
 
 
-def check(weights, what="the network"):
+def check(weights: Weights, what: str | Path = "the network") -> tuple[Weights, str]:
     """(weights, identity), the arrays laid out as the compiled functions take them. Raises UserError as load() does."""
     digest, sound = hashlib.sha256(), []
     for name, array, shape in zip(Weights._fields, weights, SHAPES, strict=True):
@@ -119,11 +119,13 @@ def check(weights, what="the network"):
         if not np.abs(array).max() < _LIMIT:  # also false of NaN
             raise UserError(f"{what}: {name} holds numbers that are not finite, or too large to compute with")
         sound.append(np.ascontiguousarray(array))
-        digest.update(np.ascontiguousarray(array, "<f4"))
+        digest.update(np.ascontiguousarray(array, "<f4").tobytes())
     return Weights(*sound), digest.hexdigest()[:16]
 
 
-def find(dataset, identity=None, path=None, output=paths.ROOT):
+def find(
+    dataset: str, identity: str | None = None, path: str | Path | None = None, output: str | Path = paths.ROOT
+) -> tuple[Weights, str]:
     """The network of a dataset that is at hand: (Weights, identity).
 
     path: where it is; by default one trained here, which is said, or else the one that ships. identity: that which is
@@ -146,12 +148,12 @@ def find(dataset, identity=None, path=None, output=paths.ROOT):
 # Planes: the pixels, and what stands outside of them
 
 
-def planes_of(height, width):
+def planes_of(height: int, width: int) -> np.ndarray:
     """Planes for an image of this size, all grey."""
     return np.full((3, PAD + height, width + 2 * PAD), GREY, np.uint8)
 
 
-def from_pixels(pixels):
+def from_pixels(pixels: np.ndarray) -> np.ndarray:
     """Planes of an image, uint8 [H, W, C], C = 3 or 1. What stands above the first row is for the second row on."""
     planes = planes_of(*pixels.shape[:2])
     put(planes, pixels)
@@ -161,20 +163,20 @@ def from_pixels(pixels):
     return planes
 
 
-def put(planes, pixels):
+def put(planes: np.ndarray, pixels: np.ndarray) -> None:
     """Put an image into planes, and nothing outside of it. A grey image is put into all three."""
     for plane, channel in zip(planes, ORDER if pixels.shape[2] == 3 else (0, 0, 0), strict=True):
         plane[PAD:, PAD:-PAD] = pixels[..., channel]
 
 
-def take(planes, pixels):
+def take(planes: np.ndarray, pixels: np.ndarray) -> None:
     """The inverse of put(): fill in an image, uint8 [H, W, C]."""
     for plane, channel in zip(planes, ORDER if pixels.shape[2] == 3 else (0, 0, 0), strict=True):
         pixels[..., channel] = plane[PAD:, PAD:-PAD]
 
 
 @compiled
-def begin_row(planes, row):
+def begin_row(planes: np.ndarray, row: int) -> None:
     """Fill in what stands left of a row: the pixel above its first one."""
     if row > PAD:
         for c in range(3):
@@ -183,7 +185,7 @@ def begin_row(planes, row):
 
 
 @compiled
-def begin_pixel(planes, row, column):
+def begin_pixel(planes: np.ndarray, row: int, column: int) -> None:
     """In the first row, let the pixel on the left stand for all those above."""
     if row == PAD:
         for c in range(3):
@@ -193,7 +195,7 @@ def begin_pixel(planes, row, column):
 
 
 @compiled
-def end_row(planes, row):
+def end_row(planes: np.ndarray, row: int) -> None:
     """Fill in what stands right of a row: its last pixel. The first row is repeated above itself."""
     end = planes.shape[2] - PAD
     for c in range(3):
@@ -209,7 +211,7 @@ def end_row(planes, row):
 
 
 @compiled
-def log(x):
+def log(x: np.float32) -> np.float32:
     """The natural logarithm of a positive float32 that is not denormal, to about 1e-7."""
     bits = np.int32(np.float32(x).view(np.int32))
     exponent = (bits >> 23) - 127
@@ -228,7 +230,7 @@ def log(x):
 
 
 @compiled
-def features(planes, row, column, inputs, centre):
+def features(planes: np.ndarray, row: int, column: int, inputs: np.ndarray, centre: np.ndarray) -> np.float32:
     """Describe the surroundings of a pixel.
 
     inputs: float32 [INPUTS], to be filled; centre: float32 [3], likewise, the point that each colour is measured from.
@@ -295,7 +297,7 @@ class Scratch(NamedTuple):
     given: np.ndarray  # [HIDDEN]: what latents say of this pixel, added to the trunk's first layer; zeros without them
 
 
-def scratch():
+def scratch() -> Scratch:
     """A Scratch."""
     sizes = (INPUTS, 3, WIDTH, 3, WIDTH, WIDTH, HEAD, OUTPUTS, 3, HIDDEN)
     return Scratch(*(np.zeros(size, np.float32) for size in sizes))
@@ -317,7 +319,9 @@ def _add_product(sums, x, rows, matrix):
 
 
 @compiled
-def trunk(planes, row, column, block_row, block_column, weights, s):
+def trunk(
+    planes: np.ndarray, row: int, column: int, block_row: int, block_column: int, weights: Weights, s: Scratch
+) -> np.float32:
     """Everything that the three colours share; returns the spread. block_*: the position in a block, or UNKNOWN."""
     spread = features(planes, row, column, s.inputs, s.centre)
     for k in range(WIDTH):
@@ -342,7 +346,7 @@ def trunk(planes, row, column, block_row, block_column, weights, s):
 
 
 @compiled
-def head(c, weights, s):
+def head(c: int, weights: Weights, s: Scratch) -> np.float32:
     """The mixture of colour c, given s.residuals of those before it: fills s.head and s.outputs.
 
     Returns the point, in units of the spread from s.centre, that the means of the components are measured from.
@@ -368,6 +372,6 @@ def head(c, weights, s):
 
 
 @compiled
-def see(c, value, spread, s):
+def see(c: int, value: int, spread: np.float32, s: Scratch) -> None:
     """Take note of a colour's value, once it is known."""
     s.residuals[c] = (np.float32(value) - s.centre[c]) / spread - s.linear[c]

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from model import context
-from model.context import HEAD, HIDDEN, OUTPUTS, WIDTH
-from model.context_mixture import gradient
+from model.context import HEAD, HIDDEN, OUTPUTS, WIDTH, Scratch, Weights
+from model.context_mixture import Mixture, gradient
 from utils.compiled import compiled
 
 ADAPTED = ("head_in", "head_seen", "head_bias", "head_out", "head_out_bias")
@@ -36,28 +36,29 @@ class Adaptation(NamedTuple):
     heads: np.ndarray  # [WIDTH]: by the heads' hidden units before ReLU
 
 
-def begin(weights):
+def begin(weights: Weights) -> tuple[Weights, Weights, Adaptation]:
     """(Weights that adapt, Weights of their gradients, Adaptation) from Weights, which are left as they are."""
     flat = np.concatenate([getattr(weights, name).ravel() for name in ADAPTED])
     gradients = np.zeros_like(flat)
     adaptation = Adaptation(
-        flat, gradients, np.zeros_like(flat), np.zeros_like(flat), np.float32([1, 1, 0]),
+        flat, gradients, np.zeros_like(flat), np.zeros_like(flat), np.array([1, 1, 0], np.float32),
         np.zeros((3, OUTPUTS, HEAD), np.float32), np.zeros(OUTPUTS, np.float32), np.zeros(WIDTH, np.float32),
     )  # fmt: skip
-    adapted, by_weights = ({name: None for name in ADAPTED} for _ in range(2))
+    views: dict[str, np.ndarray] = {}
+    by_weights: dict[str, np.ndarray] = {}
     start = 0
     for name in ADAPTED:
         shape = getattr(context.SHAPES, name)
         end = start + int(np.prod(shape))
-        adapted[name], by_weights[name] = flat[start:end].reshape(shape), gradients[start:end].reshape(shape)
+        views[name], by_weights[name] = flat[start:end].reshape(shape), gradients[start:end].reshape(shape)
         start = end
-    adapted = weights._replace(**adapted)
+    adapted = weights._replace(**views)
     turn(adapted.head_out, adaptation.turned)
     return adapted, adapted._replace(**by_weights), adaptation
 
 
 @compiled
-def turn(head_out, turned):
+def turn(head_out: np.ndarray, turned: np.ndarray) -> None:
     """Exchange the last two dimensions."""
     for c in range(3):
         for j in range(HEAD):
@@ -66,7 +67,9 @@ def turn(head_out, turned):
 
 
 @compiled
-def learn(c, x, spread, s, m, table, gradients, a):
+def learn(
+    c: int, x: int, spread: np.float32, s: Scratch, m: Mixture, table: np.ndarray, gradients: Weights, a: Adaptation
+) -> None:
     """Add the gradient of the code length of colour c, of grey level x, once model.context.head() has run for it."""
     gradient(c, x, spread, s, m, table, a.outputs)
     hidden, by_hidden = s.head, a.heads[c * HEAD : (c + 1) * HEAD]
@@ -91,7 +94,7 @@ def learn(c, x, spread, s, m, table, gradients, a):
 
 
 @compiled
-def learn_inputs(s, gradients, a):
+def learn_inputs(s: Scratch, gradients: Weights, a: Adaptation) -> None:
     """Add what a pixel's colours, all together, contribute to the gradients of the heads' first layer."""
     for k in range(WIDTH):
         gradients.head_bias[k] += a.heads[k]
@@ -103,7 +106,7 @@ def learn_inputs(s, gradients, a):
 
 
 @compiled
-def step(count, weights, a):
+def step(count: int, weights: Weights, a: Adaptation) -> None:
     """One step of Adam with the gradients of `count` pixels, which are set to zero."""
     a.powers[0] *= _DECAYS[0]
     a.powers[1] *= _DECAYS[1]

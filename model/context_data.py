@@ -6,9 +6,9 @@ where in the image.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,11 +32,12 @@ class Source(NamedTuple):
 
     what: str
     channels: int  # that count: 3, or 1 for grey images
-    batch: Callable  # (generator, pixels) -> what ContextNetwork.bits() takes, of about so many pixels
-    sets: dict  # {name: what bits() takes}, for validation
+    # (generator, pixels) -> what ContextNetwork.bits() takes, of about so many pixels
+    batch: Callable[[np.random.Generator, int], list[torch.Tensor]]
+    sets: dict[str, list[torch.Tensor]]  # {name: what bits() takes}, for validation
 
 
-def open_source(dataset, root=None):
+def open_source(dataset: str, root: str | Path | None = None) -> Source:
     """The Source of a dataset. Raises UserError."""
     return _photographs(root) if dataset == datasets.PHOTOGRAPHS else _images(dataset, root)
 
@@ -47,18 +48,18 @@ def open_source(dataset, root=None):
 class Photographs:
     """Planes of photographs, one after the other: flat uint8, with where each begins and its shape, int64 [N, 2]."""
 
-    def __init__(self, images):
+    def __init__(self, images: Iterable[np.ndarray]) -> None:
         planes = [context.from_pixels(image) for image in images]
         self.shapes = np.array([each.shape[1:] for each in planes])
         self.starts = np.cumsum([0] + [each.size for each in planes])[:-1]
         self.flat = np.concatenate([each.ravel() for each in planes])
 
-    def draw(self, generator, count):
+    def draw(self, generator: np.random.Generator, count: int) -> np.ndarray:
         """Corners of tiles, each as likely as any other: int64 [count, 3], photograph, row and column in the planes."""
         inner = (self.shapes - (PAD + 1, 2 * PAD) - TILE + 1).prod(1)
         which = generator.choice(len(inner), count, p=inner / inner.sum())
         # Not the first row, which sees others above itself than from_pixels() puts there.
-        last = self.shapes[which] - (0, PAD) - TILE
+        last: np.ndarray = self.shapes[which] - (0, PAD) - TILE
         return np.column_stack((which, generator.integers((PAD + 1, PAD), last, endpoint=True)))
 
 
@@ -82,7 +83,7 @@ def _describe(flat, starts, shapes, tiles, blocks, inputs, centre, spread, pixel
                 n += 1
 
 
-def describe(photographs, tiles, blocks):
+def describe(photographs: Photographs, tiles: np.ndarray, blocks: np.ndarray) -> list[torch.Tensor]:
     """What bits() takes of the pixels of tiles, as draw() gives them. blocks: bool per tile, whether it has blocks."""
     count = len(tiles) * TILE[0] * TILE[1]
     arrays = [np.empty((count, *shape), np.float32) for shape in ((FEATURES,), (3,), (), (3,))]
@@ -90,7 +91,7 @@ def describe(photographs, tiles, blocks):
     return [torch.from_numpy(array) for array in arrays]
 
 
-def load_photographs(root):
+def load_photographs(root: str | Path | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The training photographs and those for validation: two lists of uint8 [H, W, 3]. Raises UserError."""
     opened = datasets.open_photographs(Path(root or paths.DATA) / datasets.PHOTOGRAPHS / "train")
     images = []
@@ -110,14 +111,14 @@ def load_photographs(root):
     return [images[i] for i in order[held:]], [images[i] for i in order[:held]]
 
 
-def make_smaller(image, generator):
+def make_smaller(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """A photograph at 0.4 to 0.8 of its size, but of no side under 32 pixels."""
     factor = generator.uniform(0.4, 0.8)
     size = [max(2 * PERIOD, round(side * factor)) for side in image.shape[1::-1]]
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
 
-def _photographs(root):
+def _photographs(root: str | Path | None) -> Source:
     images, held = load_photographs(root)
     generator = np.random.default_rng(1)
     photographs = Photographs(images)
@@ -170,7 +171,7 @@ def _describe_images(images, order, planes, inputs, centre, spread, pixels):
             context.end_row(planes, row)
 
 
-def describe_images(images):
+def describe_images(images: np.ndarray) -> list[torch.Tensor]:
     """What bits() takes of all pixels of images, uint8 [N, H, W, C]."""
     _, height, width, channels = images.shape
     count = images.size // channels
@@ -180,8 +181,8 @@ def describe_images(images):
     return [torch.from_numpy(array) for array in arrays]
 
 
-def _images(dataset, root):
-    images = datasets.load(dataset, "train", root)
+def _images(dataset: str, root: str | Path | None) -> Source:
+    images: Any = datasets.load(dataset, "train", root)  # an array, as these are no photographs
     order = np.random.default_rng(0).permutation(len(images))  # the same split in every run
     held, rest = np.split(order, [min(VALIDATION_IMAGES, len(images) // 2)])
     _, height, width, channels = images.shape

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model import context
-from model.context import COEFFICIENTS, MEANS, SCALES, K
+from model.context import COEFFICIENTS, MEANS, SCALES, K, Scratch
 from utils.compiled import compiled
 from utils.fixed_point import PRECISION, decimals
 
@@ -55,7 +55,7 @@ _TERMS = np.array([1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1, 1], np.float32)
 
 
 @functools.cache
-def table():
+def table() -> np.ndarray:
     """The logistic cdf at multiples of 2^-_CELLS from -_REACH to _REACH and one more: int64, in 2^-_TABLE_BITS."""
     points = (2 * _REACH << _CELLS) + 2
     return decimals(lambda k: 1 / (1 + (_REACH - Decimal(k) / (1 << _CELLS)).exp()), points, _TABLE_BITS)
@@ -70,13 +70,13 @@ class Mixture(NamedTuple):
     inverses: np.ndarray  # float32 [K], of the scales in grey levels
 
 
-def mixture():
+def mixture() -> Mixture:
     """A Mixture to be filled in."""
     return Mixture(np.zeros(K, np.int64), *(np.zeros(K, np.float32) for _ in range(3)))
 
 
 @compiled
-def exp(x):
+def exp(x: np.float32) -> np.float32:
     """e to the power of a float32, cut to +-80; to about 2e-7."""
     x = min(max(x, -_EXP_LIMIT), _EXP_LIMIT)
     n = np.int32(x * _LOG2_E + _ROUNDING) - np.int32(256)
@@ -88,7 +88,7 @@ def exp(x):
 
 
 @compiled
-def describe(c, spread, point, s, m):
+def describe(c: int, spread: np.float32, point: np.float32, s: Scratch, m: Mixture) -> None:
     """Fill in the Mixture m of colour c from the head's outputs in the context.Scratch s; point: as head() gives it."""
     top = s.outputs[0]
     for k in range(1, K):
@@ -116,7 +116,7 @@ def _logistic(z, table):
 
 
 @compiled
-def cumulative(x, m, table):
+def cumulative(x: int, m: Mixture, table: np.ndarray) -> int:
     """The cumulative frequency below grey level x, 0..256: from 0 to 2^PRECISION, rising by at least 1 a level."""
     if x <= 0:
         return 0
@@ -130,7 +130,7 @@ def cumulative(x, m, table):
 
 
 @compiled
-def gradient(c, x, spread, s, m, table, out):
+def gradient(c: int, x: int, spread: np.float32, s: Scratch, m: Mixture, table: np.ndarray, out: np.ndarray) -> None:
     """The gradient of the code length of grey level x, in nats, by what the head of colour c computes.
 
     out: float32 [OUTPUTS], filled in: by the head's outputs.

@@ -16,7 +16,9 @@ _AT_ONCE = 32  # images whose pixels are described together, of some 2 kB each
 class ContextNetwork(nn.Module):
     """The network of model.context in PyTorch, in float32."""
 
-    def __init__(self):
+    later: torch.Tensor  # [2, 3]: 1 where green, red is known to a colour
+
+    def __init__(self) -> None:
         super().__init__()
 
         def normal(*shape, std):
@@ -40,7 +42,9 @@ class ContextNetwork(nn.Module):
         later = torch.tensor([[0.0, 1, 1], [0, 0, 1]])  # green is known to red and blue, red to blue
         self.register_buffer("later", later, persistent=False)
 
-    def forward(self, inputs, seen, more=0):
+    def forward(
+        self, inputs: torch.Tensor, seen: torch.Tensor, more: torch.Tensor | int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """What follows from the features of B pixels.
 
         inputs: [B, FEATURES]; seen: [B, 3], the colours less the centres in units of the spread. more: [B, HIDDEN],
@@ -60,7 +64,14 @@ class ContextNetwork(nn.Module):
         coefficients = outputs[..., 3 * K : 3 * K + 2] * self.later.T
         return linear + (coefficients * known[:, None]).sum(-1), outputs
 
-    def bits(self, inputs, centre, spread, pixels, more=0):
+    def bits(
+        self,
+        inputs: torch.Tensor,
+        centre: torch.Tensor,
+        spread: torch.Tensor,
+        pixels: torch.Tensor,
+        more: torch.Tensor | int = 0,
+    ) -> torch.Tensor:
         """The code length of pixels [B, 3], 0..255 in the order of the planes: [B, 3] bits.
 
         centre: [B, 3]; spread: [B]; more: as in forward(). A discretized mixture of logistics, the outer bins open,
@@ -76,7 +87,7 @@ class ContextNetwork(nn.Module):
         mass = (torch.softmax(logits, -1) * (upper - lower)).sum(-1)
         return -torch.log2((1 - UNIFORM) * mass + UNIFORM / 256)
 
-    def log_likelihood(self, images, features):
+    def log_likelihood(self, images: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """log p(x | features) of small images, in nats: [B].
 
         images: uint8 [B, C, H, W]. features: [B, HIDDEN, H, W], of each pixel what is added to the trunk's first layer.
@@ -86,11 +97,12 @@ class ContextNetwork(nn.Module):
             for some, more in zip(images.split(_AT_ONCE), features.float().split(_AT_ONCE), strict=True):
                 described = context_data.describe_images(some.permute(0, 2, 3, 1).cpu().numpy())
                 more = more.permute(0, 2, 3, 1).flatten(0, 2)
-                bits = self.bits(*(part.to(more.device) for part in described), more)[:, : images.shape[1]]
+                inputs, centre, spread, pixels = (part.to(more.device) for part in described)
+                bits = self.bits(inputs, centre, spread, pixels, more)[:, : images.shape[1]]
                 found.append(-math.log(2) * bits.reshape(len(some), -1).sum(1))
         return torch.cat(found)
 
-    def weights(self):
+    def weights(self) -> Weights:
         """These weights as model.context takes them."""
         arrays = {name: np.zeros(shape, np.float32) for name, shape in context.SHAPES._asdict().items()}
         own = {name: value.detach().float().cpu().numpy() for name, value in self.named_parameters()}
@@ -104,7 +116,7 @@ class ContextNetwork(nn.Module):
         return Weights(**arrays)
 
     @torch.no_grad()
-    def load_weights(self, weights):
+    def load_weights(self, weights: Weights) -> None:
         """Take over what weights() gave."""
         own = weights._asdict()
         own["linear"], own["position"] = own["first"][:, HIDDEN:], np.concatenate((own["row"], own["column"]))

@@ -4,8 +4,11 @@ Every step lowers the code length of some thousand pixels of the training set (m
 ones above and to the left.
 """
 
+import argparse
 import math
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,19 +26,19 @@ SAVE_SECONDS = 60
 
 
 @torch.no_grad()
-def average_in(average, network, step):
+def average_in(average: ContextNetwork, network: ContextNetwork, step: int) -> None:
     """Move the averaged parameters towards those after a step, counted from 1: slowly, but for the first steps."""
     decay = min(EMA, step / (step + 10))
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
 
 
 @torch.no_grad()
-def validate(network, source):
+def validate(network: ContextNetwork, source: context_data.Source) -> list[float]:
     """The mean code length of each of the source's sets for validation, in bits/dim."""
     return [network.bits(*pixels)[:, : source.channels].double().mean().item() for pixels in source.sets.values()]
 
 
-def train(dataset, args):
+def train(dataset: str, args: argparse.Namespace) -> None:
     """Train, or go on training, and write the averaged weights as args.output/model/params/<dataset>/context.npz.
 
     args: steps, batch (pixels), lr, seed, data, output, resume, force. A run that is cut off goes on with resume as
@@ -113,19 +116,19 @@ def train(dataset, args):
     print(f"wrote {target}")
 
 
-def identity_record(identity):
+def identity_record(identity: dict[str, Any]) -> dict[str, Any]:
     """A run's settings under the names that its checkpoint records them by."""
     return {f"setting_{name}": value for name, value in identity.items()}
 
 
-def _load_state(path, identity):
+def _load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     state = read_full(path)
     if state is not None and state["identity"] | {"lr": None} != identity | {"lr": None}:  # another rate will do
         raise UserError(f"{path} is of another run, {state['identity']}; use its settings, or {ANEW}")
     return state
 
 
-def main(dataset, argv=None):
+def main(dataset: str, argv: list[str] | None = None) -> None:
     """The command line of a training script's --likelihood=context."""
     parser = cli.parser(
         f"Train the context likelihood on {dataset}.\n\nWrites, under --output:\n"

@@ -12,11 +12,14 @@ Reads   DATA/TRAIN and DATA/TEST, folders of PNG files, or of train_data_batch_{
 Writes  DATA/imagenet/train.npy and DATA/imagenet/test.npy   uint8 [N, 32, 32, 3], in full or not at all
 """
 
+import argparse
 import itertools
 import os
 import signal
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -41,7 +44,7 @@ COLOURS = {"1": "grey", "L": "grey", "I": "grey", "LA": "grey with alpha", "P": 
 Image.MAX_IMAGE_PIXELS = None
 
 
-def arguments(argv=None):
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; the folders of images as given, relative to --data."""
     parser = cli.parser(__doc__)
     parser.add_argument("--data", type=Path, default=paths.DATA, help="folder of the datasets")
@@ -51,7 +54,7 @@ def arguments(argv=None):
     return parser.parse_args(argv)
 
 
-def source(data, split, given):
+def source(data: Path, split: str, given: str | None) -> Path:
     """The folder of a split. given: what the flag says, or None. Raises UserError where there is none."""
     if given is not None:
         folders = [data / given]
@@ -64,18 +67,18 @@ def source(data, split, given):
     raise cli.UserError(f"{folders[0]} is absent or no folder; in {data}, unpack {SOURCE}")
 
 
-def decode(path):
+def decode(path: str | Path) -> bytes:
     """The pixels of an image file: HEIGHT * WIDTH * CHANNELS bytes, in that order.
 
     Raises UserError where the size or the colours are others; nearly anything where the file is damaged or no image.
     """
-    with images.opened(path, ["PNG"]) as image:
+    with images.opened(path, ("PNG",)) as image:
         if image.size != (WIDTH, HEIGHT):
             raise cli.UserError(f"{image.width}x{image.height} pixels, not {WIDTH}x{HEIGHT}")
         if not image.tile:
             raise cli.UserError("no pixels in it")
         # image.mode is RGB for 16 bits as well, which Pillow would cut down to 8: the decoder's raw mode tells.
-        raw = image.tile[0][3]
+        raw: Any = image.tile[0][3]  # of PNG files a string
         if raw != "RGB":
             colour, _, depth = raw.partition(";")
             bits = "16-bit " if depth.startswith("16") else ""
@@ -85,13 +88,13 @@ def decode(path):
         return image.tobytes()
 
 
-def good_images(folder, names):
+def good_images(folder: Path, names: Iterable[str]) -> Iterator[bytes]:
     """Generate the pixels (see decode) of the good images among the named files; name the bad ones on stderr."""
     for name in names:
         try:
             pixels = decode(os.path.join(folder, name))
         except cli.UserError as error:
-            reason = error
+            reason: Exception | str = error
         except UnidentifiedImageError:
             reason = "not a PNG image, or damaged at its start"
         except Exception as error:  # Pillow raises nearly any exception on a damaged file
@@ -102,7 +105,7 @@ def good_images(folder, names):
         tqdm.write(f"{os.path.join(folder, name)}: {reason}", file=sys.stderr)
 
 
-def write_header(file, count):
+def write_header(file: IO[bytes], count: int) -> None:
     """Write the header of a .npy file of `count` images at the start of the file.
 
     It takes 128 bytes for any count, as NumPy pads to a multiple of 64, and so can be written over.
@@ -112,7 +115,7 @@ def write_header(file, count):
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def create(folder, target):
+def create(folder: Path, target: Path) -> tuple[int, int]:
     """Write the good images of a folder as one array, uint8 [N, 32, 32, 3].
 
     The file is written one image after the other and its header again once N is known: memory holds the names of
@@ -131,7 +134,7 @@ def create(folder, target):
     return count, len(names) - count
 
 
-def batches(folder, split):
+def batches(folder: Path, split: str) -> list[Path]:
     """The paths of a split's .npz batches in a folder; none where it holds none of them.
 
     Raises UserError where some are lacking.
@@ -143,7 +146,7 @@ def batches(folder, split):
     return [] if lacking else files
 
 
-def create_of_batches(files, target):
+def create_of_batches(files: Sequence[Path], target: Path) -> int:
     """Write the images of .npz batches as one array, uint8 [N, 32, 32, 3], holding one batch; returns N."""
     count = 0
     with paths.replacing(target) as file, tqdm(files, desc=f"{target.stem} batches", dynamic_ncols=True) as bar:
@@ -160,7 +163,7 @@ def create_of_batches(files, target):
 
 
 @cli.script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Make the two arrays, or the one that is absent."""
     args = arguments(argv)
     # End as on an exception, so that no unfinished file is left.

@@ -9,10 +9,12 @@ Writes  DATA/imagenetcrop/train/ and DATA/imagenetcrop/test/   each in full or n
         renamed, one after the other
 """
 
+import argparse
 import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -26,7 +28,7 @@ TEST = 5000
 SUFFIXES = (".jpeg", ".jpg", ".png")
 
 
-def arguments(argv=None):
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = cli.parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="photographs")
@@ -37,9 +39,10 @@ def arguments(argv=None):
     return parser.parse_args(argv)
 
 
-def list_photographs(folders):
+def list_photographs(folders: Iterable[Path]) -> dict[str, Path]:
     """The photographs in folders, {path to give it in its set: path}, sorted; others are counted on stdout."""
-    found, others = {}, 0
+    found: dict[str, Path] = {}
+    others = 0
     for folder in folders:
         if not folder.is_dir():
             raise cli.UserError(f"{folder} is absent or no folder; name a folder of photographs (JPEG or PNG)")
@@ -55,7 +58,7 @@ def list_photographs(folders):
     return dict(sorted(found.items()))
 
 
-def place(source, target):
+def place(source: str | Path, target: Path) -> None:
     """Link a file, or copy it where that is not possible."""
     target.parent.mkdir(parents=True, exist_ok=True)
     source = os.path.realpath(source)
@@ -66,7 +69,7 @@ def place(source, target):
 
 
 @cli.script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Draw the test set, and place every photograph in one of the two."""
     args = arguments(argv)
     # End as on an exception, so that nothing unfinished is left.

@@ -4,11 +4,13 @@ A layer's fixed-point numbers are chosen so that float32 holds every sum (utils.
 inputs are on some images of the training set.
 """
 
+import argparse
 import itertools
 import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from utils import cli, datasets, paths
 TOLERANCE = 0.003  # bits/dim that single passes may cost
 
 
-def arguments(argv=None):
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = cli.parser(
         "Make the exact form of a checkpoint: its networks in integers, which give the same on every machine.\n\n"
@@ -56,7 +58,7 @@ from model.exact import (
     save,
     walk,
 )
-from model.vae import architecture, log_likelihoods
+from model.vae import Model, architecture, log_likelihoods
 from utils.cli import UserError
 from utils.fixed_point import FRACTION, LEAST_SCALE_LOG2, SCALES_PER_OCTAVE
 from utils.torch import rand
@@ -66,8 +68,10 @@ from utils.torch.modules import fold_weight_norm
 MARGIN = 1.5  # activations are clamped at so many times the largest one in calibration
 CALIBRATION = 64  # images
 
+Seen = dict[nn.Module, tuple[float, float]]  # {convolution: (peak, power) of its inputs, as quantize() takes them}
 
-def make(model, pixels, checkpoint="", two_passes=None):
+
+def make(model: Model, pixels: torch.Tensor, checkpoint: str = "", two_passes: str | None = None) -> ExactModel:
     """Turn a trained model into integers: an ExactModel.
 
     pixels: uint8 [B, *xs], images that show how large activations are. checkpoint: the identity to record.
@@ -77,7 +81,7 @@ def make(model, pixels, checkpoint="", two_passes=None):
     """
     folded = fold_weight_norm(model).cpu()
     arguments = architecture(model.state_dict()) | {"xs": model.xs}
-    seen = {}  # {convolution: (largest absolute value, mean square) of its inputs}
+    seen: Seen = {}
 
     def see(convolution, inputs):
         seen[convolution] = inputs[0].abs().max().item(), inputs[0].square().mean().item()
@@ -89,11 +93,12 @@ def make(model, pixels, checkpoint="", two_passes=None):
     for which in [two_passes] if two_passes else ["heads", "all"]:
         exact = ExactModel(quantize_all(folded, seen, which, arguments, checkpoint))
         if which == "all" or two_passes or bits_per_dim(in_floats(exact, folded), pixels).mean() - rate <= TOLERANCE:
-            return exact
+            break
+    return exact
 
 
-def quantize_all(folded, seen, two_passes, arguments, checkpoint):
-    """The Fields of a folded model. seen: {convolution: (peak, power)} as quantize() takes them."""
+def quantize_all(folded: Model, seen: Seen, two_passes: str, arguments: dict[str, Any], checkpoint: str) -> Fields:
+    """The Fields of a folded model."""
     parts = []
 
     def visit(name, convolutions):
@@ -118,7 +123,9 @@ def quantize_all(folded, seen, two_passes, arguments, checkpoint):
     )
 
 
-def quantize(name, weight, bias, peak, power, two_passes):
+def quantize(
+    name: str, weight: np.ndarray, bias: np.ndarray, peak: float, power: float, two_passes: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int, int]]:
     """Choose the fixed-point numbers of a layer that prove() accepts and whose expected squared error is least.
 
     The more bits the activations have, the fewer are left to the weights. weight: float64 [out, in, k, k].
@@ -150,7 +157,7 @@ def quantize(name, weight, bias, peak, power, two_passes):
     return np.rint(weight), np.rint(bias), unit - low + exponent, (unit, low, most)
 
 
-def in_floats(exact, model):
+def in_floats(exact: ExactModel, model: Model) -> SimpleNamespace:
     """A view of the exact form of a Model that log_likelihoods() takes: latents, mu and scale as float32."""
 
     def floats(parameters):
@@ -171,7 +178,7 @@ def in_floats(exact, model):
 
 
 @torch.no_grad()
-def bits_per_dim(model, pixels, seed=0):
+def bits_per_dim(model: Any, pixels: torch.Tensor, seed: int = 0) -> torch.Tensor:
     """The negative evidence lower bound of images uint8 [B, *xs], float32 [B], at one sample of every latent.
 
     model: a Model, or in_floats() of an ExactModel, which sees the same uniform variates for the same seed.
@@ -187,7 +194,14 @@ def bits_per_dim(model, pixels, seed=0):
     return -(logrecon + (logdec - logenc).sum((0, 2))) / pixels[0].numel()
 
 
-def for_checkpoint(path, model, identity, dataset, data=None, output=paths.ROOT):
+def for_checkpoint(
+    path: str | Path,
+    model: Model,
+    identity: str,
+    dataset: str,
+    data: str | Path | None = None,
+    output: str | Path = paths.ROOT,
+) -> ExactModel:
     """find(), or a new one, which is then cached.
 
     data: folder of the datasets; to make one, images of the training set are needed.
@@ -206,7 +220,9 @@ def for_checkpoint(path, model, identity, dataset, data=None, output=paths.ROOT)
     return exact.to(next(model.parameters()).device)
 
 
-def from_checkpoint(path, model, identity, pixels, two_passes=None):
+def from_checkpoint(
+    path: str | Path, model: Model, identity: str, pixels: torch.Tensor, two_passes: str | None = None
+) -> ExactModel:
     """make() for a checkpoint; raises NoExactFormError where it cannot be done."""
     try:
         return make(model, pixels, identity, two_passes)
@@ -214,7 +230,7 @@ def from_checkpoint(path, model, identity, pixels, two_passes=None):
         raise NoExactFormError(f"{path} has no exact form here: {error}") from None
 
 
-def sample_images(dataset, split, data, count, seed=0):
+def sample_images(dataset: str, split: str, data: str | Path | None, count: int, seed: int = 0) -> torch.Tensor:
     """Images drawn from a dataset, as the models take them: uint8 [count, *xs]."""
     images = datasets.load(dataset, split, data)
     chosen = np.random.default_rng(seed).choice(len(images), min(count, len(images)), replace=False)
@@ -222,7 +238,7 @@ def sample_images(dataset, split, data, count, seed=0):
 
 
 @cli.script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Make the exact form, write it, and compare the rates of both forms."""
     args = arguments(argv)
     path, model, identity = checkpoints.open_for(args.dataset, args)

@@ -4,11 +4,12 @@ import argparse
 import sys
 
 from utils import cli, paths
+from utils.published import Settings
 
 LEAST_LR = 5e-4  # what the published schedule decays to
 
 
-def main(settings, argv=None):
+def main(settings: Settings, argv: list[str] | None = None) -> None:
     """Entry point of a training script."""
     argv = sys.argv[1:] if argv is None else argv
     which = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -23,13 +24,13 @@ def main(settings, argv=None):
         cli.script(_train)(settings, parse(settings, argv))
 
 
-def _train(settings, args):
+def _train(settings: Settings, args: argparse.Namespace) -> None:
     from model import training  # late, as it imports PyTorch: --help answers at once
 
     training.train(settings, args)
 
 
-def parse(settings, argv):
+def parse(settings: Settings, argv: list[str] | None) -> argparse.Namespace:
     name = settings.dataset
     nzs = ", ".join(f"{nz}: {width}" for nz, width in sorted(settings.widths.items()))
     parser = cli.parser(

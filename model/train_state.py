@@ -1,11 +1,14 @@
 """What a training run is at any moment, which is what a checkpoint for --resume holds; reading and writing both."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from model.vae import Model
 from utils import paths
 from utils.cli import UserError
 
@@ -17,8 +20,8 @@ class State:
     """model, ema: Model, and the average of its weights. step: optimiser steps taken. tested: the step of the last
     test, 0 before the first. best: best ELBO, infinite before. run: number of its TensorBoard folder."""
 
-    model: torch.nn.Module
-    ema: torch.nn.Module
+    model: Model
+    ema: Model
     optimiser: torch.optim.Optimizer
     step: int = 0
     tested: int = 0
@@ -33,13 +36,13 @@ class Files:
     best: Path
     full: Path
 
-    def __init__(self, dataset, nz, output):
+    def __init__(self, dataset: str, nz: int, output: str | Path) -> None:
         best = paths.params(dataset, output) / f"nz{nz}"
         object.__setattr__(self, "best", best)
         object.__setattr__(self, "full", best.with_name(best.name + ".resume"))
 
 
-def refuse_to_replace(best, full, resume, force):
+def refuse_to_replace(best: Path, full: Path, resume: bool, force: bool) -> None:
     """Raise UserError where a run would replace the model of another one: its checkpoints `best` and `full`."""
     there = [path for path in (best, full) if path.exists()]
     if there and not force and not (resume and full.exists()):
@@ -50,7 +53,7 @@ def refuse_to_replace(best, full, resume, force):
         )
 
 
-def save_full(path, state, identity):
+def save_full(path: Path, state: State, identity: dict[str, Any]) -> None:
     entries = {
         "model": state.model.state_dict(), "ema": state.ema.state_dict(), "optimiser": state.optimiser.state_dict(),
         "step": state.step, "tested": state.tested, "best": state.best, "run": state.run, "identity": identity,
@@ -58,13 +61,13 @@ def save_full(path, state, identity):
     save(entries, path)
 
 
-def save(entries, path):
+def save(entries: Mapping[str, Any], path: Path) -> None:
     """torch.save() of a whole file, or of none; UserError, naming file and reason, as on a full disk."""
     with paths.replacing(path) as file:
         torch.save(entries, file)
 
 
-def read_full(path):
+def read_full(path: Path) -> dict[str, Any] | None:
     """The entries of the full checkpoint that --resume goes on from, or None where there is none; UserError where it
     cannot be read. "identity" is among them, the settings of its run."""
     if not path.exists():
@@ -78,7 +81,7 @@ def read_full(path):
     return entries
 
 
-def load_full(path, identity):
+def load_full(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """As read_full(), of a run of the paper's models.
 
     A precision of None in `identity` stands for whichever the run has had.

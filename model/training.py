@@ -3,6 +3,7 @@
 A long module, so that the loop and everything that a step computes can be read in one place.
 """
 
+import argparse
 import contextlib
 import copy
 import io
@@ -10,6 +11,9 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +26,7 @@ from model.train_state import Files, State, load_full, refuse_to_replace, save, 
 from model.vae import Model, log_likelihoods
 from utils import datasets, distributed, paths
 from utils.cli import UserError
+from utils.published import Settings
 from utils.torch import rand
 from utils.torch.modules import WnConv2d, fold_weight_norm, init_mode, update_ema
 
@@ -31,8 +36,11 @@ SAVE_SECONDS = 300  # between full checkpoints inside an epoch
 SHOW_SECONDS = 2  # between updates of the loss on the progress bar, for which a GPU is waited for
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}  # of autocast, by --precision
 
+Split = np.ndarray | datasets.Patches  # the images of one, uint8 [N, H, W, C]
+Sampler = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # draws z from (mu, scale)
 
-def train(settings, args):
+
+def train(settings: Settings, args: argparse.Namespace) -> None:
     """Train until --epochs or --max-steps is reached, or a signal asks to stop; see parse() for what is written."""
     job = distributed.start(args.dist, args.gpu)
     if args.batch % job.size:
@@ -43,7 +51,9 @@ def train(settings, args):
     distributed.stop(job)
 
 
-def _train(settings, args, job, on_leaving):
+def _train(
+    settings: Settings, args: argparse.Namespace, job: distributed.Job, on_leaving: contextlib.ExitStack
+) -> None:
     family = paths.family(settings.dataset, args.likelihood)
     files = Files(family, args.nz, args.output)
     runs = paths.runs(family, args.nz, args.output)
@@ -102,7 +112,8 @@ def _train(settings, args, job, on_leaving):
             desc=f"epoch {epoch + 1}", initial=min(done * args.batch, count), total=count, unit="image",
             dynamic_ncols=True, disable=job.rank > 0,
         )  # fmt: skip
-        sums, counted, began = 0.0, 0, time.monotonic()
+        sums: Any = 0.0  # a tensor, after a step
+        counted, began = 0, time.monotonic()
         loader = batch_loader(training_images(splits, args, epoch), shares, args.workers, job.device)
         with bar:
             for x, batch in zip(loader, batches, strict=True):
@@ -138,7 +149,8 @@ def _train(settings, args, job, on_leaving):
                 if stopping or state.step >= last_step:
                     break
         if counted:
-            check_finite(*(sums / counted).tolist()[:2], state.step, args.lr, files.full)
+            loss, gnorm, *_ = (sums / counted).tolist()
+            check_finite(loss, gnorm, state.step, args.lr, files.full)
         if log:
             save_full(files.full, state, identity)
         saved_at = time.monotonic()
@@ -150,17 +162,19 @@ def _train(settings, args, job, on_leaving):
             print(f"{files.best} is the average so far, for the compression scripts; its ELBO is unknown: no test yet")
 
 
-def training_images(splits, args, epoch):
+def training_images(splits: Mapping[str, Split], args: argparse.Namespace, epoch: int) -> Split:
     """The images of an epoch: the same in every one, but for photographs, which are cropped anew."""
     return datasets.recrop(splits["train"], (args.seed, epoch, 1), args.crops)
 
 
-def begin(settings, args, job, files, images):
+def begin(
+    settings: Settings, args: argparse.Namespace, job: distributed.Job, files: Files, images: Split
+) -> tuple[State, dict[str, Any]]:
     """The State that training starts from, new or as --resume finds it, and the identity of the run: {setting: value}.
 
     A resumed run sees the same batches, and computes the same, only if all of its identity is the same.
     """
-    architecture = {
+    architecture: dict[str, Any] = {
         "xs": settings.xs, "nz": args.nz, "zchannels": args.zchannels, "nprocessing": args.nprocessing,
         "kernel_size": args.kernel, "resdepth": args.blocks, "reswidth": args.width, "dropout_p": args.dropout,
         "conditional_scale": settings.conditional_scale, "colour_transform": args.colour_transform,
@@ -186,6 +200,7 @@ def begin(settings, args, job, files, images):
         identity["precision"] = distributed.broadcast_object(job, chosen)
     if saved is None:
         if args.start:
+            assert model.context is not None  # parse() has seen to it: --start goes with --likelihood=context
             model.context.load_weights(context.load(args.start, settings.dataset)[0])
         if job.rank == 0:
             warm_up(model, images[_order(args.seed, 0, len(images))[: WARMUP_BATCHES * args.batch]])
@@ -206,13 +221,13 @@ def begin(settings, args, job, files, images):
     return state, identity
 
 
-def precision(device):
+def precision(device: torch.device) -> str:
     """What --precision=auto stands for: "bfloat16" where the processor computes in it, else "float32"."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
     # Without the instructions bfloat16 is emulated, and no faster; a few milliseconds tell.
     x, weight = torch.randn(16, 64, 16, 16), torch.randn(64, 64, 3, 3)
-    fastest = {}
+    fastest: dict[torch.dtype, float] = {}
     with torch.no_grad():
         for dtype in (torch.float32, torch.bfloat16) * 6:
             a, b = (t.to(dtype, memory_format=torch.channels_last) for t in (x, weight))
@@ -223,13 +238,13 @@ def precision(device):
 
 
 @contextlib.contextmanager
-def stop_signals():
+def stop_signals() -> Iterator[list[int]]:
     """Inside this context Ctrl-C, SIGTERM and SIGUSR1 only put their numbers into the list that this yields.
 
     A second Ctrl-C is a KeyboardInterrupt. Clusters send SIGTERM before they take a node; SIGUSR1 is what mpiexec
     passes on to its processes.
     """
-    asked = []
+    asked: list[int] = []
 
     def ask(number, frame):
         if number == signal.SIGINT:
@@ -249,7 +264,7 @@ def stop_signals():
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-def seed_step(seed, step, job, count):
+def seed_step(seed: int, step: int, job: distributed.Job, count: int) -> Sampler:
     """Seed PyTorch for a step, and return a function that draws z from (mu, scale) for this process's images.
 
     count: images in the batch of all processes together. Everything random in a step follows from its number, so
@@ -273,15 +288,25 @@ def seed_step(seed, step, job, count):
 class Likelihoods(torch.nn.Module):
     """log_likelihoods() of a model as a module, since DistributedDataParallel averages gradients of a forward()."""
 
-    def __init__(self, model):
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, x, sample):
+    def forward(self, x: torch.Tensor, sample: Sampler) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return log_likelihoods(self.model, x, sample)
 
 
-def train_step(model, optimiser, job, x, count, sample=rand.sample, likelihoods=None, dtype=None, kl_weight=1):
+def train_step(
+    model: Model,
+    optimiser: torch.optim.Optimizer,
+    job: distributed.Job,
+    x: torch.Tensor,
+    count: int,
+    sample: Sampler = rand.sample,
+    likelihoods: torch.nn.Module | None = None,
+    dtype: torch.dtype | None = None,
+    kl_weight: float = 1,
+) -> torch.Tensor:
     """One optimiser step on a batch of `count` images, of which x, uint8 [B, C, H, W], is this process's part.
 
     sample: draws z. likelihoods: Likelihoods(model), or what averages its gradients. dtype: for autocast, or None.
@@ -296,7 +321,16 @@ def train_step(model, optimiser, job, x, count, sample=rand.sample, likelihoods=
     return torch.cat((torch.stack((loss, gnorm)), terms))
 
 
-def forward(likelihoods, xs, job, x, count, sample=rand.sample, dtype=None, kl_weight=1):
+def forward(
+    likelihoods: torch.nn.Module,
+    xs: Sequence[int],
+    job: distributed.Job,
+    x: torch.Tensor,
+    count: int,
+    sample: Sampler = rand.sample,
+    dtype: torch.dtype | None = None,
+    kl_weight: float = 1,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What to call backward() of, the loss of the whole batch, and its terms as by_tag() takes them, in bits/dim.
 
     The loss gives every channel of every latent one free bit: sum over layers and channels of max(KL, 1), with the
@@ -320,18 +354,18 @@ def forward(likelihoods, xs, job, x, count, sample=rand.sample, dtype=None, kl_w
     return objective, loss, torch.cat((all_recon[None], all_dec.sum(1), all_enc.sum(1))) / dims
 
 
-def by_tag(terms, nz):
+def by_tag(terms: Sequence[float], nz: int) -> dict[str, float]:
     """Metrics {tag: bits/dim} from log p(x|z_1), then log p(z_i|...) and then log q(z_i|...) of the nz layers."""
     return metrics(terms[0], terms[1 : 1 + nz], terms[1 + nz :])
 
 
-def clip(model):
+def clip(model: torch.nn.Module) -> torch.Tensor:
     """Scale the gradient down to norm 1 where it is longer; returns the norm it had."""
     return torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
 
 
 @torch.no_grad()
-def test(model, images, job):
+def test(model: Model, images: Split, job: distributed.Job) -> dict[str, float]:
     """The test metrics {tag: bits/dim} over all images, uint8 [N, H, W, C], each with fixed samples of z.
 
     Each process takes some of the batches; all return the metrics of all.
@@ -353,12 +387,12 @@ def test(model, images, job):
     return by_tag(sums.tolist(), model.nz)
 
 
-def adam(model, lr):
+def adam(model: torch.nn.Module, lr: float) -> torch.optim.Adam:
     """The optimiser of a model, in the form that goes over all parameters in one loop of compiled code."""
     return torch.optim.Adam(model.parameters(), lr=lr, fused=True)
 
 
-def warm_up(model, images):
+def warm_up(model: Model, images: np.ndarray) -> None:
     """Initialise the weight normalisation from images, uint8 [N, H, W, C], without dropout (paper, appendix D)."""
     device = next(model.parameters()).device
     layers = sum(isinstance(module, WnConv2d) for module in model.modules())
@@ -367,7 +401,7 @@ def warm_up(model, images):
         log_likelihoods(model.eval(), torch.from_numpy(datasets.to_channels_first(images)).to(device))
 
 
-def learning_rate(step, args, decay_after, last_step):
+def learning_rate(step: int, args: argparse.Namespace, decay_after: int, last_step: float) -> float:
     """The learning rate of a step, counted from 0."""
     if args.schedule == "cosine":
         return args.lr * 0.5 * (1 + math.cos(math.pi * step / last_step))
@@ -376,12 +410,12 @@ def learning_rate(step, args, decay_after, last_step):
     return args.lr
 
 
-def set_lr(optimiser, lr):
+def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
     for group in optimiser.param_groups:
         group["lr"] = lr
 
 
-def check_finite(loss, gnorm, step, lr, full_path):
+def check_finite(loss: float, gnorm: float, step: int, lr: float, full_path: Path) -> None:
     """Stop, before anything is saved, where the loss or the gradient has become infinite or NaN."""
     if not (math.isfinite(loss) and math.isfinite(gnorm)):
         kept = f"{full_path} is from before; " if full_path.exists() else ""
@@ -411,7 +445,9 @@ def _ignore_stop_signals(worker):
         signal.signal(number, signal.SIG_IGN)
 
 
-def batch_loader(images, batches, workers, device):
+def batch_loader(
+    images: Split, batches: Iterable[Any], workers: int, device: torch.device
+) -> torch.utils.data.DataLoader:
     """Iterate over uint8 tensors [B, C, 32, 32]; batches: a list of index arrays."""
     return torch.utils.data.DataLoader(
         _Images(images), batch_sampler=batches, collate_fn=_identity, num_workers=workers,
@@ -419,5 +455,5 @@ def batch_loader(images, batches, workers, device):
     )  # fmt: skip
 
 
-def _order(seed, epoch, count):
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(count)

@@ -18,7 +18,7 @@ def compiled(function: Callable) -> Any:
     made of other sources.
     """
     try:
-        dispatcher = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        dispatcher: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # no folder for the cache
         return numba.njit(nogil=True, error_model="numpy")(function)
     cache = dispatcher._cache  # Numba has no public way to see to a damaged file

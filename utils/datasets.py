@@ -2,13 +2,16 @@
 folder of photographs of any size, model/data/imagenetcrop/<split>, cropped at random positions.
 """
 
+import argparse
 import hashlib
 import math
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,7 +31,7 @@ DECODED_LIMIT = 32 << 30  # bytes of decoded photographs to keep on disk; beyond
 _TORCHVISION = {"mnist": "MNIST", "cifar": "CIFAR10"}
 
 
-def load(dataset, split, root=None):
+def load(dataset: str, split: str, root: str | Path | None = None) -> "np.ndarray | Patches":
     """Load the images of one split.
 
     dataset: "mnist", "cifar", "imagenet" (ImageNet 32x32) or "imagenetcrop". split: "train" or "test".
@@ -59,7 +62,7 @@ def load(dataset, split, root=None):
     return images
 
 
-def _fetch(dataset, split, path):
+def _fetch(dataset: str, split: str, path: Path) -> np.ndarray | None:
     """Make the array at path, from what is at hand or a download; returns it where it cannot be kept, else None."""
     if dataset not in _TORCHVISION:
         raise UserError(f"{path} is absent; python model/create_imagenet.py prepares it")
@@ -80,7 +83,7 @@ def _fetch(dataset, split, path):
     return None
 
 
-def _download(dataset, split, path):
+def _download(dataset: str, split: str, path: Path) -> np.ndarray:
     """The images as torchvision downloads them: uint8 [N, H, W, C]."""
     import torchvision
 
@@ -107,18 +110,21 @@ class Photographs:
     take more than DECODED_LIMIT.
     """
 
-    def __init__(self, folder, names, sizes, decoded):
+    def __init__(self, folder: Path, names: np.ndarray, sizes: np.ndarray, decoded: Path | None) -> None:
         self.folder, self.names, self.sizes, self.decoded = folder, names, sizes, decoded
         if decoded is not None:
             self.ends = np.cumsum(3 * sizes.prod(1))
             self.pixels = np.asarray(np.memmap(decoded, np.uint8, "r"))
 
-    def __reduce__(self):  # pickle, which some systems need for --workers, would store everything that is mapped
+    def __reduce__(
+        self,
+    ) -> tuple:  # pickle, which some systems need for --workers, would store everything that is mapped
         return Photographs, (self.folder, self.names, self.sizes, self.decoded)
 
-    def crop(self, i, top, left):
+    def crop(self, i: int, top: int, left: int) -> np.ndarray:
         """The patch of photograph i at a corner: uint8 [PATCH, PATCH, 3]."""
         height, width = self.sizes[i]
+        photograph: np.ndarray | str
         if self.decoded is not None:
             photograph = self.pixels[self.ends[i] - 3 * height * width : self.ends[i]].reshape(height, width, 3)
         else:
@@ -135,13 +141,13 @@ class Patches:
     where: int64 [N, 3], of each the photograph, the top row and the left column.
     """
 
-    def __init__(self, photographs, where):
+    def __init__(self, photographs: Photographs, where: np.ndarray) -> None:
         self.photographs, self.where = photographs, where
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.where)
 
-    def __getitem__(self, indices):
+    def __getitem__(self, indices: Any) -> np.ndarray:
         where = self.where[indices]
         patches = np.empty((*where.shape[:-1], PATCH, PATCH, 3), np.uint8)
         for position in np.ndindex(where.shape[:-1]):
@@ -149,7 +155,7 @@ class Patches:
         return patches
 
 
-def random_patches(photographs, seed, crops):
+def random_patches(photographs: Photographs, seed: int | Sequence[int], crops: int) -> Patches:
     """Crop every photograph `crops` times, at random positions that follow from the seed alone.
 
     seed: as np.random.default_rng() takes it. Returns Patches; number i is of photograph i modulo their count.
@@ -160,12 +166,12 @@ def random_patches(photographs, seed, crops):
     return Patches(photographs, np.column_stack((which, corners)))
 
 
-def recrop(images, seed, crops):
+def recrop(images: np.ndarray | Patches, seed: int | Sequence[int], crops: int) -> np.ndarray | Patches:
     """Other patches of the same photographs, as random_patches() draws them; an array is returned as it is."""
     return random_patches(images.photographs, seed, crops) if isinstance(images, Patches) else images
 
 
-def open_photographs(folder):
+def open_photographs(folder: Path) -> Photographs:
     """Check the photographs of a folder and its sub-folders (JPEG or PNG), and decode them where there is room.
 
     Files that are not RGB, are under PATCH pixels a side or cannot be decoded are skipped, counted and named.
@@ -177,6 +183,8 @@ def open_photographs(folder):
     index, decoded = folder.with_name(f"{folder.name}.index.npz"), folder.with_name(f"{folder.name}.pixels")
     names, digest = _list_files(folder)
     fields = ("digest", "good", "sizes", "is_decoded", "skipped")
+    is_decoded: np.ndarray | bool
+    skipped: np.ndarray | str
     try:
         known, good, sizes, is_decoded, skipped = npz.load(index, fields, "")
     except UserError:  # absent, or from a process that was killed: made again
@@ -195,7 +203,7 @@ def open_photographs(folder):
     return Photographs(folder, np.array(names)[good], sizes, decoded if is_decoded else None)
 
 
-def decode(path):
+def decode(path: str | Path) -> np.ndarray | str:
     """The pixels of a photograph, uint8 [H, W, 3], or a string that says why it is of no use."""
     try:
         with pictures.opened(path, ("JPEG", "PNG")) as image:
@@ -214,7 +222,7 @@ def decode(path):
         return getattr(error, "strerror", None) or "damaged, or neither JPEG nor PNG"
 
 
-def _list_files(folder):
+def _list_files(folder: Path) -> tuple[list[bytes], str]:
     """The sorted paths (bytes) of all files in a folder, relative to it, and a digest that changes when they do."""
     files = []
     try:
@@ -231,7 +239,7 @@ def _list_files(folder):
     return [name for name, _, _ in files], digest.hexdigest()
 
 
-def _decode_all(folder, names, target):
+def _decode_all(folder: Path, names: Sequence[bytes], target: Path) -> tuple[np.ndarray, np.ndarray, bool, str]:
     """Decode the named files into one file, or none where that would take too much of the disk.
 
     Returns the indices of the good ones among the names, int64 [N]; their heights and widths, int64 [N, 2]; whether
@@ -257,7 +265,7 @@ def _decode_all(folder, names, target):
     return np.array(good, np.int64), np.array(sizes, np.int64).reshape(-1, 2), room >= 0 and bool(good), named
 
 
-def _decode_each(folder, names):
+def _decode_each(folder: Path, names: Sequence[bytes]) -> Iterator[np.ndarray | str]:
     """Generate what decode() makes of each named file, in order, holding two of them a processor."""
     processors = os.cpu_count() or 1
     chunk = 2 * processors
@@ -270,7 +278,7 @@ def _decode_each(folder, names):
                 bar.update()
 
 
-def sample_chains(count, experiments, ndatapoints, seed):
+def sample_chains(count: int, experiments: int | None, ndatapoints: int | None, seed: int) -> np.ndarray:
     """Choose the test images of the compression experiment, none twice.
 
     count: how many test images there are. experiments, ndatapoints: chains and images in each; None stands for
@@ -293,7 +301,7 @@ def sample_chains(count, experiments, ndatapoints, seed):
     return np.random.RandomState(seed).choice(count, (experiments, ndatapoints), replace=False)
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that choose test images, as sample_chains() takes them."""
     fewer = f"(default: {CHAINS}, or as many as the test set allows)"
     parser.add_argument("--experiments", type=cli.whole_number(1), help=f"chains, each coded on its own {fewer}")
@@ -302,12 +310,12 @@ def add_arguments(parser):
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
 
 
-def model_shape(dataset):
+def model_shape(dataset: str) -> tuple[int, int, int]:
     """The shape (C, H, W) of a dataset's images as the models take them: see to_channels_first()."""
     return (3, PATCH, PATCH) if dataset == PHOTOGRAPHS else (SHAPES[dataset][-1], 32, 32)
 
 
-def to_channels_first(images, size=(32, 32)):
+def to_channels_first(images: np.ndarray, size: Sequence[int] = (32, 32)) -> np.ndarray:
     """Turn uint8 images [..., H, W, C] into what the models take: uint8 [..., C, *size].
 
     Smaller images (MNIST's 28x28) are zero-padded evenly on every side, as in the paper.

@@ -15,14 +15,18 @@ import re
 import socket
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
 from utils import cli
 from utils.cli import UserError
+
+_T = TypeVar("_T")
 
 TIMEOUT = timedelta(hours=1)  # rank 0 may have a large data set to prepare while the others wait
 
@@ -43,11 +47,11 @@ class Backend(NamedTuple):
     waits for that; no two sums under way have the same name. average_gradients: as the function of that name."""
 
     name: str
-    broadcast: Callable
-    broadcast_object: Callable
-    start_sum: Callable
-    average_gradients: Callable
-    stop: Callable
+    broadcast: Callable[[torch.Tensor], object]
+    broadcast_object: Callable[[Any], Any]
+    start_sum: Callable[[torch.Tensor, str], Callable[[], object]]
+    average_gradients: Callable[[nn.Module, Optimizer, bool], tuple[nn.Module, Optimizer]]
+    stop: Callable[[], object]
 
 
 class Job(NamedTuple):
@@ -73,7 +77,7 @@ _LAUNCHERS = {
 }
 
 
-def launch(environment=os.environ):
+def launch(environment: Mapping[str, str] = os.environ) -> Launch:
     """The Launch that the environment variables tell of.
 
     Raises UserError where they tell of several processes but not where this one stands among them.
@@ -81,7 +85,7 @@ def launch(environment=os.environ):
     alone, problem = Launch(), None
     for launcher, conventions in _LAUNCHERS.items():
         for names in conventions:
-            values = [environment.get(name) for name in names]
+            values: list[Any] = [environment.get(name) for name in names]
             if None in values[:2]:
                 continue
             if values[1] == "1":  # says little: a container may set it once and for all
@@ -93,7 +97,8 @@ def launch(environment=os.environ):
                 if launcher == "srun":  # "8(x2),4": eight on each of two nodes, four on the third
                     values[3] = re.sub(r"\D.*", "", values[3])
                 try:
-                    return Launch(*map(int, values), launcher)
+                    rank, size, local_rank, local_size = map(int, values)
+                    return Launch(rank, size, local_rank, local_size, launcher)
                 except ValueError:
                     problem = f"{', '.join(names)} are {', '.join(values)}, which are not all numbers"
     if problem:
@@ -101,7 +106,7 @@ def launch(environment=os.environ):
     return alone
 
 
-def start(dist=None, gpu=None, what="training"):
+def start(dist: int | None = None, gpu: int | None = None, what: str = "training") -> Job:
     """Join the other processes of this job, and say in one line on rank 0 how.
 
     dist: the --dist flag, 1 to require a launcher, 0 to refuse several processes, None for what was launched.
@@ -140,7 +145,7 @@ def start(dist=None, gpu=None, what="training"):
     return job
 
 
-def device_of(gpu, place):
+def device_of(gpu: int | None, place: Launch) -> torch.device:
     if gpu == -1:
         return torch.device("cpu")
     if gpu is not None:
@@ -158,7 +163,7 @@ def device_of(gpu, place):
     return torch.device("cuda", place.local_rank)
 
 
-def _horovod(place, device):
+def _horovod(place: Launch, device: torch.device) -> tuple[Any, str | None]:
     """(Backend, None), or (None, why Horovod cannot be used)."""
     remedy = "scripts/install_horovod.sh installs it"
     try:
@@ -201,7 +206,7 @@ def _horovod(place, device):
     ), None
 
 
-def _torch(place, device):
+def _torch(place: Launch, device: torch.device) -> Backend:
     import torch.distributed as dist
     from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
@@ -240,9 +245,10 @@ def _torch(place, device):
     )
 
 
-def rendezvous(place, environment=os.environ):
+def rendezvous(place: Launch, environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
     """Address and port at which torch.distributed's processes meet: the environment's, or on one node a free guess."""
-    address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
+    address = environment.get("MASTER_ADDR")
+    port: str | int | None = environment.get("MASTER_PORT")
     if not address and place.size > place.local_size:
         raise UserError(
             f"MASTER_ADDR is not set, and the {place.size} processes are on several nodes; set it to the first one's "
@@ -256,12 +262,12 @@ def rendezvous(place, environment=os.environ):
     return address or "127.0.0.1", int(port)
 
 
-def _first_line(error):
+def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextlib.contextmanager
-def _contact():
+def _contact() -> Iterator[None]:
     """Turn what a backend raises, when another process has ended, into one line."""
     try:
         yield
@@ -273,14 +279,14 @@ def _contact():
         ) from None
 
 
-def stop(job):
+def stop(job: Job) -> None:
     """Leave the job, once all processes have come this far."""
     if job.backend:
         barrier(job)
         job.backend.stop()
 
 
-def start_sum(job, tensor, name):
+def start_sum(job: Job, tensor: torch.Tensor, name: str) -> Callable[[], object]:
     """Start to replace a tensor by its sum over the processes; returns a function that waits for it.
 
     name: of this sum; no two that are under way may have the same.
@@ -297,18 +303,18 @@ def start_sum(job, tensor, name):
     return finish
 
 
-def total(job, tensor, name="total"):
+def total(job: Job, tensor: torch.Tensor, name: str = "total") -> torch.Tensor:
     """The sum over the processes of a tensor, in place; returns it."""
     start_sum(job, tensor, name)()
     return tensor
 
 
-def barrier(job):
+def barrier(job: Job) -> None:
     """Wait until all processes have come this far."""
     total(job, torch.zeros(1), "barrier")
 
 
-def in_turn(job, function):
+def in_turn(job: Job, function: Callable[[], _T]) -> _T:
     """Call a function on rank 0, then on the first rank of each other node, then on all the rest.
 
     What an earlier one leaves on a disk the later ones find there. Returns what the function returned here.
@@ -321,12 +327,12 @@ def in_turn(job, function):
     return result
 
 
-def share(job, count):
+def share(job: Job, count: int) -> slice:
     """This process's part, a slice, of `count` images; parts are equal where `count` allows, and may be empty."""
     return slice(count * job.rank // job.size, count * (job.rank + 1) // job.size)
 
 
-def any_of(job, flag):
+def any_of(job: Job, flag: object) -> Callable[[], bool]:
     """Start to ask whether any process has a flag set; returns a function that waits for the answer."""
     votes = torch.tensor([float(bool(flag))])
     finish = start_sum(job, votes, "any")
@@ -338,7 +344,7 @@ def any_of(job, flag):
     return answer
 
 
-def broadcast(job, tensors):
+def broadcast(job: Job, tensors: Iterable[torch.Tensor]) -> None:
     """Overwrite every tensor of an iterable with rank 0's."""
     if job.backend:
         for tensor in tensors:
@@ -346,7 +352,7 @@ def broadcast(job, tensors):
                 job.backend.broadcast(tensor)
 
 
-def broadcast_object(job, value):
+def broadcast_object(job: Job, value: _T) -> _T:
     """Rank 0's value of a small object that can be pickled."""
     if job.backend is None:
         return value
@@ -354,7 +360,9 @@ def broadcast_object(job, value):
         return job.backend.broadcast_object(value)
 
 
-def average_gradients(job, module, optimiser, fp16=False):
+def average_gradients(
+    job: Job, module: nn.Module, optimiser: Optimizer, fp16: bool = False
+) -> tuple[nn.Module, Optimizer]:
     """Have gradients averaged over the processes, while backward() still computes others.
 
     module: its forward() gives what backward() starts from. fp16: send them as float16, half the traffic.
@@ -363,7 +371,7 @@ def average_gradients(job, module, optimiser, fp16=False):
     return job.backend.average_gradients(module, optimiser, fp16) if job.backend else (module, optimiser)
 
 
-def backward(loss, optimiser):
+def backward(loss: torch.Tensor, optimiser: Optimizer) -> None:
     """loss.backward(); when this returns, every gradient is the mean of all processes'."""
     optimiser.zero_grad()
     with _contact():
@@ -371,7 +379,7 @@ def backward(loss, optimiser):
         getattr(optimiser, "synchronize", lambda: None)()  # Horovod's
 
 
-def step(optimiser):
+def step(optimiser: Optimizer) -> None:
     """optimiser.step(), with the gradients as they are now."""
     with getattr(optimiser, "skip_synchronize", contextlib.nullcontext)():  # Horovod's would average them once more
         optimiser.step()

@@ -1,14 +1,22 @@
 """What the figures share: their look, a panel for each model, saving them."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from utils import paths, results
+
+if TYPE_CHECKING:  # matplotlib is imported where it is needed, so that --help answers at once
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, distinguishable with any kind of colour vision; used by name.
 BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib names every key that there is
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -26,7 +34,7 @@ STYLE = {
 }
 
 
-def sheet(width, height):
+def sheet(width: float, height: float) -> "Figure":
     """An empty figure; sizes in inches, fonts in points as printed at that size.
 
     Looks the same whatever the user's matplotlibrc and environment say; needs no display.
@@ -40,13 +48,13 @@ def sheet(width, height):
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def grid(rows, columns, panel_width, panel_height):
+def grid(rows: int, columns: int, panel_width: float, panel_height: float) -> tuple["Figure", np.ndarray]:
     """A sheet of rows x columns panels: (figure, axes [rows, columns]). The y-axis is shared along a row."""
     figure = sheet(columns * panel_width, rows * panel_height)
     return figure, figure.subplots(rows, columns, sharey="row", squeeze=False)
 
 
-def panels(models):
+def panels(models: Collection[tuple[str, int]]) -> tuple["Figure", dict[tuple[str, int], "Axes"]]:
     """A sheet with a panel for each model: (figure, {(dataset, nz): axes}).
 
     models: the (dataset, nz) to draw. Rows are datasets, which share their y-axis, in bits/dim; columns are numbers of
@@ -56,7 +64,8 @@ def panels(models):
     depths = sorted({nz for _, nz in models})
     width, height = (6.75, 1.75) if len(models) > 1 else (4.5, 2.7)  # a page's width, or most of it
     figure, axes = grid(len(datasets), len(depths), max(width / len(depths), 1.7), height)
-    drawn, titled = {}, set()
+    drawn: dict[tuple[str, int], Axes] = {}
+    titled = set()
     for row, dataset in zip(axes, datasets, strict=True):
         for panel, nz in zip(row, depths, strict=True):
             if (dataset, nz) not in models:
@@ -72,15 +81,15 @@ def panels(models):
     return figure, drawn
 
 
-def remark(axes, x, y, text, **alignment):
+def remark(axes: "Axes", x: float, y: float, text: str, **alignment: Any) -> None:
     """Small grey text in a panel; x and y in fractions of it."""
     axes.text(x, y, text, transform=axes.transAxes, fontsize=6, color=GREY, **alignment)
 
 
-def legend(figure, **spacing):
+def legend(figure: "Figure", **spacing: Any) -> None:
     """One legend above for all panels, each label once."""
     spacing.setdefault("ncols", 10)
-    handles = {}
+    handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
@@ -88,9 +97,12 @@ def legend(figure, **spacing):
         figure.legend(handles.values(), handles.keys(), loc="outside upper center", **spacing)
 
 
-def save(figure, stem):
+def save(figure: "Figure", stem: str | Path) -> list[Path]:
     """Write a figure as <stem>.pdf (vector, fonts embedded) and <stem>.png (300 dpi); returns the two paths."""
-    files = {Path(f"{stem}.pdf"): {"metadata": {"CreationDate": None}}, Path(f"{stem}.png"): {"dpi": 300}}
+    files: dict[Path, dict[str, Any]] = {
+        Path(f"{stem}.pdf"): {"metadata": {"CreationDate": None}},
+        Path(f"{stem}.png"): {"dpi": 300},
+    }
     for path, options in files.items():
         with paths.replacing(path) as file:
             figure.savefig(file, format=path.suffix[1:], **options)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from utils.cli import UserError
 
@@ -79,7 +79,7 @@ def read(path: str | Path) -> Picture:
 
 
 @contextlib.contextmanager
-def opened(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+def opened(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Iterator[ImageFile.ImageFile]:
     """An image file as Pillow opens it, for all who read images: its checksums are right, nothing is decoded yet.
 
     Raises OSError, or nearly anything, where it is damaged or of another format.

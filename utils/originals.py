@@ -9,7 +9,9 @@ import gzip
 import io
 import pickle
 import tarfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,7 @@ _MNIST = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
 _CIFAR = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 
 
-def find(dataset, split, folders):
+def find(dataset: str, split: str, folders: Iterable[str | Path]) -> tuple[np.ndarray, Path] | None:
     """The images of a split, uint8 [N, H, W, C], and the file or folder that they are from; None where there is none.
 
     folders: where to look, in this order. Raises UserError where what is found is damaged or of another kind.
@@ -34,7 +36,7 @@ def find(dataset, split, folders):
     return None
 
 
-def _places(dataset, split, folder):
+def _places(dataset: str, split: str, folder: Path) -> Iterator[tuple[Path, Callable[[Path], np.ndarray]]]:
     """Where a split may be in a folder: (path, function that reads it)."""
     if dataset == "mnist":
         for raw in (folder / "MNIST" / "raw", folder):
@@ -46,7 +48,7 @@ def _places(dataset, split, folder):
         yield folder / "cifar-10-python.tar.gz", lambda path: _batches(_members(path, names))
 
 
-def _idx(data):
+def _idx(data: bytes) -> np.ndarray:
     """The images in an IDX file: uint8 [N, H, W, 1]."""
     magic, *shape = np.frombuffer(data, ">u4", 4).tolist()
     if magic != 0x803:  # unsigned bytes in three dimensions
@@ -54,13 +56,13 @@ def _idx(data):
     return np.frombuffer(data, np.uint8, offset=16).reshape(*shape, 1)
 
 
-def _members(path, names):
+def _members(path: Path, names: Iterable[str]) -> list[bytes]:
     with tarfile.open(path) as archive:
-        files = [archive.extractfile(f"cifar-10-batches-py/{name}") for name in names]
-        return [file.read() for file in files]
+        files: list[Any] = [archive.extractfile(f"cifar-10-batches-py/{name}") for name in names]
+        return [file.read() for file in files]  # raises where one is None: a folder or the like
 
 
-def _batches(files):
+def _batches(files: Iterable[bytes]) -> np.ndarray:
     """The images in pickled batches, [N, 3072] each, channels first: uint8 [N, 32, 32, 3]."""
     batches = [_Arrays(io.BytesIO(data), encoding="bytes").load()[b"data"] for data in files]
     return np.concatenate(batches).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
@@ -69,7 +71,7 @@ def _batches(files):
 class _Arrays(pickle.Unpickler):
     """Reads pickles of NumPy arrays and plain Python objects, and nothing that could run code."""
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         reconstruct = np.empty(0).__reduce__()[0]
         known = {
             "numpy.core.multiarray._reconstruct": reconstruct,

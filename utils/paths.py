@@ -8,7 +8,9 @@ import os
 import re
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from utils.errors import UserError
 
@@ -18,42 +20,42 @@ DATA = ROOT / "model" / "data"
 PRETRAINED = ROOT / "model" / "pretrained"
 
 
-def family(dataset, likelihood):
+def family(dataset: str, likelihood: str) -> str:
     """What the models of a likelihood are called in names of files and folders: what the functions below take."""
     return dataset if likelihood == "logistic" else f"{dataset}_{likelihood}"
 
 
-def params(dataset, output=ROOT):
+def params(dataset: str, output: str | Path = ROOT) -> Path:
     """Folder of the checkpoints trained on a dataset, one file nz<k> per number of latent layers."""
     return Path(output) / "model" / "params" / dataset
 
 
-def results(dataset, nz, output=ROOT):
+def results(dataset: str, nz: int, output: str | Path = ROOT) -> Path:
     """Folder of the result arrays and training curves that the figures are drawn from."""
     return Path(output) / "plots" / f"{dataset}{nz}"
 
 
-def bitstreams(dataset, nz, output=ROOT):
+def bitstreams(dataset: str, nz: int, output: str | Path = ROOT) -> Path:
     """Folder of the compressed test sets."""
     return Path(output) / "bitstreams" / f"{dataset}{nz}"
 
 
-def bins(output=ROOT):
+def bins(output: str | Path = ROOT) -> Path:
     """Folder of the cached latent ranges (see discretization.py)."""
     return Path(output) / "bins"
 
 
-def runs(dataset, nz, output=ROOT):
+def runs(dataset: str, nz: int, output: str | Path = ROOT) -> Path:
     """Folder of the TensorBoard logs."""
     return Path(output) / "runs" / dataset / f"nz{nz}"
 
 
-def pretrained(dataset, nz):
+def pretrained(dataset: str, nz: int) -> Path:
     """The small checkpoint that ships with the repository."""
     return PRETRAINED / f"{dataset}_nz{nz}.pt"
 
 
-def checkpoints(dataset, output=ROOT):
+def checkpoints(dataset: str, output: str | Path = ROOT) -> dict[int, Path]:
     """Every checkpoint at hand, {nz: path}; one trained (or downloaded) hides the one shipped, and one under `output`
     one under the repository's own model/params."""
     found = {path: re.fullmatch(rf"{dataset}_nz(\d+)\.pt", path.name) for path in PRETRAINED.glob("*.pt")}
@@ -62,7 +64,7 @@ def checkpoints(dataset, output=ROOT):
     return {int(match[1]): path for path, match in found.items() if match}
 
 
-def list_files(folder):
+def list_files(folder: str | Path) -> list[str]:
     """The paths of all files in a folder and its sub-folders, relative to it and sorted; links are followed.
 
     Every real folder is visited once, however many links lead to it, and under a name without links where it has one.
@@ -86,7 +88,7 @@ def list_files(folder):
 
 
 @contextlib.contextmanager
-def replacing(path, mode="wb"):
+def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file for writing so that it appears under its name only when it is complete.
 
     Writes beside the target, flushes to disk and renames. A symbolic link stays, and what it leads to is replaced; a
@@ -112,14 +114,14 @@ def replacing(path, mode="wb"):
             aside.unlink(missing_ok=True)
 
 
-def remove_unfinished(path):
+def remove_unfinished(path: str | Path) -> None:
     """Delete what processes that were killed inside replacing() left beside a file."""
     path = Path(os.path.realpath(path))
     for aside in path.parent.glob(f".{glob.escape(_short(path.name))}.*.tmp"):
         aside.unlink(missing_ok=True)
 
 
-def check_writable(*files):
+def check_writable(*files: str | Path) -> None:
     """Raise UserError, as replacing() would, where one of these files cannot be written; changes nothing.
 
     To be asked before the work starts. Room on the disk is not looked at.
@@ -130,7 +132,7 @@ def check_writable(*files):
             _try_folder(target.parent, target.name)
 
 
-def check_folder_writable(*folders):
+def check_folder_writable(*folders: str | Path) -> None:
     """As check_writable(), for files that are yet to be named in these folders, which may be absent.
 
     These hang from --output, of which the error reminds.
@@ -140,7 +142,7 @@ def check_folder_writable(*folders):
             _try_folder(Path(os.path.realpath(folder)))
 
 
-def _target(path):
+def _target(path: str | Path) -> tuple[Path, os.stat_result | None]:
     """What is to be replaced, links followed, and its os.stat_result, None where it is absent."""
     try:
         found = os.stat(path)  # before realpath(), which makes of /dev/stdout the name of no file
@@ -152,7 +154,7 @@ def _target(path):
     return Path(os.path.realpath(path)), found
 
 
-def _try_folder(folder, name=""):
+def _try_folder(folder: Path, name: str = "") -> None:
     """Raise OSError where a file of that name could not be made in a folder that may be absent."""
     absent = [name]
     while not folder.exists() and folder != folder.parent:
@@ -164,13 +166,13 @@ def _try_folder(folder, name=""):
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
 
-def _short(name):
+def _short(name: str) -> str:
     """The name for a file aside: room is left for what is put around it."""
     return name if len(os.fsencode(name)) <= 200 else hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 @contextlib.contextmanager
-def _explained(path, aside=None, remedy=""):
+def _explained(path: str | Path, aside: Path | None = None, remedy: str = "") -> Iterator[None]:
     """Turn what goes wrong with writing into a UserError that names the path.
 
     aside: the file that is written. NumPy and PyTorch raise errors that do not tell the reason (OSError "1000
@@ -179,7 +181,8 @@ def _explained(path, aside=None, remedy=""):
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if getattr(error, "filename", None) is not None and aside is not None and error.filename != str(aside):
+        named = getattr(error, "filename", None)
+        if named is not None and aside is not None and named != str(aside):
             raise  # of another file, which was read meanwhile
         reason = getattr(error, "strerror", None) or (aside and _why_not(aside))
         if reason is None:
@@ -187,7 +190,7 @@ def _explained(path, aside=None, remedy=""):
         raise UserError(f"cannot write {path}: {reason}{remedy}") from None
 
 
-def _why_not(aside):
+def _why_not(aside: Path) -> str | None:
     """The reason why no more can be written to a file, or None."""
     try:
         with open(aside, "ab", buffering=0) as file:

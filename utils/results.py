@@ -9,9 +9,11 @@ The scripts write to OUTPUT/plots. docs/results has the results that ship, the a
 (scripts/keep_results.py puts them there), and published.json, the paper's numbers.
 """
 
+import argparse
 import json
 import math
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +66,7 @@ class Result(NamedTuple):
     total: np.ndarray  # bits of the chain so far, the initial bits included
 
 
-def name(scheme, variant):
+def name(scheme: str, variant: Variant) -> str:
     """What the files of a result begin with: <scheme>_<q>bits[_exact][_bf16][_whitened][_<chains>x<images>].
 
     The name without any of these stands for the paper's protocol, 100 chains of 100 images in floats.
@@ -72,23 +74,23 @@ def name(scheme, variant):
     return f"{scheme}_{settings_name(variant)}{size_name(variant.chains, variant.images)}"
 
 
-def settings_name(settings):
+def settings_name(settings: Variant | argparse.Namespace) -> str:
     """What names say of a Variant, or a command line, but for its chains: <q>bits[_exact][_bf16][_whitened]."""
     parts = {"_exact": settings.exact, "_bf16": settings.precision != PRECISIONS[0], "_whitened": settings.whiten}
     return f"{settings.quantbits}bits" + "".join(part for part, is_set in parts.items() if is_set)
 
 
-def seed_name(seed):
+def seed_name(seed: int) -> str:
     """What names say of the choice of images: "" for the published one. Figures are drawn of that alone."""
     return "" if seed == SEED else f"_seed{seed}"
 
 
-def size_name(chains, images):
+def size_name(chains: int, images: int) -> str:
     """What names say of chains, and images in each: "" for the paper's."""
     return "" if (chains, images) == FULL else f"_{chains}x{images}"
 
 
-def parse(file):
+def parse(file: str) -> tuple[str, Variant] | None:
     """The (scheme, variant) that a file of rates is named after, or None if it is no such file."""
     settings = r"(\d+)bits(_exact)?(_bf16)?(_whitened)?(?:_(\d+)x(\d+))?"
     match = re.fullmatch(rf"({'|'.join(SCHEMES)})_{settings}_({'|'.join(MEASURES)})\.npy", file)
@@ -100,7 +102,7 @@ def parse(file):
     return (scheme, variant) if file == f"{name(scheme, variant)}_{measure}.npy" else None
 
 
-def describe(variant):
+def describe(variant: Variant) -> str:
     """In words, how a variant departs from the paper's protocol; "" where it does not."""
     words = [f"{variant.quantbits} bits"] * (variant.quantbits != 10)
     words += ["exact"] * variant.exact + [variant.precision] * (variant.precision != PRECISIONS[0])
@@ -109,7 +111,7 @@ def describe(variant):
     return ", ".join(words)
 
 
-def command(dataset, nz, scheme, variant):
+def command(dataset: str, nz: int, scheme: str, variant: Variant) -> str:
     """The command that computes a result."""
     flags = [f"--nz={nz}", f"--bitswap={BITSWAP.get(scheme, scheme)}"]
     flags += [f"--quantbits={variant.quantbits}"] * (variant.quantbits != 10)
@@ -120,17 +122,17 @@ def command(dataset, nz, scheme, variant):
     return " ".join(["python", f"{dataset}_compress.py", *flags])
 
 
-def per_real_dimension(dataset):
+def per_real_dimension(dataset: str) -> float:
     """The factor from bits per dimension as the model sees it to bits per dimension of the images themselves."""
     return 1 / REAL_DIMENSIONS.get(dataset, 1)
 
 
-def folder(dataset, nz, results):
+def folder(dataset: str, nz: int, results: str | Path) -> Path:
     """The folder of one model in a folder of results."""
     return Path(results) / f"{dataset}{nz}"
 
 
-def found(results, holds):
+def found(results: str | Path, holds: Callable[[str], object]) -> dict[tuple[str, int], list[str]]:
     """The models that have a file that `holds(its name)` accepts, {(dataset, nz): [file names]}, in the figures' order.
 
     Empty where there is no such folder; UserError where it cannot be read.
@@ -149,13 +151,19 @@ def found(results, holds):
     return {model: models[model] for model in order if models[model]}
 
 
-def where(given, output, holds):
+def where(given: str | Path | None, output: str | Path, holds: Callable[[str], object]) -> str | Path:
     """The folder to draw from: the one given, or OUTPUT/plots if it has a file that `holds(name)`, or SHIPPED."""
     ours = Path(output) / "plots"
     return given or (ours if found(ours, holds) else SHIPPED)
 
 
-def load(results, quantbits=10, exact=None, whiten=None, wanted=lambda dataset, nz: True):
+def load(
+    results: str | Path,
+    quantbits: int = 10,
+    exact: bool | None = None,
+    whiten: bool | None = None,
+    wanted: Callable[[str, int], bool] = lambda dataset, nz: True,
+) -> dict[tuple[str, int], dict[str, Result]]:
     """Read the results to draw, {(dataset, nz): {scheme: Result}}: of each model one variant, see preference().
 
     quantbits, exact, whiten: of the variants that count; None stands for either. wanted: the models that count.
@@ -163,7 +171,7 @@ def load(results, quantbits=10, exact=None, whiten=None, wanted=lambda dataset, 
     """
     loaded = {}
     for (dataset, nz), files in found(results, parse).items():
-        variants = {}  # {variant: {scheme: None}}
+        variants: dict[Variant, dict[str, None]] = {}
         for scheme, variant in filter(None, map(parse, files)):
             if variant.quantbits == quantbits and exact in (None, variant.exact) and whiten in (None, variant.whiten):
                 variants.setdefault(variant, {})[scheme] = None
@@ -174,14 +182,14 @@ def load(results, quantbits=10, exact=None, whiten=None, wanted=lambda dataset, 
     return loaded
 
 
-def preference(variant):
+def preference(variant: Variant) -> tuple[bool, bool, int, int]:
     """What makes one variant preferable to another: to be the paper's; in float32, not whitened; the more images."""
     plain = not (variant.exact or variant.whiten) and variant.precision == PRECISIONS[0]
     full = (variant.chains, variant.images) == FULL
     return plain and full, plain, variant.chains * variant.images, variant.images
 
 
-def load_one(results, dataset, nz, scheme, variant):
+def load_one(results: str | Path, dataset: str, nz: int, scheme: str, variant: Variant) -> Result:
     """Read one Result; UserError where one of its files is missing, is damaged or differs from the others in shape.
 
     A plain name may belong to fewer images, from before they were told apart: the Result's variant has what there is.
@@ -205,7 +213,7 @@ def load_one(results, dataset, nz, scheme, variant):
     return Result(variant._replace(chains=shape[0], images=shape[1]), **arrays)
 
 
-def load_array(path):
+def load_array(path: str | Path) -> np.ndarray:
     """Read one array of rates as float64 [chains, images]; UserError if it is anything but floats of 32 or 64 bits."""
     try:
         # Mapped first: a header that promises more than the file holds is refused before memory is taken for it.
@@ -222,7 +230,7 @@ def load_array(path):
     return np.array(array, np.float64)
 
 
-def published():
+def published() -> dict[tuple[str, int], dict[str, dict[str, float]]]:
     """The paper's numbers, {(dataset, nz): {scheme: {what: number}}}, in bits per real dimension.
 
     What: elbo, net, net_std, cma_1, cma_10, cma_50, cma_100; and bits_1, the bits of a chain after its first image.
@@ -232,12 +240,12 @@ def published():
     return {model: schemes for model, schemes in models.items() if schemes}
 
 
-def after(result, images):
+def after(result: Result, images: int) -> float:
     """The cumulative moving average after so many images, the mean over the chains; NaN where there are fewer."""
     return result.cmas[:, images - 1].mean() if images <= result.cmas.shape[1] else math.nan
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of all figures: which models, read from where, written where."""
     help = "draw only these, divided by commas (default: all that are found)"
     parser.add_argument("--dataset", type=cli.several(tuple(DATASETS)), action="extend", metavar="NAME", help=help)
@@ -249,12 +257,14 @@ def add_arguments(parser):
     parser.add_argument("--output", type=Path, default=paths.ROOT, metavar="DIR", help=help)
 
 
-def chosen(args):
+def chosen(args: argparse.Namespace) -> Callable[[str, int], bool]:
     """What --dataset and --nz choose, as a function of (dataset, nz)."""
     return lambda dataset, nz: dataset in (args.dataset or DATASETS) and (not args.nz or nz in args.nz)
 
 
-def nothing(what, folder, args, command, datasets):
+def nothing(
+    what: str, folder: str | Path, args: argparse.Namespace, command: Callable[[str, int], str], datasets: Iterable[str]
+) -> UserError:
     """The UserError where there is nothing to draw; it names a command that makes some, of a model of the paper's.
 
     what: in words. command(dataset, nz): the command. datasets: those that it is for.

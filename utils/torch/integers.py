@@ -11,7 +11,8 @@ Numbers are fixed-point: an integer, and a number of fraction bits. Tensors hold
 
 import contextlib
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class Layer(NamedTuple):
     bound: int
 
 
-def convolve(layer, values, fraction):
+def convolve(layer: Layer, values: torch.Tensor, fraction: int) -> torch.Tensor:
     """Convolve integers [B, H, W, in] that have `fraction` fraction bits: integers, float32 [B, H, W, out]."""
     halves = (values * math.ldexp(1, layer.unit - fraction)).round_().clamp_(layer.least, layer.most).float()
     if layer.low:
@@ -53,12 +54,12 @@ def convolve(layer, values, fraction):
     return sums.add_(layer.bias).mul_(layer.factor).round_().clamp_(-layer.bound, layer.bound)
 
 
-def _convolve(values, weight):
+def _convolve(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     sums = F.conv2d(values.permute(0, 3, 1, 2), weight, padding=weight.shape[-1] // 2)
     return sums.permute(0, 2, 3, 1).contiguous()
 
 
-def largest_sums(weight, bias, low, least, most):
+def largest_sums(weight: np.ndarray, bias: np.ndarray | float, low: int, least: int, most: int) -> np.ndarray:
     """Bounds [out] on the absolute sums in convolve(), in units in which float32 has to hold them: at most EXACT.
 
     weight, bias: as in Layer, of any type; low, least, most: likewise. No partial sum, in whatever order, is larger
@@ -75,13 +76,13 @@ def largest_sums(weight, bias, low, least, most):
     return np.maximum(high + norm / 2 + 1 + abs(bias), norm * half)
 
 
-def largest_halves(low, least, most):
+def largest_halves(low: int, least: int, most: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """How far the high half and the low half (in units of 2^-low) go up and down: ((up, down), (up, down))."""
     half = 1 << low >> 1
     return (most + half >> low, half - least >> low), (half, half)
 
 
-def prove(name, layer):
+def prove(name: str, layer: Layer) -> None:
     """Raise ValueError unless float32 holds every sum that convolve() makes, whatever its input."""
     weight, bias = (part.cpu().double().numpy() for part in (layer.weight, layer.bias))
     worst = largest_sums(weight, bias, layer.low, layer.least, layer.most).max()
@@ -89,7 +90,7 @@ def prove(name, layer):
         raise ValueError(f"{name} is not proved exact: its sums may reach {worst:.0f}, and float32's limit is {EXACT}")
 
 
-def check(name, layer, device):
+def check(name: str, layer: Layer, device: torch.device) -> None:
     """Raise ArithmeticError unless convolutions with the largest sums there can be agree with 64-bit integers.
 
     The proof takes it that the device adds up products of float32; this finds out, for one shape of convolution.
@@ -111,14 +112,14 @@ def check(name, layer, device):
 
 
 @contextlib.contextmanager
-def exact_arithmetic(device):
+def exact_arithmetic(device: torch.device) -> Iterator[None]:
     """Inside this context a float32 convolution multiplies and adds float32, and adds up the products themselves.
 
     That rules out TF32 and bfloat16, autocast, and the Winograd and FFT algorithms of NNPACK and cuDNN; without cuDNN
     PyTorch unfolds the input on a GPU and multiplies matrices. The settings are of the whole process, and restored.
     """
-    backends = torch.backends
-    settings = [(backends.cudnn, "enabled", False)]
+    backends: Any = torch.backends  # what it has is not the same in every version
+    settings: list[tuple[Any, str, object]] = [(backends.cudnn, "enabled", False)]
     if hasattr(backends.mkldnn, "conv"):
         parts = (backends.mkldnn.conv, backends.mkldnn.matmul, backends.cuda.matmul)
         settings += [(part, "fp32_precision", "ieee") for part in parts]

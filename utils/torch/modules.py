@@ -2,18 +2,20 @@
 
 import contextlib
 import copy
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-_initialising = None  # or what to call with a number of images whenever so many have passed a layer
+_initialising: Any = None  # or what to call with a number of images whenever so many have passed a layer
 _CACHED = 1 << 18  # numbers
 CHUNK = 128  # images that pass a layer at once while it is initialised, so that Ctrl-C need not wait for thousands
 
 
 @contextlib.contextmanager
-def init_mode(advance=lambda images: None):
+def init_mode(advance: Callable[[int], object] = lambda images: None) -> Iterator[None]:
     """Inside this context a forward pass initialises every WnConv2d it goes through from the data it sees.
 
     advance: is called with a number of images whenever so many have passed a layer, those of a batch once for each.
@@ -36,7 +38,9 @@ class WnConv2d(nn.Module):
     Parameters: v [out, in, k, k], gain [out], b [out].
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, init_scale=1.0, loggain=True):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, init_scale: float = 1.0, loggain: bool = True
+    ) -> None:
         super().__init__()
         self.init_scale = init_scale
         self.loggain = loggain
@@ -44,19 +48,19 @@ class WnConv2d(nn.Module):
         self.gain = nn.Parameter(torch.zeros(out_channels) if loggain else torch.ones(out_channels))
         self.b = nn.Parameter(torch.zeros(out_channels))
 
-    def weight(self):
+    def weight(self) -> torch.Tensor:
         """The normalised weight, [out, in, k, k]."""
         gain = F.softplus(self.gain) if self.loggain else self.gain
         norm = torch.linalg.vector_norm(self.v, dim=(1, 2, 3)) + 1e-10
         return self.v * (gain / norm).view(-1, 1, 1, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not _initialising:
             return self._convolve(x)
         self._initialise(torch.cat([self._convolve(chunk) for chunk in x.split(CHUNK)]))
         return torch.cat([self._passed(chunk) for chunk in x.split(CHUNK)])
 
-    def _passed(self, chunk):
+    def _passed(self, chunk: torch.Tensor) -> torch.Tensor:
         out = self._convolve(chunk)
         _initialising(len(chunk))
         return out
@@ -78,11 +82,11 @@ class WnConv2d(nn.Module):
 class ELU(nn.Module):
     """elu() as a module."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return elu(x)
 
 
-def elu(x):
+def elu(x: torch.Tensor) -> torch.Tensor:
     """x where it is positive, exp(x) - 1 elsewhere (Clevert, Unterthiner, Hochreiter, arXiv 1511.07289).
 
     On CPUs PyTorch's own may take longer than the convolution before it, as its expm1 is slow with AVX-512
@@ -93,7 +97,7 @@ def elu(x):
 
 class _Elu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         ctx.wide = x.dtype.itemsize >= 4
         out = _fast_elu(x) if ctx.wide else _elu_in_float32(x)
         # The output, which the next layer keeps as well, unless it is too rough for the gradient, out + 1 below 0.
@@ -101,16 +105,16 @@ class _Elu(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         return torch.ops.aten.elu_backward(gradient, 1, 1, 1, ctx.wide, ctx.saved_tensors[0])
 
 
-def _fast_elu(x):
+def _fast_elu(x: torch.Tensor) -> torch.Tensor:
     exp_less_1 = x.clamp(max=0).neg_().sigmoid_().reciprocal_().sub_(2)  # 1 / sigmoid(-x) = 1 + exp(x)
     return torch.maximum(x, exp_less_1, out=exp_less_1)
 
 
-def _elu_in_float32(x):
+def _elu_in_float32(x: torch.Tensor) -> torch.Tensor:
     """A few images at a time, so that what is computed in float32 stays in the cache."""
     out, few = torch.empty_like(x), max(1, _CACHED // max(1, x[:1].numel()))
     for part, into in zip(x.split(few), out.split(few), strict=True):
@@ -121,13 +125,13 @@ def _elu_in_float32(x):
 class ResNetLayer(nn.Module):
     """x + conv2(dropout(ELU(conv1(ELU(x))))); conv2 starts at zero, so the layer starts as the identity."""
 
-    def __init__(self, channels, kernel_size, dropout_p):
+    def __init__(self, channels: int, kernel_size: int, dropout_p: float) -> None:
         super().__init__()
         self.conv1 = WnConv2d(channels, channels, kernel_size)
         self.dropout = nn.Dropout(dropout_p)
         self.conv2 = WnConv2d(channels, channels, kernel_size, init_scale=0.0, loggain=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = elu(self.conv1(elu(x)))
         return x + self.conv2(self.dropout(hidden))
 
@@ -135,7 +139,7 @@ class ResNetLayer(nn.Module):
 class ResNetBlock(nn.Sequential):
     """`layers` residual layers one after another, named as in the published checkpoints."""
 
-    def __init__(self, channels, kernel_size, layers, dropout_p):
+    def __init__(self, channels: int, kernel_size: int, layers: int, dropout_p: float) -> None:
         super().__init__()
         for j in range(1, layers + 1):
             self.add_module(f"res{channels}layer{j}", ResNetLayer(channels, kernel_size, dropout_p))
@@ -146,11 +150,11 @@ class Convolution(nn.Conv2d):
 
     output: torch.dtype | None = None  # the type of the output, where it is another
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.to(self.weight.dtype)).to(self.output or self.weight.dtype)
 
 
-def fold_weight_norm(module):
+def fold_weight_norm(module: Any) -> Any:
     """An inference copy of a module: weight normalisation folded into plain convolutions, gradients off.
 
     The copy keeps no link to the original; fold again after training on.
@@ -174,7 +178,7 @@ def _plain_convolution(conv):
 
 
 @torch.no_grad()
-def update_ema(average, model, step, decay=0.999):
+def update_ema(average: nn.Module, model: nn.Module, step: int, decay: float = 0.999) -> None:
     """Move the exponential moving average of a model's parameters one step towards the model, in place.
 
     step: optimiser steps taken so far, from 1. The decay rises as (1 + step) / (10 + step) until it reaches

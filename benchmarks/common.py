@@ -41,8 +41,15 @@ def unfolded(name):
     return network
 
 
+def shipped(name):
+    """The small trained model that ships, unfolded. name: one of MODELS."""
+    from model import checkpoints
+
+    return checkpoints.load(paths.pretrained(*MODELS[name]))[0]
+
+
 def model(name):
-    """The same, folded."""
+    """What unfolded() gives, folded."""
     from utils.torch.modules import fold_weight_norm
 
     return fold_weight_norm(unfolded(name))

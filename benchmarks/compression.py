@@ -20,7 +20,8 @@ FORMS = ("float32", "bfloat16", "exact")
 COLUMNS = ["model", "form", "scheme", "lanes", "threads", "clock", "forward ms"]
 COLUMNS += [f"{what} {column}" for what in ("encode", "decode") for column in ("x", "ms", *PARTS)]
 
-DESCRIPTION = """Time coding beside the network alone: full-size models with random weights, random images, in one run.
+DESCRIPTION = """Time coding beside the network alone: full-size models with random weights, or the small trained ones
+that ship, random images, in one run.
 
 In turn, until --seconds for each form have passed, but twice at least: the bare forward passes in float32 that an
 image needs (every infer and generate once, on one batch of all lanes), and with the networks in each form, float32,
@@ -150,7 +151,7 @@ def measure(name, forms, scheme, lanes, images, seconds, clock):
 def all_rows(args):
     """The rows of the table."""
     for name in args.models:
-        network = common.unfolded(name)
+        network = common.shipped(name) if args.shipped else common.unfolded(name)
         forms = {form: common.form(network, form) for form in args.forms}
         for lanes in args.lanes:
             yield from measure(name, forms, args.scheme, lanes, args.images, args.seconds, args.clock)
@@ -162,8 +163,9 @@ def main():
     common.add_clock(parser)
     parser.add_argument(
         "--models", choices=tuple(common.MODELS), nargs="+", default=["mnist2", "mnist8", "cifar8"], metavar="MODEL",
-        help="full-size models, by dataset and number of latent layers",
+        help="models, by dataset and number of latent layers",
     )  # fmt: skip
+    parser.add_argument("--shipped", action="store_true", help="the small trained models that ship")
     parser.add_argument("--lanes", type=cli.whole_number(1), nargs="+", default=[1, 10, 100], help="rows of each model")
     help = "of the networks; float32 is always among them"
     parser.add_argument("--forms", choices=FORMS, nargs="+", default=list(FORMS), metavar="FORM", help=help)

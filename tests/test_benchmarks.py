@@ -37,6 +37,13 @@ def test_compression(tables):
             assert network > 0 and any(others)  # the others are differences, which noise may make negative
 
 
+def test_compression_with_the_models_that_ship(tmp_path):
+    script = "benchmarks/compression.py", "--shipped", "--quick", "--forms", "float32", "--output", tmp_path
+    assert "mnist1" in run_script(*script, check=0).stdout
+    with open(tmp_path / "benchmarks" / "compression.csv", newline="") as file:
+        assert [(row["model"], row["lanes"]) for row in csv.DictReader(file)] == [("mnist1", "1"), ("mnist1", "2")]
+
+
 def test_coder(tables):
     rows = tables[1]["coder"]
     assert [row["lanes"] for row in rows if row["coder"] == "ours"] == ["1", "10"]

@@ -54,7 +54,7 @@ def main(argv=None):
     if job.rank:  # these need not wait for the rest
         return
     if network is not None:
-        streams = paths.bitstreams(DATASET, nz, args.output) / f"context_{_suffix(args)}"
+        streams = paths.bitstreams(paths.family(DATASET, args.likelihood), nz, args.output) / f"context_{_suffix(args)}"
         bits[CONTEXT] = context_bits(chosen, streams, network, args)
     if not args.verify_only:
         _report(args, chosen, nz, bits)
@@ -66,7 +66,7 @@ def _code(args, job):
     from model import checkpoints
 
     path, model, identity = checkpoints.open_for(DATASET, args)
-    command.check_output(DATASET, model.nz, args)
+    command.check_output(paths.family(DATASET, model.likelihood), model.nz, args)
     chosen = photographs.choose(Path(args.data) / DATASET / "test", args.nphotos, args.seed)
     setup = experiment.open_setup(DATASET, args, path, model, identity, job)
     chains = [photographs.to_blocks(photograph.pixels) for photograph in chosen]
@@ -100,7 +100,7 @@ def _suffix(args):
 
 def _report(args, chosen, nz, bits):
     """Compress the photographs with other compressors, if both schemes are asked for, and write what they took."""
-    folder, suffix = paths.results(DATASET, nz, args.output), _suffix(args)
+    folder, suffix = paths.results(paths.family(DATASET, args.likelihood), nz, args.output), _suffix(args)
     if args.bitswap != "both":
         print(f"wrote {write_photographs(folder / f'{command.schemes(args)[0]}_{suffix}.csv', chosen, bits)}")
         return

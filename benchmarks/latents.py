@@ -16,7 +16,7 @@ from utils import cli, datasets, distributed, paths
 from utils.published import SETTINGS
 from utils.torch.modules import fold_weight_norm, init_mode
 
-COLUMNS = ["dataset", "nz", "context", "seconds", "steps", "recon", "KL", "bits/dim"]
+COLUMNS = ["dataset", "nz", "near", "seconds", "steps", "recon", "KL", "bits/dim"]
 WIDTH, BLOCKS, NPROCESSING = 32, 4, 2  # of the networks of the latents, as in the checkpoints that ship
 PIXELS = 4096  # a step of the context network alone
 BATCH = 16  # images, with latents
@@ -131,7 +131,7 @@ def main(argv=None):
         "--near", type=cli.whole_number(1, context.NEAR), nargs="+", default=[context.NEAR],
         help="neighbours that the context network sees, rows for each; below the most it does without local errors",
     )  # fmt: skip
-    parser.add_argument("--start", metavar="FILE", help="a context network that every trial starts from (.npz)")
+    parser.add_argument("--context", metavar="FILE", help="a context network that every trial starts from (.npz)")
     parser.add_argument("--seconds", type=cli.whole_number(1), default=480, help="processor time of a trial")
     parser.add_argument("--images", type=cli.whole_number(1), default=200, help="test images, the first")
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
@@ -139,7 +139,7 @@ def main(argv=None):
     seconds, images = (2, 2) if args.quick else (args.seconds, args.images)
     train = datasets.load(args.dataset, "train", args.data)
     test = datasets.load(args.dataset, "test", args.data)[:images]
-    start = context.load(args.start, args.dataset)[0] if args.start else None
+    start = context.load(args.context, args.dataset)[0] if args.context else None
     job = distributed.start(gpu=-1)
     trials = [(nz, near) for near in args.near for nz in args.nz]
     rows = (measure(args.dataset, nz, near, train, test, seconds, start, job) for nz, near in trials)

@@ -1,4 +1,7 @@
-"""Whole images coded pixel by pixel with the context network (model.context): no latents, no initial bits.
+"""Images coded pixel by pixel with the context network (model.context).
+
+Whole images, and chains of small ones, take no latents and no initial bits; Pixels is the likelihood of small images
+given latents. A long module, as all of these go through one compiled loop.
 
 An image is cut into strips of rows, each a lane of its own: it has its own stack, its own copy of the weights where
 they adapt, and sees nothing of the others. So strips can be coded side by side, on as many threads as there are, and
@@ -189,12 +192,13 @@ class Pixels:
 
     def __init__(self, weights: Weights, features: np.ndarray) -> None:
         self._weights = weights
-        scaled = features.astype(np.float32) * np.float32(2.0**-FRACTION)  # which is exact
+        scaled = features.astype(np.float32) * np.float32(2.0**-FRACTION)  # rounded once; a power of two is exact
         self._features = np.ascontiguousarray(scaled.transpose(0, 2, 3, 1))
 
     def push(self, coder: Rans, symbols: np.ndarray) -> None:
         """See bitsback.Distribution."""
-        images = symbols.astype(np.uint8).reshape(len(symbols), -1, *self._features.shape[1:3])
+        height, width = self._features.shape[1:3]
+        images = symbols.astype(np.uint8).reshape(len(symbols), symbols.shape[1] // (height * width), height, width)
         coder.reserve(symbols.shape[1])
 
         def push(lane):

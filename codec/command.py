@@ -29,10 +29,14 @@ def main(dataset: str, argv: list[str] | None = None) -> None:
 
 def _main(dataset, argv):
     args = parse(dataset, argv)
-    if args.likelihood == "context" and not args.nz:
+    if _without_latents(args):
         return _with_context(dataset, args)
     with processes.joined(args, "coding") as job:
         return _with_latents(dataset, args, job)
+
+
+def _without_latents(args):
+    return args.likelihood == "context" and not (args.nz or args.checkpoint)
 
 
 def _with_latents(dataset, args, job):
@@ -114,31 +118,32 @@ def parse(dataset: str, argv: list[str] | None = None) -> argparse.Namespace:
         "      bits/dim (per padded dimension) of each image, of its negative ELBO, of the chain so far, and its bits\n"
         f"  bitstreams/{dataset}<nz>/<scheme>_<variant>.npz               the compressed images\n"
         f"  bins/{dataset}_nz<nz>_<q>bits_<checkpoint>.npz                the bins, where there are none yet\n"
-        f"With --likelihood=context the folders are {dataset}_context<nz>; without --nz the files are\n"
-        f"plots/{dataset}0/context_*.npy and bitstreams/{dataset}0/context_*.npz.\n"
+        f"With --likelihood=context the folders are {dataset}_context<nz>, which cma.py does not draw; without --nz\n"
+        f"the files are plots/{dataset}0/context_*.npy and bitstreams/{dataset}0/context_*.npz.\n"
         "The variant is <q>bits, with _exact, _bf16, _whitened, _seed<seed> and _<chains>x<images> where these are\n"
         "not the paper's, so that results of different kinds do not replace each other."
     )
     parser.add_argument("--full", action="store_true", help="the paper's experiment: the default with any other flag")
-    likelihood = "of x: the paper's, or a context network's, with --nz=1 or more given latents, else without any"
-    parser.add_argument("--likelihood", choices=cli.LIKELIHOODS, default=cli.LIKELIHOODS[0], help=likelihood)
-    parser.add_argument("--context", help="a context network (default: the one trained here, or else the shipped one)")
+    network = "the context network, without latents (default: the one trained here, or else the shipped one)"
+    parser.add_argument("--context", metavar="FILE", help=network)
     datasets.add_arguments(parser)
-    args = add_and_parse(parser, argv)
-    if args.likelihood == "context" and not args.nz:
-        for flag in ("bitswap", "exact", "precision", "whiten", "quantbits", "checkpoint", "gpu"):
+    args = add_and_parse(parser, argv, least_nz=0)
+    if _without_latents(args):
+        for flag in ("bitswap", "exact", "precision", "whiten", "quantbits", "gpu"):
             if getattr(args, flag) != parser.get_default(flag):
-                parser.error(f"--{flag} is of models with latents: give --nz, too, or leave it out")
+                parser.error(f"--{flag} is of models with latents: give --nz=1 or more, too, or leave it out")
     elif args.context is not None:
-        parser.error("--context goes with --likelihood=context, without --nz")
+        parser.error("--context goes with --likelihood=context, without --nz and --checkpoint")
+    elif args.nz == 0:
+        parser.error("--nz=0 goes with --likelihood=context")
     args.first_look = not (sys.argv[1:] if argv is None else argv)
     if args.first_look:
         args.experiments, args.ndatapoints = FIRST_LOOK
     return args
 
 
-def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """Add the arguments that all compression scripts end with, and parse."""
+def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None, least_nz: int = 1) -> argparse.Namespace:
+    """Add the arguments that all compression scripts end with, and parse. least_nz: of cli.add_model_arguments()."""
     both = "1: Bit-Swap, 0: BB-ANS, both: one after the other, in a table with other compressors"
     parser.add_argument("--bitswap", choices=(*BITSWAP.values(), "both"), default="both", help=both)
     bodies = "of networks in floats, except first and last layers; bfloat16 is fast where a CPU or GPU has it"
@@ -149,7 +154,7 @@ def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> ar
     parser.add_argument("--whiten", action="store_true", help=whiten)
     parser.add_argument("--no-verify", action="store_true", help="do not decode again")
     parser.add_argument("--verify-only", action="store_true", help="only decode what an earlier run wrote")
-    cli.add_checkpoint_arguments(parser)
+    cli.add_checkpoint_arguments(parser, least_nz)
     args = parser.parse_args(argv)
     if args.verify_only and args.no_verify:
         parser.error("--verify-only and --no-verify exclude each other")
@@ -158,10 +163,10 @@ def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> ar
     return args
 
 
-def check_output(dataset: str, nz: int, args: argparse.Namespace) -> None:
+def check_output(family: str, nz: int, args: argparse.Namespace) -> None:
     """Raise UserError, before the work, where results or bitstreams cannot be written (bins: discretization.py)."""
     if not args.verify_only:
-        paths.check_folder_writable(*(folder(dataset, nz, args.output) for folder in (paths.results, paths.bitstreams)))
+        paths.check_folder_writable(*(folder(family, nz, args.output) for folder in (paths.results, paths.bitstreams)))
 
 
 def variant(args: argparse.Namespace) -> str:

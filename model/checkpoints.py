@@ -21,10 +21,9 @@ def open_for(dataset: str, args: argparse.Namespace) -> tuple[Path, Model, str]:
     Raises UserError where there is none or it is not one for this dataset.
     """
     device = cli.device(args.gpu)
-    likelihood = getattr(args, "likelihood", None)  # a flag that not every script has
-    path = find(dataset, args.nz, args.checkpoint, args.output, likelihood or cli.LIKELIHOODS[0])
+    path = find(dataset, args.nz, args.checkpoint, args.output, args.likelihood)
     model, identity = load(path, device)
-    if likelihood not in (None, model.likelihood):
+    if model.likelihood != args.likelihood:
         raise UserError(f"{path} has a {model.likelihood} likelihood: it goes with --likelihood={model.likelihood}")
     if model.xs != datasets.model_shape(dataset):
         raise UserError(f"{path} is for images of shape {model.xs}; {dataset}'s are {datasets.model_shape(dataset)}")

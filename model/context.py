@@ -62,7 +62,7 @@ _TWO, _QUARTER = np.float32(2), np.float32(0.25)
 _NEXT, _DIAGONAL = np.float32(0.24), np.float32(0.13)  # weights in a local error
 _TENTH = np.float32(0.1)
 SCALE_LIMIT = 8.0  # of the logarithm of a scale over the spread, either side
-_LIMIT = np.float32(1e3)  # of a weight: with inputs of some 12 at most, no sum overflows
+_LIMIT = np.float32(1e3)  # of a weight: with inputs of some 12 at most, and 2^11 given, no sum overflows
 
 
 class Weights(NamedTuple):

@@ -10,7 +10,7 @@ from model import context, context_data
 from model.context import HEAD, HIDDEN, INPUTS, OUTPUTS, PERIOD, SCALE_LIMIT, K, Weights
 from model.context_mixture import UNIFORM
 
-_AT_ONCE = 32  # images whose pixels are described together, of some 2 kB each
+_AT_ONCE = 32  # images whose pixels are described together
 
 
 class ContextNetwork(nn.Module):
@@ -110,7 +110,7 @@ class ContextNetwork(nn.Module):
         for name in ("first_bias", "residual", "residual_bias"):
             arrays[name][..., :HIDDEN] = own[name]
         arrays["row"][:, :HIDDEN], arrays["column"][:, :HIDDEN] = np.split(own["position"], 2)
-        arrays["head_seen"][:] = (own["head_seen"] * self.later.numpy()[..., None]).reshape(2, -1)
+        arrays["head_seen"][:] = (own["head_seen"] * self.later.cpu().numpy()[..., None]).reshape(2, -1)
         for name in ("head_in", "head_bias", "head_out", "head_out_bias"):
             arrays[name][:] = own[name]
         return Weights(**arrays)

@@ -131,7 +131,8 @@ def _load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
 def main(dataset: str, argv: list[str] | None = None) -> None:
     """The command line of a training script's --likelihood=context."""
     parser = cli.parser(
-        f"Train the context likelihood on {dataset}.\n\nWrites, under --output:\n"
+        f"Train the context network on {dataset}, without latents. With --nz=1 or more, --likelihood=context trains a\n"
+        f"model with latents, with the flags that {dataset}_train.py --help shows.\n\nWrites, under --output:\n"
         f"  model/params/{dataset}/context.npz     the averaged weights, at the end, with the curve of validation\n"
         f"  model/params/{dataset}/context.resume  everything that --resume needs"
     )

@@ -16,7 +16,7 @@ def main(settings: Settings, argv: list[str] | None = None) -> None:
     which.add_argument("--likelihood", choices=cli.LIKELIHOODS, default=cli.LIKELIHOODS[0])
     which.add_argument("--nz", default="0")
     chosen, rest = which.parse_known_args(argv)
-    if chosen.likelihood == "context" and chosen.nz == "0":
+    if chosen.likelihood == "context" and not chosen.nz.strip("0"):
         from model import context_training
 
         context_training.main(settings.dataset, rest)
@@ -43,8 +43,9 @@ def parse(settings: Settings, argv: list[str] | None) -> argparse.Namespace:
         "Ctrl-C, SIGTERM or SIGUSR1 end a run after the present step, with everything saved that --resume needs, and\n"
         "an averaged model for the compression scripts. A second Ctrl-C ends it at once.\n"
         "Several processes, one a GPU, train together when started by mpiexec, torchrun or srun.\n\n"
-        f"With --likelihood=context the folders are called {name}_context. Without --nz, that trains the context\n"
-        "network alone, with flags of its own: --likelihood=context --help shows them."
+        "--likelihood=context without --nz trains a context network alone, with flags of its own: see\n"
+        f"--likelihood=context --help. With --nz the folders are called {name}_context, which stackplot.py does not\n"
+        "draw."
     )
     whole = cli.whole_number
     rate = cli.real_number("0 <= rate < 1", lambda value: 0 <= value < 1)
@@ -52,8 +53,8 @@ def parse(settings: Settings, argv: list[str] | None) -> argparse.Namespace:
     positive = cli.real_number("more than 0", lambda value: value > 0)
     likelihood = "of x: the paper's; or a context network's, to which latents are one more input"
     parser.add_argument("--likelihood", choices=cli.LIKELIHOODS, default=cli.LIKELIHOODS[0], help=likelihood)
-    start = "a context network (.npz) to start the one of --likelihood=context from (default: at random)"
-    parser.add_argument("--start", metavar="FILE", help=start)
+    start = "a context network (.npz) that the one of --likelihood=context starts from (default: at random)"
+    parser.add_argument("--context", metavar="FILE", help=start)
     parser.add_argument("--nz", type=whole(1, 64), default=settings.nz, help="number of latent layers")
     parser.add_argument("--zchannels", type=whole(1, 1024), default=settings.zchannels, help="channels of each latent")
     parser.add_argument("--nprocessing", type=whole(0, 64), default=4, help="5x5 residual layers next to x")
@@ -123,8 +124,8 @@ def parse(settings: Settings, argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--colour-transform: {name} has no colours")
     if args.likelihood == "context" and args.colour_transform:
         parser.error("--colour-transform is of the logistic likelihood")
-    if args.start and args.likelihood != "context":
-        parser.error("--start goes with --likelihood=context")
+    if args.context and args.likelihood != "context":
+        parser.error("--context goes with --likelihood=context")
     if args.schedule == "cosine" and not (args.epochs or args.max_steps):
         parser.error("--schedule=cosine ends with the run: give --epochs or --max-steps")
     return args

@@ -6,20 +6,22 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import assert_one_line_error, run_main, run_script, small_model
+from conftest import assert_one_line_error, photograph, run_main, run_script, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import small_network
+from PIL import Image
 from test_autoregressive import extreme_weights
 from test_bitsback import assert_round_trip, bins_for, random_words
 
+import discretization
 from codec import bitsback, block_codec, command
 from codec.autoregressive import Pixels
 from codec.conditionals import Conditionals, FloatNetwork
 from codec.rans import EmptyLaneError, Rans
-from model import checkpoints, context, imagenetcrop_train, mnist_train, train_options
+from model import checkpoints, context, exact, imagenetcrop_train, make_exact, mnist_train, train_options
 from model.context import HIDDEN
-from model.make_exact import bits_per_dim, in_floats, make
+from model.make_exact import bits_per_dim, in_floats
 from model.vae import Model
 from utils.cli import UserError
 from utils.fixed_point import FRACTION, MU_LIMIT
@@ -105,12 +107,12 @@ def test_features_change_the_likelihood_as_in_training():
 def test_exact_form():
     model = context_model(2, (3, 16, 16))
     pixels = torch.from_numpy(images(model, 8, 1)[:, 0])
-    exact = make(model, pixels)
-    assert exact.fields.architecture["likelihood"] == "context"
-    rates = [bits_per_dim(form, pixels).mean() for form in (fold_weight_norm(model), in_floats(exact, model))]
+    integers = make_exact.make(model, pixels)
+    assert integers.fields.architecture["likelihood"] == "context"
+    rates = [bits_per_dim(form, pixels).mean() for form in (fold_weight_norm(model), in_floats(integers, model))]
     assert abs(rates[1] - rates[0]) < 0.01
     initial = random_words(np.random.default_rng(0), 2, 2 * 64 + 2)
-    assert_round_trip(bitsback.bitswap(2), conditionals(model, exact), images(model), initial)
+    assert_round_trip(bitsback.bitswap(2), conditionals(model, integers), images(model), initial)
 
 
 def test_a_checkpoint_says_what_its_likelihood_is(tmp_path):
@@ -152,7 +154,7 @@ def trained(mnist, tmp_path_factory):
     output = tmp_path_factory.mktemp("context_latents")
     start = context_model(seed=3).context
     context.save(output / "start.npz", start.weights())
-    train(mnist, output, "--max-steps=4", "--kl-warmup=8", "--start", output / "start.npz", "--lr=1e-6")
+    train(mnist, output, "--max-steps=4", "--kl-warmup=8", "--context", output / "start.npz", "--lr=1e-6")
     state = torch.load(output / "model" / "params" / "mnist_context" / "nz1", weights_only=True)
     torch.testing.assert_close(state["context.first"], start.first.detach(), atol=1e-4, rtol=0)
     assert (output / "plots" / "mnist_context1" / "elbo.csv").exists()
@@ -160,7 +162,7 @@ def trained(mnist, tmp_path_factory):
 
 
 def test_a_run_goes_on_where_it_stopped(trained, mnist, tmp_path):
-    flags = ("--kl-warmup=8", "--start", trained / "start.npz", "--lr=1e-6")
+    flags = ("--kl-warmup=8", "--context", trained / "start.npz", "--lr=1e-6")
     train(mnist, tmp_path, "--max-steps=2", *flags)
     train(mnist, tmp_path, "--max-steps=4", *flags, "--resume")
     halves, whole = (
@@ -184,6 +186,42 @@ def test_script_codes_and_decodes(trained, mnist):
     assert again.stdout.count("all 12 images and all initial words are identical") == 2
 
 
+@pytest.mark.parametrize(("flag", "name"), [("--exact", "_exact"), ("--precision=bfloat16", "_bf16")])
+def test_script_codes_in_every_arithmetic(trained, mnist, tmp_path, flag, name):
+    """What lies under another --output is found by --checkpoint, which implies the latents."""
+    ours = trained / "model" / "params" / "mnist_context" / "nz1"
+    flags = ("--likelihood=context", "--checkpoint", ours, "--quantbits=6", "--experiments=3", "--ndatapoints=2", flag)
+    done = run_main(
+        functools.partial(command.main, "mnist"), *flags, "--bitswap=1", "--data", mnist, "--output", tmp_path
+    )
+    assert "all 6 images and all initial words are identical" in done.stdout, done.stderr
+    assert (tmp_path / "plots" / "mnist_context1" / f"bitswap_6bits{name}_3x2_nets.npy").exists()
+
+
+def test_bins_and_the_exact_form_are_made_of_the_likelihood_that_is_asked_for(trained, mnist, tmp_path):
+    shared = ("mnist", "--likelihood=context", "--nz=1", "--data", mnist)
+    done = run_main(discretization.main, *shared, "--quantbits=3", "--output", trained, "--to", tmp_path / "bins.npz")
+    assert done.returncode == 0, done.stderr
+    ours = trained / "model" / "params" / "mnist_context" / "nz1"
+    _, identity = checkpoints.load(ours)
+    assert discretization.load(tmp_path / "bins.npz").checkpoint == identity
+    to = tmp_path / "nz1.exact.npz"
+    done = run_main(make_exact.main, *shared, "--checkpoint", ours, "--compare=20", "--to", to)
+    assert done.returncode == 0, done.stderr
+    assert exact.load(to).fields.checkpoint == identity
+
+
+def test_photographs_have_folders_of_their_own(tmp_path):
+    torch.save(context_model(1, (3, 32, 32), zchannels=2).state_dict(), tmp_path / "model.pt")
+    for split in ("train", "test"):
+        (tmp_path / "imagenetcrop" / split / "class").mkdir(parents=True)
+        Image.fromarray(photograph(70, 100, 1)).save(tmp_path / "imagenetcrop" / split / "class" / "1.png")
+    flags = ("--likelihood=context", "--checkpoint", tmp_path / "model.pt", "--bitswap=1", "--quantbits=4")
+    run_script("imagenetcrop_compress.py", *flags, "--data", tmp_path, "--output", tmp_path, check=0)
+    assert (tmp_path / "plots" / "imagenetcrop_context1").is_dir()
+    assert sorted(path.name for path in (tmp_path / "bitstreams").iterdir()) == ["imagenetcrop_context1"]
+
+
 def test_what_does_not_go_together_is_refused(trained, mnist, checkpoint):
     compress = functools.partial(run_main, functools.partial(command.main, "mnist"))
     both = ("--data", mnist, "--output", trained, "--likelihood=context", "--nz=2")
@@ -191,7 +229,8 @@ def test_what_does_not_go_together_is_refused(trained, mnist, checkpoint):
     assert_one_line_error(compress(*both, "--checkpoint", checkpoint), "logistic")
     ours = trained / "model" / "params" / "mnist_context" / "nz1"
     assert_one_line_error(compress("--data", mnist, "--checkpoint", ours), "--likelihood=context")
+    assert_one_line_error(compress("--nz=0"), "--likelihood=context")
     assert_one_line_error(train(mnist, trained, "--colour-transform", check=2), "colours")
-    assert_one_line_error(train(mnist, trained, "--likelihood=logistic", "--start=x.npz", check=2), "--likelihood")
+    assert_one_line_error(train(mnist, trained, "--likelihood=logistic", "--context=x.npz", check=2), "--likelihood")
     crops = functools.partial(train_options.main, imagenetcrop_train.SETTINGS)
     assert_one_line_error(run_main(crops, "--likelihood=context", "--nz=4", "--colour-transform"), "logistic")

@@ -83,16 +83,18 @@ class ELU(nn.Module):
     """elu() as a module."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return elu(x)
+        return elu(x, inplace=True)
 
 
-def elu(x: torch.Tensor) -> torch.Tensor:
+def elu(x: torch.Tensor, inplace: bool = False) -> torch.Tensor:
     """x where it is positive, exp(x) - 1 elsewhere (Clevert, Unterthiner, Hochreiter, arXiv 1511.07289).
 
     On CPUs PyTorch's own may take longer than the convolution before it, as its expm1 is slow with AVX-512
     (benchmarks/activation.py). This is another way to compute it, which near 0 is off by up to 2e-7.
+
+    inplace: whether x may be overwritten, which saves memory on GPUs.
     """
-    return _Elu.apply(x) if x.device.type == "cpu" else F.elu(x)
+    return _Elu.apply(x) if x.device.type == "cpu" else F.elu(x, inplace=inplace)
 
 
 class _Elu(torch.autograd.Function):
@@ -132,7 +134,7 @@ class ResNetLayer(nn.Module):
         self.conv2 = WnConv2d(channels, channels, kernel_size, init_scale=0.0, loggain=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = elu(self.conv1(elu(x)))
+        hidden = elu(self.conv1(elu(x)), inplace=True)
         return x + self.conv2(self.dropout(hidden))
 
 

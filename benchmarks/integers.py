@@ -127,7 +127,7 @@ def rate(name, data, count):
     batches = make_exact.sample_images(dataset, "test", data, count).split(BATCH)
     rates = [
         torch.cat([make_exact.bits_per_dim(form, pixels) for pixels in batches]).double().mean().item()
-        for form in (folded, *map(make_exact.in_floats, forms))
+        for form in (folded, *(make_exact.in_floats(exact_form, folded) for exact_form in forms))
     ]
     return [name, sum(map(len, batches)), rates[0], *(each - rates[0] for each in rates[1:])]
 

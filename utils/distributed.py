@@ -13,6 +13,7 @@ import functools
 import os
 import re
 import socket
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ from utils.cli import UserError
 _T = TypeVar("_T")
 
 TIMEOUT = timedelta(hours=1)  # rank 0 may have a large data set to prepare while the others wait
+GRACE = 0.5  # seconds in which Gloo's threads end; a process that ends before they have may abort
 
 
 class Launch(NamedTuple):
@@ -235,13 +237,17 @@ def _torch(place: Launch, device: torch.device) -> Backend:
             module.register_comm_hook(None, default_hooks.fp16_compress_hook)
         return module, optimiser
 
+    def stop():
+        dist.destroy_process_group()
+        time.sleep(GRACE)
+
     return Backend(
         "torch.distributed over " + ("NCCL" if device.type == "cuda" else "Gloo"),
         lambda tensor: dist.broadcast(tensor, 0),
         broadcast_object,
         lambda tensor, name: dist.all_reduce(tensor, async_op=True).wait,
         average_gradients,
-        dist.destroy_process_group,
+        stop,
     )
 
 

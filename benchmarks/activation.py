@@ -11,7 +11,7 @@ A row is of one width of the networks and one type: ms for 100 images of 16x16 p
 each ELU; "trained": with its gradient. Last, by how much the two differ."""
 
 
-def measure(width, dtype, clock, passes):
+def measure(width, dtype, clock, seconds):
     """A row of the table."""
     import torch
     import torch.nn.functional as F
@@ -29,13 +29,8 @@ def measure(width, dtype, clock, passes):
         "theirs, trained": lambda: F.elu(trained).backward(gradient),
         "ours, trained": lambda: elu(trained).backward(gradient),
     }
-    least = dict.fromkeys(timed, float("inf"))
-    for _ in range(passes):
-        for name, function in timed.items():
-            began = clock()
-            function()
-            least[name] = min(least[name], 1e3 * (clock() - began))
-    return width, str(dtype).removeprefix("torch."), *least.values(), f"{(elu(x) - F.elu(x)).abs().max().item():.1e}"
+    took = [1e3 * taken for taken in common.least(timed, seconds, clock).values()]
+    return width, str(dtype).removeprefix("torch."), *took, f"{(elu(x) - F.elu(x)).abs().max().item():.1e}"
 
 
 @cli.script
@@ -47,9 +42,11 @@ def main():
     import torch
 
     kinds = [(width, dtype) for width in (32, 63) for dtype in (torch.float32, torch.bfloat16)]
-    clock, passes = common.CLOCKS[args.clock], 1 if args.quick else 30
+    seconds = 0 if args.quick else 0.3  # for each time
     print(f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
-    common.report("activation", args.output, COLUMNS, (measure(*kind, clock, passes) for kind in kinds), len(kinds))
+    common.report(
+        "activation", args.output, COLUMNS, (measure(*kind, args.clock, seconds) for kind in kinds), len(kinds)
+    )
 
 
 if __name__ == "__main__":

@@ -95,6 +95,17 @@ def add_clock(parser):
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help=what)
 
 
+def least(calls, seconds, clock):
+    """{name: the least time of calls[name]() in seconds}: each in turn, for `seconds` each and three times at least."""
+    now, times, began = CLOCKS[clock], {name: [] for name in calls}, time.perf_counter()
+    while len(times[next(iter(calls))]) < 3 or time.perf_counter() - began < seconds * len(calls):
+        for name, call in calls.items():
+            start = now()
+            call()
+            times[name].append(now() - start)
+    return {name: min(each) for name, each in times.items()}
+
+
 def table_file(output, name):
     """The path of a table."""
     return Path(output) / "benchmarks" / f"{name}.csv"

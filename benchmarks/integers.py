@@ -2,7 +2,6 @@
 
 import functools
 import math
-import time
 import warnings
 from unittest import mock
 
@@ -10,7 +9,6 @@ import common
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from model import checkpoints, exact, make_exact
 from model.exact import STREAM, STREAM_LIMIT, ExactModel
@@ -65,15 +63,8 @@ Times are the least of several, each kind in turn; "x" is over float32."""
 
 def record(folded, pixels):
     """The inputs of every convolution of a folded model: {convolution: (largest absolute value, tensor)}."""
-    seen = {}
-
-    def see(convolution, inputs):
-        seen[convolution] = inputs[0].abs().max().item(), inputs[0].clone()
-
-    hooks = [m.register_forward_pre_hook(see) for m in folded.modules() if isinstance(m, nn.Conv2d)]
-    make_exact.bits_per_dim(folded, pixels)
-    for hook in hooks:
-        hook.remove()
+    with make_exact.inputs_seen(folded, lambda x: (x.abs().max().item(), x.clone())) as seen:
+        make_exact.bits_per_dim(folded, pixels)
     return seen
 
 
@@ -228,21 +219,10 @@ def kernels(shapes, seconds, clock):
         }
         calls |= {name: functools.partial(make(weight, batch), codes) for name, make in MAKERS.items()}
         with exact_arithmetic(CPU):
-            took = least(calls, seconds, clock)
+            took = common.least(calls, seconds, clock)
         for name, taken in took.items():
             verdicts = [verdict(MAKERS[name], most, width, size, batch) if name in MAKERS else "" for most in (127, 63)]
             yield [name, width, size, batch, clock, 1e3 * taken, taken / took["float32"], *verdicts]
-
-
-def least(calls, seconds, clock):
-    """{name: the least time of calls[name]() in seconds}: each in turn, for `seconds` each and three times at least."""
-    now, times, began = common.CLOCKS[clock], {name: [] for name in calls}, time.perf_counter()
-    while len(times[next(iter(calls))]) < 3 or time.perf_counter() - began < seconds * len(calls):
-        for name, call in calls.items():
-            start = now()
-            call()
-            times[name].append(now() - start)
-    return {name: min(each) for name, each in times.items()}
 
 
 # Networks with them
@@ -293,26 +273,18 @@ class NarrowModel(ExactModel):
 
     def __init__(self, fields, batch):
         super().__init__(fields)
-        self._narrow = {
-            kind: [
-                [[[Narrow(part, batch) for part in pair] for pair in block] for block in each.blocks] for each in all
-            ]
-            for kind, all in self._networks.items()
-        }
+        for networks in self._networks.values():
+            for i, network in enumerate(networks):
+                blocks = [[tuple(Narrow(part, batch) for part in pair) for pair in block] for block in network.blocks]
+                networks[i] = network._replace(blocks=blocks)
 
-    def _run(self, kind, i, values, fraction):
-        network = self._networks[kind][i]
-        stream = self._apply_elu(convolve(network.input, values.permute(0, 2, 3, 1).contiguous(), fraction))
-        for block in self._narrow[kind][i]:
-            for pair in block:
-                stream = residual(*pair, stream)
-            stream = self._apply_elu(stream)
-        return convolve(network.head, stream, STREAM).to(torch.int64).permute(0, 3, 1, 2)
+    def _residual(self, conv1, conv2, stream):
+        return conv2(conv1(stream))
 
 
 def compare(what, batch, forms, same, seconds, clock):
     """Rows of the table of times. forms: {name: function}; same: {name: whether integers are as they should be}."""
-    took = least(forms, seconds, clock)
+    took = common.least(forms, seconds, clock)
     for name, taken in took.items():
         verdict = {True: "yes", False: "no"}.get(same.get(name), "")
         yield [what, batch, clock, name, 1e3 * taken / batch, taken / took["float32"], verdict]
@@ -325,12 +297,9 @@ def layer_times(width, size, batch, seconds, clock):
     floats = fold_weight_norm(ResNetLayer(width, size, 0.0))
     x = torch.randn(batch, width, SIDE, SIDE)
     stream = (x.permute(0, 2, 3, 1) * 2**STREAM).round().contiguous()
-    seen, apply_elu = {}, functools.partial(ExactModel._apply_elu, exact_elu())
-    for convolution in (floats.conv1, floats.conv2):
-        convolution.register_forward_pre_hook(lambda m, inputs: seen.update({m: inputs[0].clone()}))
-    floats(x)
-    for convolution in seen:
-        convolution._forward_pre_hooks.clear()
+    apply_elu = functools.partial(ExactModel._apply_elu, exact_elu())
+    with make_exact.inputs_seen(floats, torch.clone) as seen:
+        floats(x)
     forms, same = {"float32": lambda: floats(x)}, {}
     for low in (0, 7):
         layers = []

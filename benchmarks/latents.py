@@ -1,7 +1,6 @@
 """Try whether latents earn anything under the context likelihood, at equal training time."""
 
 import copy
-import math
 import time
 
 import common
@@ -34,20 +33,20 @@ over its first {WARM_UP:.0%}, and every channel of a latent has one bit free, as
 test images, with averaged weights: the terms of the bound, per dimension of the images."""
 
 
-class Mask:
-    """Keeps a context network from all but its `near` nearest neighbours, unless these are all there are."""
+def known_inputs(near):
+    """1 for what a context network may see that knows its `near` nearest neighbours, else 0: [INPUTS, 1]."""
+    known = torch.zeros(context.INPUTS, 1)
+    for colour in range(3):
+        known[colour * context.NEAR : colour * context.NEAR + near] = 1
+    known[context.ERRORS - 1 :] = near == context.NEAR  # these are made of neighbours, too
+    return known
 
-    def __init__(self, near):
-        known = torch.zeros(context.INPUTS, 1)
-        for colour in range(3):
-            known[colour * context.NEAR : colour * context.NEAR + near] = 1
-        known[context.ERRORS - 1 :] = near == context.NEAR  # these are made of neighbours, too
-        self.known = known
 
-    @torch.no_grad()
-    def __call__(self, network):
-        network.first *= self.known
-        network.linear *= self.known
+@torch.no_grad()
+def blind(network, known):
+    """Keep a context network from all other inputs."""
+    network.first *= known
+    network.linear *= known
 
 
 def begin(dataset, nz, start, images):
@@ -87,9 +86,9 @@ def measure(dataset, nz, near, train, test, seconds, start, job):
     """A row of the table. start: context.Weights to start from, or None."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    generator, mask = np.random.default_rng(0), Mask(near)
+    generator, known = np.random.default_rng(0), known_inputs(near)
     module, network = begin(dataset, nz, start, train[:200])
-    mask(network)
+    blind(network, known)
     count = BATCH if nz else max(1, PIXELS // (train.shape[1] * train.shape[2]))
     dtype = training.DTYPES[training.precision(job.device)]
     average, own = copy.deepcopy(module), set(network.parameters())
@@ -101,14 +100,14 @@ def measure(dataset, nz, near, train, test, seconds, start, job):
     steps, began = 0, time.process_time()
     while (done := (time.process_time() - began) / seconds) < 1:
         for group in optimiser.param_groups:
-            group["lr"] = group["rate"] * 0.5 * (1 + math.cos(math.pi * done))
+            group["lr"] = training.cosine(group["rate"], done, 1)
         images = train[np.sort(generator.choice(len(train), count, replace=False))]
         loss = objective(module, images, min(1, done / WARM_UP), dtype, job)
         optimiser.zero_grad()
         loss.backward()
         training.clip(module)
         optimiser.step()
-        mask(network)
+        blind(network, known)
         steps += 1
         average_in(average, module, steps)
     average = fold_weight_norm(average)

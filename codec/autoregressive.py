@@ -178,9 +178,14 @@ def decode_chain(words: np.ndarray, shape: tuple[int, ...], weights: Weights, gr
 
 
 def _code_image(strip, shape, grid, decoding, coder, lane=0):
-    where, one = (0, shape[0], 0, shape[2], grid, False, decoding), slice(lane, lane + 1)
-    stack = coder.heads[one], coder.words[one], coder.counts[one]
-    return _code_rows(strip, context_mixture.table(), *where, *stack)
+    where = (0, shape[0], 0, shape[2], grid, False, decoding)
+    return _code_rows(strip, context_mixture.table(), *where, *_stack(coder, lane))
+
+
+def _stack(coder, lane):
+    """One lane of a coder as compiled code takes it: views, until the coder makes room."""
+    one = slice(lane, lane + 1)
+    return coder.heads[one], coder.words[one], coder.counts[one]
 
 
 class Pixels:
@@ -205,8 +210,7 @@ class Pixels:
             image = images[lane].transpose(1, 2, 0)
             strip = _fill(image, self._weights)._replace(features=self._features[lane])
             _code_image(strip, image.shape, SMALL_GRID, False, coder, lane)
-            one = slice(lane, lane + 1)
-            _push_all(coder.heads[one], coder.words[one], coder.counts[one], strip.intervals.reshape(-1, 2))
+            _push_all(*_stack(coder, lane), strip.intervals.reshape(-1, 2))
 
         _each_lane(push, len(images))
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from model import context, context_data
 from model.context_network import ContextNetwork
 from model.train_state import ANEW, read_full, refuse_to_replace, save
-from model.training import stop_signals
+from model.training import adam, cosine, set_lr, stop_signals
 from utils import cli, paths, processes
 from utils.errors import UserError
 
@@ -56,7 +56,7 @@ def train(dataset: str, args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     network, average = ContextNetwork(), ContextNetwork()
     average.load_state_dict(network.state_dict())
-    optimiser = torch.optim.Adam(network.parameters(), lr=args.lr, fused=True)
+    optimiser = adam(network, args.lr)
     step, curve, spent = 0, [], 0.0
     if state is not None:
         network.load_state_dict(state["network"])
@@ -81,8 +81,7 @@ def train(dataset: str, args: argparse.Namespace) -> None:
     running = None
     with bar, stop_signals() as asked:
         while step < args.steps and not asked:
-            for group in optimiser.param_groups:
-                group["lr"] = args.lr * 0.5 * (1 + math.cos(math.pi * step / args.steps))
+            set_lr(optimiser, cosine(args.lr, step, args.steps))
             pixels = source.batch(np.random.default_rng((args.seed, step)), args.batch)
             loss = network.bits(*pixels)[:, : source.channels].mean()
             optimiser.zero_grad(set_to_none=True)

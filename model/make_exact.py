@@ -5,12 +5,14 @@ inputs are on some images of the training set.
 """
 
 import argparse
+import contextlib
 import itertools
 import math
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -68,6 +70,7 @@ from utils.torch.modules import fold_weight_norm
 MARGIN = 1.5  # activations are clamped at so many times the largest one in calibration
 CALIBRATION = 64  # images
 
+_T = TypeVar("_T")
 Seen = dict[nn.Module, tuple[float, float]]  # {convolution: (peak, power) of its inputs, as quantize() takes them}
 
 
@@ -81,20 +84,29 @@ def make(model: Model, pixels: torch.Tensor, checkpoint: str = "", two_passes: s
     """
     folded = fold_weight_norm(model).cpu()
     arguments = architecture(model.state_dict()) | {"xs": model.xs}
-    seen: Seen = {}
-
-    def see(convolution, inputs):
-        seen[convolution] = inputs[0].abs().max().item(), inputs[0].square().mean().item()
-
-    hooks = [m.register_forward_pre_hook(see) for m in folded.modules() if isinstance(m, nn.Conv2d)]
-    rate = bits_per_dim(folded, pixels).mean()
-    for hook in hooks:
-        hook.remove()
+    with inputs_seen(folded, lambda x: (x.abs().max().item(), x.square().mean().item())) as seen:
+        rate = bits_per_dim(folded, pixels).mean()
     for which in [two_passes] if two_passes else ["heads", "all"]:
         exact = ExactModel(quantize_all(folded, seen, which, arguments, checkpoint))
         if which == "all" or two_passes or bits_per_dim(in_floats(exact, folded), pixels).mean() - rate <= TOLERANCE:
             break
     return exact
+
+
+@contextlib.contextmanager
+def inputs_seen(folded: nn.Module, describe: Callable[[torch.Tensor], _T]) -> Iterator[dict[nn.Module, _T]]:
+    """Inside this context, {convolution: describe(its latest input)} of what goes through a folded module."""
+    seen: dict[nn.Module, _T] = {}
+
+    def see(convolution, inputs):
+        seen[convolution] = describe(inputs[0])
+
+    hooks = [m.register_forward_pre_hook(see) for m in folded.modules() if isinstance(m, nn.Conv2d)]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def quantize_all(folded: Model, seen: Seen, two_passes: str, arguments: dict[str, Any], checkpoint: str) -> Fields:

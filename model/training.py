@@ -121,7 +121,7 @@ def _train(
                 set_lr(optimiser, lr)
                 sample = seed_step(args.seed, state.step, job, len(batch))
                 x = x.to(job.device, non_blocking=True)
-                weight = min(1, (state.step + 1) / args.kl_warmup) if args.kl_warmup else 1
+                weight = min(1, (state.step + 1) / max(1, args.kl_warmup))
                 sums += train_step(model, optimiser, job, x, len(batch), sample, likelihoods, dtype, weight)
                 state.step += 1
                 counted += 1
@@ -404,10 +404,15 @@ def warm_up(model: Model, images: np.ndarray) -> None:
 def learning_rate(step: int, args: argparse.Namespace, decay_after: int, last_step: float) -> float:
     """The learning rate of a step, counted from 0."""
     if args.schedule == "cosine":
-        return args.lr * 0.5 * (1 + math.cos(math.pi * step / last_step))
+        return cosine(args.lr, step, last_step)
     if args.schedule == "1":
         return max(min(LEAST_LR, args.lr), args.lr * args.decay ** max(0, step - decay_after))
     return args.lr
+
+
+def cosine(lr: float, done: float, total: float) -> float:
+    """A learning rate that falls from lr to 0, once `done` of `total` is behind."""
+    return lr * 0.5 * (1 + math.cos(math.pi * done / total))
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:

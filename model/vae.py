@@ -76,7 +76,6 @@ class Model(nn.Module):
         super().__init__()
         if likelihood == "context" and (conditional_scale or colour_transform):
             raise ValueError("a context network takes the pixels as they are, and needs no scale")
-        self.likelihood = likelihood
         self.xs: tuple[int, ...] = tuple(xs)
         self.zs: tuple[int, ...] = (zchannels, xs[1] // 2, xs[2] // 2)
         self.nz = nz
@@ -145,6 +144,11 @@ class Model(nn.Module):
             what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
             raise ValueError(f"not the parameters of a Bit-Swap model ({what})") from None
         return model.eval()
+
+    @property
+    def likelihood(self) -> str:
+        """Of x given z_1, of LIKELIHOODS."""
+        return LIKELIHOODS[self.context is not None]
 
     def to_levels(self, pixels: Any) -> Any:
         """The levels x that the model describes, from pixels: uint8 [..., *xs], NumPy or PyTorch; mostly the same."""

@@ -116,9 +116,8 @@ class Photographs:
             self.ends = np.cumsum(3 * sizes.prod(1))
             self.pixels = np.asarray(np.memmap(decoded, np.uint8, "r"))
 
-    def __reduce__(
-        self,
-    ) -> tuple:  # pickle, which some systems need for --workers, would store everything that is mapped
+    def __reduce__(self) -> tuple:
+        # Pickle, which some systems need for --workers, would store everything that is mapped.
         return Photographs, (self.folder, self.names, self.sizes, self.decoded)
 
     def crop(self, i: int, top: int, left: int) -> np.ndarray:

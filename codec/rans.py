@@ -86,21 +86,21 @@ class Rans:
         self.reserve(start.shape[1])
         push_intervals(self.heads, self.words, self.counts, start, freq)
 
-    def pop(self, n: int | None = None) -> np.ndarray:
-        """The cumulative frequencies on top of the first n lanes (all by default): int64 [n].
+    def peek(self, n: int | None = None) -> np.ndarray:
+        """Return the cumulative frequencies on top of the first n lanes (all by default), int64 [n].
 
-        This looks only; once the symbols are known, advance() takes them off.
+        This leaves the lanes as they are. Once the symbols are known, pop() removes them.
         """
         return (self.heads[:n] & _MASK).astype(np.int64)
 
-    def advance(self, start: np.ndarray, freq: np.ndarray) -> None:
-        """Take the symbol that pop() showed off each of the first n lanes.
+    def pop(self, start: np.ndarray, freq: np.ndarray) -> None:
+        """Remove the symbol on top of each of the first n lanes.
 
-        start, freq: [n], the interval that holds pop()'s cumulative frequency.
+        start, freq: [n] integers, the intervals that hold the cumulative frequencies that peek() returns.
         Raises EmptyLaneError, and leaves the coder as it was, where a lane has no word left to refill its head.
         """
         start, freq = _intervals(start, freq)
-        raise_if_empty(_advance(self.heads, self.words, self.counts, start, freq))
+        raise_if_empty(_pop(self.heads, self.words, self.counts, start, freq))
 
     def whiten(self, n: int, depth: int, key: int) -> None:
         """Exchange the bits on top of the first n lanes, the head and up to `depth` words, for others; an involution.
@@ -181,7 +181,7 @@ def push_intervals(
 
 
 @compiled
-def _advance(heads, words, counts, start, freq):
+def _pop(heads, words, counts, start, freq):
     for lane in range(len(start)):
         if not pop_symbol(heads, words, counts, lane, start[lane], freq[lane]):
             for before in range(lane):

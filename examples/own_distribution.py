@@ -40,8 +40,8 @@ class Categorical:
         symbols = np.empty((lanes, dims), np.int64)
         for d in range(dims):
             edges = self.edges[:, d]
-            symbols[:, d] = (edges[:, 1:] <= coder.pop(lanes)[:, None]).sum(1)
-            coder.advance(*interval(edges, symbols[:, d]))
+            symbols[:, d] = (edges[:, 1:] <= coder.peek(lanes)[:, None]).sum(1)
+            coder.pop(*interval(edges, symbols[:, d]))
         return symbols
 
 

@@ -24,7 +24,7 @@ def compiled():
     """Everything has been called once, as Hypothesis holds every example against a time in which none compiles."""
     coder = Rans.from_words([stack_of([1, 2, 3])])
     coder.push([0], [1])
-    coder.advance([0], [1])
+    coder.pop([0], [1])
     coder.whiten(1, 1, 0)
 
 
@@ -50,9 +50,9 @@ def test_pop_undoes_push(initial, data):
     for start, freq in history:
         coder.push(start, freq)
     for start, freq in reversed(history):
-        cf = coder.pop()
+        cf = coder.peek()
         assert ((start <= cf) & (cf < start + freq)).all()
-        coder.advance(start, freq)
+        coder.pop(start, freq)
     assert same(coder.to_words(), initial)
 
 
@@ -63,12 +63,12 @@ def test_push_undoes_pop(initial, data):
     coder = Rans.from_words(initial)
     history = []
     for _ in range(data.draw(st.integers(0, 6))):
-        cf = coder.pop().astype(np.int64)
+        cf = coder.peek().astype(np.int64)
         below = np.array([data.draw(st.integers(0, int(c))) for c in cf])
         above = np.array([data.draw(st.integers(1, TOTAL - int(c))) for c in cf])
         start, freq = cf - below, below + above
         try:
-            coder.advance(start, freq)
+            coder.pop(start, freq)
         except EmptyLaneError:
             break
         history.append((start, freq))
@@ -96,9 +96,9 @@ def test_block_is_its_dimensions_from_the_last_to_the_first(lanes, dims, seed):
     assert same(block.to_words(), single.to_words())
 
     for d in range(dims):
-        cf = block.pop()
+        cf = block.peek()
         assert ((start[:, d] <= cf) & (cf < start[:, d] + freq[:, d])).all()
-        block.advance(start[:, d], freq[:, d])
+        block.pop(start[:, d], freq[:, d])
     assert same(block.to_words(), list(initial))
 
 
@@ -134,7 +134,7 @@ def test_steps_act_on_the_first_lanes_only():
     coder.push(np.array([5]), np.array([3]))
     assert not np.array_equal(coder.to_words()[0], initial[0])
     assert same(coder.to_words()[1:], list(initial[1:]))
-    assert 5 <= coder.pop(1) < 8
+    assert 5 <= coder.peek(1) < 8
 
 
 def test_length_is_the_information_content():
@@ -158,14 +158,14 @@ def test_popping_an_empty_lane_raises_and_changes_nothing():
     initial = [stack_of([1, 2, 3, 4]), stack_of([9, 1])]
     coder = Rans.from_words(initial)
     with pytest.raises(EmptyLaneError, match="lane 1"):
-        coder.advance(coder.pop(), np.array([1, 1]))
+        coder.pop(coder.peek(), np.array([1, 1]))
     assert same(coder.to_words(), initial)
 
 
 @pytest.mark.parametrize("start, freq", [(0, 0), (TOTAL, 1), (1, TOTAL), (-1, 1), (0, -1), (0, TOTAL + 1)])
 def test_impossible_intervals_are_refused(start, freq):
     coder = Rans.from_words([stack_of([1, 1])])
-    for step in (coder.push, coder.advance):
+    for step in (coder.push, coder.pop):
         with pytest.raises(ValueError):
             step(np.array([start]), np.array([freq]))
     assert same(coder.to_words(), [stack_of([1, 1])])

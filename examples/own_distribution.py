@@ -1,8 +1,8 @@
-"""A distribution of your own, and a model that needs no network: python examples/own_distribution.py
+"""Use a distribution of your own, in a model without a network: python examples/own_distribution.py
 
-A mixture model of scikit-learn's digits: the latent z is one of 10 classes, and given it every pixel has a
-categorical distribution of its own. Bits-back coding with the exact posterior takes -log2 p(x) bits for an image.
-Codes test images, decodes them, and prints the rate beside that. See docs/extending.md.
+The model is a mixture for the digits of scikit-learn: the latent z is one of 10 classes, and given z each pixel has
+its own categorical distribution. The exact posterior is known, so bits-back coding costs -log2 p(x) bits an image.
+Encodes test images, decodes them, and prints the rate next to -log2 p(x). See docs/extending.md.
 """
 
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils  # noqa: F401  (first: it keeps OpenMP's threads from spinning, which libraries read when they are loaded)
+import utils  # noqa: F401  (first: sets how threads wait, which libraries read when they are loaded)
 
 # isort: split
 import numpy as np
@@ -18,18 +18,19 @@ from sklearn.datasets import load_digits
 
 from codec import bitsback
 from codec.rans import PRECISION, Rans
+from utils import cli
 
 LEVELS, DIMS, CLASSES = 17, 64, 10
-CHAINS, LENGTH = 39, 10  # chains are coded side by side, the images of one after the other
+CHAINS, LENGTH = 39, 10  # all chains are encoded side by side, each image after the one before it
 
 
 class Categorical:
-    """Symbols 0 ... n - 1 (codec.bitsback.Distribution). probabilities: float64 [lanes, dims, n]; lanes may be 1."""
+    """A codec.bitsback.Distribution of symbols 0 ... n - 1. probabilities: float64 [lanes or 1, dims, n]."""
 
     def __init__(self, probabilities):
         n = probabilities.shape[-1]
         cdf = np.cumsum(probabilities, -1)
-        # In integers from here on. Every symbol has a unit before the probabilities share out the rest.
+        # Integers from here on. Each symbol gets one unit; the probabilities divide the rest.
         inner = np.arange(1, n + 1) + (cdf / cdf[..., -1:] * ((1 << PRECISION) - n)).astype(np.int64)
         self.edges = np.concatenate((np.zeros_like(inner[..., :1]), inner), -1)  # [lanes, dims, n + 1]
 
@@ -46,13 +47,13 @@ class Categorical:
 
 
 def interval(edges, symbols):
-    """(start, freq) of symbols, integers of their shape."""
+    """The intervals of symbols: (start, freq), integers of the same shape."""
     start, end = (np.take_along_axis(edges, symbols[..., None] + k, -1)[..., 0] for k in (0, 1))
     return start, end - start
 
 
 class Mixture:
-    """x and z with their distributions (codec.bitsback.CodedVariables)."""
+    """The codec.bitsback.CodedVariables: x and z, with their distributions."""
 
     xs, dims = (8, 8), (DIMS, 1)
 
@@ -78,6 +79,7 @@ class Mixture:
 
 
 def main():
+    cli.parser(__doc__).parse_args()
     digits = load_digits()
     order, test = np.split(np.random.default_rng(0).permutation(len(digits.images)), [-CHAINS * LENGTH])
     images = digits.images.astype(np.uint8)

@@ -1,7 +1,7 @@
-"""A VAE of your own becomes a lossless codec: python examples/own_model.py
+"""Make a lossless codec of a VAE of your own: python examples/own_model.py
 
-Trains small_vae.py's model on scikit-learn's digits, which takes seconds, codes test images with Bit-Swap and with
-BB-ANS, decodes them, and prints the rates beside the ELBO. See docs/extending.md.
+Trains the model of small_vae.py on the digits of scikit-learn, for a few seconds. Then encodes test images with
+Bit-Swap and with BB-ANS, decodes them, and prints the rates next to the ELBO. See docs/extending.md.
 """
 
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils  # noqa: F401  (first: it keeps OpenMP's threads from spinning, which libraries read when they are loaded)
+import utils  # noqa: F401  (first: sets how threads wait, which libraries read when they are loaded)
 
 # isort: split
 import numpy as np
@@ -21,12 +21,13 @@ import discretization
 from codec import bitsback, experiment
 from codec.conditionals import Conditionals, FloatNetwork
 from codec.rans import Rans
+from utils import cli
 
-CHAINS, LENGTH = 39, 10  # chains are coded side by side, the images of one after the other
+CHAINS, LENGTH = 39, 10  # all chains are encoded side by side, each image after the one before it
 
 
 class CodedVAE(VAE):
-    """What the codec asks of a model: xs, zs, nz, infer() and generate()."""
+    """What the codec needs of a model: xs, zs, nz, infer() and generate()."""
 
     xs, zs, nz = (1, 8, 8), (LATENTS,), 2  # the shapes of an image and of a latent, the number of latents
 
@@ -42,6 +43,7 @@ class CodedVAE(VAE):
 
 
 def main():
+    cli.parser(__doc__).parse_args()
     torch.manual_seed(0)
     images = load_digits().images.astype(np.uint8)[:, None]  # [1797, 1, 8, 8], levels 0..16
     train, test = np.split(np.random.default_rng(0).permutation(images), [-CHAINS * LENGTH])

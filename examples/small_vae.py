@@ -1,7 +1,7 @@
-"""A small VAE in plain PyTorch that knows nothing of this repository; own_model.py makes a codec of it.
+"""A small VAE in plain PyTorch, which uses nothing of this repository. own_model.py makes a codec of it.
 
-x <- z1 <- z2 ~ Logistic(0, 1), every conditional a logistic of which a network gives (mu, scale). x: digits of 64
-pixels, 17 grey levels, spread over [-1, 1].
+x <- z1 <- z2 ~ Logistic(0, 1). Each conditional is a logistic; a network computes its (mu, scale). x is a digit of 64
+pixels, whose 17 grey levels are spread over [-1, 1].
 """
 
 import math
@@ -24,7 +24,7 @@ class VAE(nn.Module):
             self.add_module(name, nn.Sequential(*layers, nn.Linear(hidden, 2 * outputs), Parameters()))
 
     def elbo(self, levels):
-        """In bits per image, [B], at one sample of the latents. levels: [B, DIMS]."""
+        """The ELBO in bits per image, [B], estimated with one sample of the latents. levels: [B, DIMS]."""
         q1 = self.encoder1(to_unit_range(levels))
         z1 = sample(*q1)
         q2 = self.encoder2(z1)
@@ -63,7 +63,11 @@ def log_density(z, mu, scale):
 
 
 def log_mass(levels, mu, scale):
-    """Of a logistic in bins around the levels, of which the outermost reach to infinity."""
+    """Log of the mass of the bin around each level. The two outer bins reach to infinity."""
     lower, upper = (torch.sigmoid((to_unit_range(levels + half) - mu) / scale) for half in (-0.5, 0.5))
     mass = torch.where(levels == LEVELS - 1, 1, upper) - torch.where(levels == 0, 0, lower)
     return mass.clamp(min=1e-7).log()
+
+
+if __name__ == "__main__":
+    print(__doc__)

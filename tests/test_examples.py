@@ -24,3 +24,13 @@ def test_a_model_of_ones_own_codes_at_its_elbo():
 def test_a_distribution_of_ones_own_codes_at_its_information_content():
     found = rates("own_distribution")
     assert found["bits-back"] == pytest.approx(found["-log2 p(x)"], abs=0.002)
+
+
+def test_the_stack_is_drawn(mnist, tmp_path):
+    run_script("examples/stack.py", "--data", mnist, "--digits=1", "-o", tmp_path / "stack.png", check=0)
+    assert (tmp_path / "stack.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("example", ["own_model", "own_distribution", "small_vae", "stack"])
+def test_help_says_what_an_example_does(example):
+    assert len(run_script(f"examples/{example}.py", "--help", check=0).stdout) > 200

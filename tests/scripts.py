@@ -11,6 +11,7 @@ import demo_compress
 import demo_decompress
 import discretization
 import imagenetcrop_compress
+import samples
 import savings
 import stackplot
 from codec import command
@@ -26,6 +27,7 @@ MAINS = {
     "cma.py": cma.main,
     "stackplot.py": stackplot.main,
     "savings.py": savings.main,
+    "samples.py": samples.main,
     "demo_compress.py": demo_compress.main,
     "demo_decompress.py": demo_decompress.main,
     "discretization.py": discretization.main,

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the full-size models, clocks, flags, tables on paper and on disk."""
+"""What the benchmarks share: full-size models, clocks, flags, and tables on the screen and on disk."""
 
 import csv
 import sys
@@ -11,12 +11,14 @@ from utils import cli, paths
 from utils.published import SETTINGS
 
 MODELS = {f"{name}{nz}": (name, nz) for name in ("mnist", "cifar") for nz in SETTINGS[name].widths}
+FORMS = ("float32", "bfloat16", "exact")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+QUANTBITS, LIMIT = 10, 12.0  # bins of the latents: 2^QUANTBITS from -LIMIT to LIMIT
 
 
 def full_size(settings, nz):
-    """The paper's Model of a dataset, with random weights. settings: of utils.published."""
-    import torch  # late, here and below, so that --help answers at once, and memory.py sees what PyTorch takes
+    """The paper's Model of a dataset, with random weights. settings: those of utils.published."""
+    import torch  # late, so that --help answers at once
 
     from model.vae import Model
 
@@ -27,7 +29,7 @@ def full_size(settings, nz):
     )  # fmt: skip
 
 
-def unfolded(name):
+def random_model(name):
     """A full-size model with random weights, initialised from random images. name: one of MODELS."""
     import torch
 
@@ -35,75 +37,62 @@ def unfolded(name):
     from utils.torch.modules import init_mode
 
     dataset, nz = MODELS[name]
-    network = full_size(SETTINGS[dataset], nz).eval()
+    model = full_size(SETTINGS[dataset], nz).eval()
     with torch.no_grad(), init_mode():
-        log_likelihoods(network, torch.randint(0, 256, (4, *network.xs), dtype=torch.uint8))
-    return network
+        log_likelihoods(model, torch.randint(0, 256, (4, *model.xs), dtype=torch.uint8))
+    return model
 
 
-def shipped(name):
-    """The small trained model that ships, unfolded. name: one of MODELS."""
-    from model import checkpoints
+def shipped_model(name):
+    """The small trained model that ships. name: one of MODELS."""
+    import torch
 
-    return checkpoints.load(paths.pretrained(*MODELS[name]))[0]
+    from model.vae import Model
 
-
-def model(name):
-    """What unfolded() gives, folded."""
-    from utils.torch.modules import fold_weight_norm
-
-    return fold_weight_norm(unfolded(name))
+    return Model.from_state_dict(torch.load(paths.pretrained(*MODELS[name]), weights_only=True))
 
 
-def form(network, name):
-    """One form of an unfolded model: in a precision of utils.cli.PRECISIONS, or "exact"."""
+def form(model, name):
+    """A model as it compresses. name: one of FORMS."""
     import torch
 
     from model.make_exact import make
     from model.vae import for_inference
 
     if name != "exact":
-        return for_inference(network, name)
-    return make(network, torch.randint(0, 256, (4, *network.xs), dtype=torch.uint8), two_passes="heads")
+        return for_inference(model, name)
+    return make(model, torch.randint(0, 256, (4, *model.xs), dtype=torch.uint8), two_passes="heads")
 
 
-def conditionals(network):
-    """The Conditionals of a form of a model, with 2^10 bins that any random weights can do with."""
+def bins(model):
+    """Bins for any random weights."""
     import numpy as np
 
     import discretization
-    from codec.conditionals import Conditionals, FloatNetwork
-    from model.exact import ExactModel
 
-    shape = network.nz - 1, int(np.prod(network.zs))
-    ranges = discretization.Ranges(np.full(shape, -12.0), np.full(shape, 12.0), 10, "", False)
-    adapter = network if isinstance(network, ExactModel) else FloatNetwork(network)
-    return Conditionals(adapter, discretization.bins(network, ranges))
+    shape = model.nz - 1, int(np.prod(model.zs))
+    ranges = discretization.Ranges(np.full(shape, -LIMIT), np.full(shape, LIMIT), QUANTBITS, "", False)
+    return discretization.bins(model, ranges)
 
 
 def parser(description, csv_name):
-    """A parser with the flags of all benchmarks; csv_name: the file that they write."""
+    """A parser with the flags of all benchmarks. csv_name: the name of the table that they write."""
     parser = cli.parser(f"{description}\n\nPrints a table and writes OUTPUT/benchmarks/{csv_name}.csv.")
-    parser.add_argument("--quick", action="store_true", help="the least of everything: a test that it runs")
+    parser.add_argument("--quick", action="store_true", help="run the smallest case only, as a test that it runs")
     parser.add_argument("--output", type=Path, default=paths.ROOT, help="folder under which benchmarks/ is written")
     return parser
 
 
 def add_clock(parser):
-    """Add --clock, for what is timed."""
-    what = "cpu: processor time, for one thread (OMP_NUM_THREADS=1) on a machine that is shared"
+    """Add the flag --clock."""
+    what = "cpu: processor time; for one thread (OMP_NUM_THREADS=1) on a machine that others use too"
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help=what)
 
 
-def least(calls, seconds, clock):
-    """{name: the least time of calls[name]() in seconds}: each in turn, for `seconds` each and three times at least."""
-    now, times, began = CLOCKS[clock], {name: [] for name in calls}, time.perf_counter()
-    while len(times[next(iter(calls))]) < 3 or time.perf_counter() - began < seconds * len(calls):
-        for name, call in calls.items():
-            start = now()
-            call()
-            times[name].append(now() - start)
-    return {name: min(each) for name, each in times.items()}
+def add_models(parser, default):
+    """Add the flag --models."""
+    what = f"models, by dataset and number of latent layers: {', '.join(MODELS)}"
+    parser.add_argument("--models", choices=tuple(MODELS), nargs="+", default=default, metavar="MODEL", help=what)
 
 
 def table_file(output, name):
@@ -131,4 +120,4 @@ def report(name, output, columns, rows, total):
     path = table_file(output, name)
     with paths.replacing(path, "w") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *done])
-    print(f"written to {path}\n", flush=True)
+    print(f"wrote {path}", flush=True)

@@ -1,4 +1,4 @@
-"""Draw what the benchmarks have written."""
+"""Draw the tables that compression.py and coder.py have written."""
 
 import csv
 
@@ -7,11 +7,13 @@ import common
 from utils import cli, figures, paths
 from utils.cli import UserError
 
-PARTS = {"network": "#BBBBBB", "cdf": figures.BLUE, "rANS": figures.GREEN, "rest": figures.VERMILLION}
+PARTS = {"network": "#BBBBBB", "all else": figures.BLUE}
+FORMS = {"bfloat16": "--", "exact": "-"}  # drawn as lines
+OTHERS = {"Laplace": figures.VERMILLION, "Gaussian": figures.GREEN}  # coders of constriction
 
 
 def read(output, name):
-    """The rows of a table. Raises UserError where there is none."""
+    """The rows of a table. Raises UserError if there is none."""
     path = common.table_file(output, name)
     try:
         with open(path, newline="") as file:
@@ -21,40 +23,34 @@ def read(output, name):
 
 
 def draw_compression(axes, rows):
-    """Encode and decode time over the forward passes alone in float32, by part; of the other forms as a line."""
-    labels, forms = [], {"bfloat16": "--", "exact": "-"}
-    others = {(row["model"], row["lanes"], row["form"]): row for row in rows}
-    rows = [row for row in rows if row["form"] == "float32"]
-    for i, row in enumerate(rows):
+    """Time to encode and to decode, divided by that of the bare network in float32."""
+    cases = list(dict.fromkeys((row["model"], row["lanes"]) for row in rows))
+    for row in rows:
         for offset, what in ((-0.2, "encode"), (0.2, "decode")):
-            below = 0.0
-            for part, colour in PARTS.items():
-                height = float(row[f"{what} {part}"]) / float(row["forward ms"])
-                axes.bar(i + offset, height, 0.36, bottom=below, color=colour, label=part)
-                below += height
-            for form, style in forms.items():
-                if (row["model"], row["lanes"], form) in others:
-                    height = float(others[row["model"], row["lanes"], form][f"{what} x"])
-                    ends = i + offset - 0.18, i + offset + 0.18
-                    axes.plot(ends, (height, height), style, color="black", linewidth=1, label=form)
-        labels.append(f"{row['model']}\n{row['lanes']}")
+            middle = cases.index((row["model"], row["lanes"])) + offset
+            total = float(row[f"{what} x"])
+            if row["form"] in FORMS:
+                ends, style = (middle - 0.18, middle + 0.18), FORMS[row["form"]]
+                axes.plot(ends, (total, total), style, color="black", linewidth=1, label=row["form"])
+                continue
+            network = float(row[f"{what} network"]) / float(row["forward ms"])
+            for part, height, below in zip(PARTS, (network, total - network), (0, network), strict=True):
+                axes.bar(middle, height, 0.36, bottom=below, color=PARTS[part], label=f"float32: {part}")
     axes.axhline(1, color="black", linewidth=0.6, linestyle=":")
-    axes.set_xticks(range(len(labels)), labels, fontsize=4.5)
-    axes.set_title("Time to code over bare forward passes in float32\n(left encode, right decode; by model and lanes)")
+    axes.set_xticks(range(len(cases)), ["\n".join(case) for case in cases], fontsize=5)
+    axes.set_title("Time next to the bare network in float32\n(left: encode, right: decode; below: model, lanes)")
 
 
 def draw_coder(axes, rows):
-    """Symbols per second by lanes, other coders as lines across."""
+    """Symbols per second by number of lanes. The other coders are lines across."""
     ours = [row for row in rows if row["coder"] == "ours"]
-    styles = {"encode": ("-", "o"), "decode": ("--", "s")}
-    for what, (line, marker) in styles.items():
+    for what, line, marker in (("encode", "-", "o"), ("decode", "--", "s")):
         column = f"{what} Msymbols/s"
         lanes, speeds = ([float(row[key]) for row in ours] for key in ("lanes", column))
         axes.plot(lanes, speeds, line, marker=marker, markersize=3, color=figures.BLUE, label=f"ours, {what}")
-        others = {"Laplace": figures.VERMILLION, "Gaussian": figures.GREEN}
         for row in rows:
-            if row["model"] in others:
-                colour, label = others[row["model"]], f"{row['coder']}, {row['model']}, {what}"
+            if row["model"] in OTHERS:
+                colour, label = OTHERS[row["model"]], f"{row['coder']}, {row['model']}, {what}"
                 axes.axhline(float(row[column]), linestyle=line, color=colour, linewidth=1, label=label)
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
@@ -62,42 +58,22 @@ def draw_coder(axes, rows):
     axes.set_title("The coder alone, million symbols/s")
 
 
-def draw_memory(axes, rows):
-    """Peak memory, PyTorch's own share apart."""
-    labels = []
-    for i, row in enumerate(rows):
-        own = float(row["PyTorch MiB"])
-        axes.barh(i, own, color="#BBBBBB", label="PyTorch alone")
-        axes.barh(i, float(row["peak MiB"]) - own, left=own, color=figures.BLUE, label="above it")
-        size = f"{row['samples']} samples" if row["samples"] else f"{row['lanes']} x {row['images']} images"
-        labels.append(f"{row['what']}, {row['model']}\n{size}")
-    axes.set_yticks(range(len(labels)), labels, fontsize=5)
-    axes.invert_yaxis()
-    axes.set_title("Peak memory, MiB")
-
-
-def legend_below(axes, columns):
-    """A legend under a panel, each label once."""
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": columns}
-    axes.legend(handles.values(), handles.keys(), fontsize=6, **place)
-
-
 @cli.script
 def main():
-    parser = cli.parser("Draw what compression.py, coder.py and memory.py have written: OUTPUT/benchmarks/chart.png.")
+    parser = cli.parser("Draw the tables of compression.py and coder.py. Writes OUTPUT/benchmarks/chart.png.")
     parser.add_argument("--output", default=paths.ROOT, help="folder under which benchmarks/ lies")
     args = parser.parse_args()
-    panels = {"compression": draw_compression, "coder": draw_coder, "memory": draw_memory}
-    tables = {name: read(args.output, name) for name in panels}
-    figure = figures.sheet(9, 3.2)
-    for axes, (name, draw) in zip(figure.subplots(1, 3, width_ratios=[4, 3, 3]), panels.items(), strict=True):
-        draw(axes, tables[name])
-        legend_below(axes, 4 if name == "compression" else 2)
+    figure = figures.sheet(6.75, 3.2)
+    panels = {"compression": draw_compression, "coder": draw_coder}
+    for axes, (name, draw) in zip(figure.subplots(1, 2, width_ratios=[4, 3]), panels.items(), strict=True):
+        draw(axes, read(args.output, name))
+        handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # each label once
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
+        axes.legend(handles.values(), handles.keys(), fontsize=6, **place)
     path = common.table_file(args.output, "chart").with_suffix(".png")
     with paths.replacing(path) as file:
-        figure.savefig(file, format="png", dpi=300)
-    print(f"drawn to {path}")
+        figure.savefig(file, format="png", dpi=200)
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Time the coder alone, from parameters as floats to words and back, beside another ANS coder."""
+"""Time the entropy coder alone, next to another ANS coder."""
 
 import common
 import numpy as np
@@ -13,29 +13,29 @@ COLUMNS = ["coder", "model", "lanes", "encode Msymbols/s", "decode Msymbols/s", 
 BINS, LIMIT = 1024, 12.0  # bins between -LIMIT and LIMIT
 WIDTH = 2 * LIMIT / BINS
 
-DESCRIPTION = """Time the coder alone, on one thread, from parameters as floats to words and back.
+DESCRIPTION = """Time the entropy coder alone on one thread, from parameters as floats to words and back.
 
-Symbols are bins of 1024 from -12 to 12, drawn from the distribution that they are coded with, each with a mean
-and a scale of its own, as a network's outputs are. Beside ours, where it is installed (pip install
-constriction), the ANS coder of constriction (Bamler 2022, arXiv 2201.01741), which codes one stream, with the
-two of its compiled models that are nearest to a logistic. Everything in turn, --repeats times; the fastest
-counts. "exact" is the information content of the symbols under the distribution in real numbers."""
+Each symbol is one of 1024 bins from -12 to 12. It is drawn from the distribution that it is coded with, whose mean and
+scale are its own, as with the outputs of a network. If constriction is installed (pip install constriction; Bamler
+2022, arXiv 2201.01741), its ANS coder is timed too. It codes one stream and has no logistic, so it codes symbols of a
+Laplace and of a Gaussian distribution. All are timed in turn, --repeats times; the fastest counts. "exact bits/symbol"
+is the information content of the symbols under the distribution in real numbers."""
 
 
 def parameters(lanes, dims):
-    """Means and scales like those of a network: float64 [lanes, dims]."""
+    """Means and scales in the range of a network's: float64 [lanes, dims]."""
     rng = np.random.default_rng(0)
     return rng.normal(0, 1, (lanes, dims)), np.exp(rng.uniform(np.log(0.1), np.log(1.0), (lanes, dims)))
 
 
 def draw(distribution, mu, scale):
-    """Symbols, int64, drawn from a family of NumPy's Generator."""
+    """Symbols, int64, of a distribution that NumPy's Generator has by that name."""
     values = getattr(np.random.default_rng(1), distribution)(mu, scale)
     return np.clip(np.floor((values + LIMIT) / WIDTH), 0, BINS - 1).astype(np.int64)
 
 
 def cdf(distribution, z):
-    """The cdf of a family at location 0 and scale 1, exact for negative z: float64."""
+    """The cdf at location 0 and scale 1, float64, with all digits if z is negative."""
     z = torch.from_numpy(z)
     if distribution == "laplace":
         return torch.where(z < 0, z.clamp(max=0).exp() / 2, 1 - (-z.clamp(min=0)).exp() / 2).numpy()
@@ -43,16 +43,16 @@ def cdf(distribution, z):
 
 
 def information(distribution, symbols, mu, scale):
-    """Bits per symbol; the first and the last bin reach to infinity."""
+    """Information content, bits per symbol. The first and the last bin reach to infinity."""
     lower = np.where(symbols == 0, -np.inf, (symbols * WIDTH - LIMIT - mu) / scale)
     upper = np.where(symbols == BINS - 1, np.inf, ((symbols + 1) * WIDTH - LIMIT - mu) / scale)
-    flip = lower + upper > 0  # to the side where the cdf keeps its digits
+    flip = lower + upper > 0  # to the side where the cdf has all digits
     lower, upper = np.where(flip, -upper, lower), np.where(flip, -lower, upper)
     return -np.log2(cdf(distribution, upper) - cdf(distribution, lower)).mean()
 
 
 class Ours:
-    """This repository's coder."""
+    """The coder of this repository."""
 
     coder, model, distribution = "ours", "logistic", "logistic"
 
@@ -73,12 +73,12 @@ class Ours:
         return Logistic(*quantize(self.mu, self.scale), self.bins).pop(self.stacks, *self.mu.shape)
 
     def bits(self):
-        """Bits that encode() has put on the stacks."""
+        """The bits that encode() has added to the stacks."""
         return (self.stacks.bits() - Rans.from_words(self.initial).bits()).sum()
 
 
 class Theirs:
-    """constriction's coder, its parameters in units of bins."""
+    """The coder of constriction, with parameters in units of bins."""
 
     coder, lanes = "constriction", 1
 
@@ -135,8 +135,8 @@ def main():
     parser = common.parser(DESCRIPTION, "coder")
     common.add_clock(parser)
     parser.add_argument("--lanes", type=cli.whole_number(1), nargs="+", default=[1, 10, 100, 1000], help="rows of ours")
-    parser.add_argument("--symbols", type=cli.whole_number(1), default=100_000, help="how many in all lanes together")
-    parser.add_argument("--repeats", type=cli.whole_number(1), default=50, help="how often to time everything")
+    parser.add_argument("--symbols", type=cli.whole_number(1), default=100_000, help="number in all lanes together")
+    parser.add_argument("--repeats", type=cli.whole_number(1), default=50, help="how often to time each coder")
     args = parser.parse_args()
     if args.quick:
         args.lanes, args.symbols, args.repeats = [1, 10], 1000, 2
@@ -144,7 +144,7 @@ def main():
     try:
         contestants += [Theirs(distribution, args.symbols) for distribution in ("laplace", "normal")]
     except ImportError:
-        print("constriction is not installed, so ours is timed alone; pip install constriction")
+        print("constriction is not installed (pip install constriction): timing this repository's coder alone")
     rows = measure(contestants, args.repeats, common.CLOCKS[args.clock])
     common.report("coder", args.output, COLUMNS, rows, len(contestants))
 

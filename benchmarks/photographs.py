@@ -1,4 +1,4 @@
-"""Measure what the context network makes of image files, whole, beside WebP and JPEG XL: rate and time."""
+"""Compare the context network with WebP and JPEG XL on whole image files: rates and times."""
 
 import itertools
 from pathlib import Path
@@ -9,11 +9,12 @@ from utils import cli, paths
 
 COLUMNS = ["image", "width", "height", "adapting", "static", "WebP", "JPEG XL", "encode s", "decode s", "static s"]
 
-DESCRIPTION = """Measure what the context network makes of image files, whole, beside WebP and JPEG XL: rate and time.
+DESCRIPTION = """Compare the context network with WebP and JPEG XL on whole image files: rates and times.
 
-Every file is written to disk, read and decoded, and the pixels compared. Rates are in bits/dim, whole files counted;
-the last row is their mean over the images. JPEG XL is that of pillow-jxl-plugin, lossless, effort 7, where it is
-installed. Images that are not RGB are passed over."""
+Each compressed file is written to disk, read and decoded, and the pixels are compared. "adapting" and "static": the
+context network, which does or does not adapt to the image. Rates are in bits/dim and count whole files. The last row
+is the mean over the images. JPEG XL, lossless with effort 7, requires pillow-jxl-plugin. Images that are not RGB are
+skipped."""
 
 
 def measure(path, network, clock, scratch):
@@ -58,7 +59,7 @@ def rows(files, network, clock, scratch):
 
 def main():
     parser = common.parser(DESCRIPTION, "photographs")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of such")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them")
     parser.add_argument("--context", help="a context network (default: the one at hand)")
     common.add_clock(parser)
     args = parser.parse_args()

@@ -1,7 +1,7 @@
-"""Code images with the functions of a checkout of the published code, which published.py starts this for.
+"""Compress images with the functions of the published code. published.py starts this script.
 
-It runs in a process of its own, as both repositories have packages `model` and `utils`. The published scripts code
-inside their main function, with a GPU and the data sets; here their functions are called in the same order.
+It is a process of its own because both repositories have packages `model` and `utils`. The published scripts compress
+inside their main function, which requires a GPU and the datasets. Here their functions are called in the same order.
 """
 
 import importlib
@@ -14,10 +14,10 @@ import time
 import torch
 
 
-def main(checkout, task):
-    """Time a task that published.py has written: prints {"encode": seconds, "decode": seconds} as JSON."""
-    os.chdir(checkout)
-    sys.path[0] = checkout
+def main(clone, task):
+    """Time a task that published.py has written. Prints {"encode": seconds, "decode": seconds} as JSON."""
+    os.chdir(clone)
+    sys.path[0] = clone
     task = torch.load(task, weights_only=True)
     dataset, nz = task["dataset"], task["nz"]
     published = importlib.import_module(f"model.{dataset}_train").Model
@@ -26,14 +26,14 @@ def main(checkout, task):
 
     model = published(**task["architecture"], root_process=False)  # no TensorBoard
     names = model.state_dict().keys()
-    # Between its versions "std" has become "scale", or the other way round.
+    # One version of the published code says "std" in these names, another says "scale".
     renamed = {name if name in names else name.replace("_std", "_scale"): v for name, v in task["weights"].items()}
     model.load_state_dict(renamed)
     model.eval().compress()
     dims = {"x": task["pixels"][0].numel(), "z": model.zdim[0] * model.zdim[1] * model.zdim[2]}
     bins = [rand.ImageBins(torch.float64, "cpu", dims["x"])]
     edges, centres = [bins[0].endpoints()], [bins[0].centres()]
-    for _ in range(1, nz):  # edges but for the two at infinity
+    for _ in range(1, nz):  # the edges, without the two at infinity
         edge = torch.linspace(-task["limit"], task["limit"], (1 << task["quantbits"]) + 1, dtype=torch.float64)
         edges.append(edge[1:-1].expand(dims["z"], -1))
         centres.append(((edge[1:] + edge[:-1]) / 2).expand(dims["z"], -1))
@@ -43,7 +43,7 @@ def main(checkout, task):
     centres.append(top.centres()[0, 0])
 
     def distribution(variable, given=None, symbols=None):
-        """The coder of variable 0 (x) to nz given the symbols of its neighbour, or of z_nz under its prior."""
+        """The coder of a variable, 0 (x) to nz, given the symbols of its neighbour; of z_nz under its prior."""
         mu, scale = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
         if given is not None:
             value = centres[given][torch.arange(len(symbols)), symbols]
@@ -75,7 +75,7 @@ def main(checkout, task):
     images = [pixels.flatten().long() for pixels in task["pixels"]]
     state, seconds = initial.copy(), {}
     with torch.no_grad():
-        encode(initial.copy(), images[0])  # whatever is done once only
+        encode(initial.copy(), images[0])  # what is done only once
         began = time.perf_counter()
         for x in images:
             state = encode(state, x)

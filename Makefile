@@ -30,13 +30,12 @@ lint: $(VENV)/ready-dev  ## style, format, types and the direction of imports
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 
-bench: $(VENV)/ready  ## time and memory of coding and of training
+bench: $(VENV)/ready  ## time compression and training (some ten minutes); writes benchmarks/*.csv and chart.png
 	-$(RUN) -m pip install --quiet constriction
 	$(RUN) benchmarks/coder.py
-	$(RUN) benchmarks/memory.py
 	$(RUN) benchmarks/compression.py
 	$(RUN) benchmarks/chart.py
-	$(RUN) benchmarks/training.py --processes 1 2
+	$(RUN) benchmarks/training.py
 
 pretrained: $(VENV)/ready  ## train the checkpoints that ship (some hours of one core with bfloat16 instructions); resumable
 	$(RUN) scripts/pretrained.py

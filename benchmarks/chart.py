@@ -68,7 +68,7 @@ def main():
     for axes, (name, draw) in zip(figure.subplots(1, 2, width_ratios=[4, 3]), panels.items(), strict=True):
         draw(axes, read(args.output, name))
         handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # each label once
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}
         axes.legend(handles.values(), handles.keys(), fontsize=6, **place)
     path = common.table_file(args.output, "chart").with_suffix(".png")
     with paths.replacing(path) as file:

@@ -90,7 +90,7 @@ def elu(x: torch.Tensor, inplace: bool = False) -> torch.Tensor:
     """x where it is positive, exp(x) - 1 elsewhere (Clevert, Unterthiner, Hochreiter, arXiv 1511.07289).
 
     On CPUs PyTorch's own may take longer than the convolution before it, as its expm1 is slow with AVX-512
-    (benchmarks/activation.py). This is another way to compute it, which near 0 is off by up to 2e-7.
+    (docs/benchmarks.md). This is another way to compute it, which near 0 is off by up to 2e-7.
 
     inplace: whether x may be overwritten, which saves memory on GPUs.
     """

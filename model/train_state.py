@@ -60,17 +60,6 @@ class Files(NamedTuple):
     curves: Path
 
 
-def files_of(dataset: str, nz: int, output: str | Path) -> Files:
-    """The Files of a model with nz latent layers, under an output folder."""
-    folder = paths.params(dataset, output)
-    return Files(
-        folder / f"nz{nz}",
-        folder / f"nz{nz}.resume",
-        paths.runs(dataset, nz, output),
-        paths.results(dataset, nz, output),
-    )
-
-
 def refuse_to_replace(best: Path, full: Path, resume: bool, force: bool) -> None:
     """Raise UserError if a run would replace the model of another one: its checkpoints `best` and `full`."""
     there = [path for path in (best, full) if path.exists()]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from model.logs import Log, metrics, new_run
 from model.optimiser import STOP_SIGNALS, adam, clip, learning_rate, set_lr, stop_signals
-from model.train_state import Files, State, files_of, load_full, refuse_to_replace, save
+from model.train_state import Files, State, load_full, refuse_to_replace, save
 from model.vae import Model, log_likelihoods
 from utils import datasets, distributed, paths
 from utils.errors import UserError
@@ -50,12 +50,12 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
         epoch_steps = math.ceil(state.identity["images"] / args.batch)
         last_step = min((args.epochs or math.inf) * epoch_steps, args.max_steps or math.inf)
         last_second = 60 * (args.minutes or math.inf)
+        signals = on_leaving.enter_context(stop_signals())
         log = None
         if job.rank == 0:
             log = Log(files.runs / str(state.run), files.curves, state.step, state.tested // epoch_steps)
             on_leaving.callback(log.close)
         batches = on_leaving.enter_context(contextlib.closing(endless_batches(images, args, job, state.step)))
-        signals = on_leaving.enter_context(stop_signals())
         meter, saved_at, shown_at, began = None, clock(), clock(), clock() - state.seconds
         vote = start_vote(job, False, state.seconds)
 
@@ -116,11 +116,15 @@ def begin(settings: Settings, args: argparse.Namespace, job: distributed.Job) ->
     """
     if args.batch % job.size:
         raise UserError(f"--batch={args.batch} cannot be split evenly over {job.size} processes; choose a multiple")
-    files = files_of(settings.dataset, args.nz, args.output)
+    place = settings.dataset, args.nz, args.output
+    best = paths.params(settings.dataset, args.output) / f"nz{args.nz}"
+    files = Files(best, best.with_name(f"{best.name}.resume"), paths.runs(*place), paths.results(*place))
     if job.rank == 0:
         paths.check_writable(files.best, files.full)
         paths.check_folder_writable(files.runs, files.curves)
         refuse_to_replace(files.best, files.full, args.resume, args.force)
+        for path in (files.best, files.full):
+            paths.remove_unfinished(path)
     images, test_images = distributed.in_turn(
         job, lambda: [datasets.load(settings.dataset, split, args.data) for split in ("train", "test")]
     )
@@ -135,10 +139,6 @@ def begin(settings: Settings, args: argparse.Namespace, job: distributed.Job) ->
     torch.manual_seed(args.seed)
     model = Model(**architecture).to(job.device)
     state = State(identity, model, copy.deepcopy(model), adam(model, args.lr))
-    if job.rank == 0:
-        for path in (files.best, files.full):
-            paths.remove_unfinished(path)
-    distributed.barrier(job)
     saved = load_full(files.full, identity) if args.resume else None
     step = saved["step"] if saved else 0
     if distributed.broadcast_object(job, step) != step:
@@ -399,19 +399,12 @@ def by_tag(terms: Sequence[float], nz: int) -> dict[str, float]:
     return metrics(terms[0], terms[1 : 1 + nz], terms[1 + nz :])
 
 
-class _Images(torch.utils.data.Dataset):
+class _Batches(torch.utils.data.Dataset):
     def __init__(self, images):
         self.images = images
 
-    def __len__(self):
-        return len(self.images)
-
-    def __getitems__(self, indices):
+    def __getitem__(self, indices):
         return torch.from_numpy(datasets.to_channels_first(self.images[indices]))
-
-
-def _identity(batch):
-    return batch
 
 
 def _ignore_stop_signals(worker):
@@ -424,8 +417,8 @@ def batch_loader(
 ) -> torch.utils.data.DataLoader:
     """Iterate over uint8 tensors [B, C, 32, 32]. batches: a list of index arrays."""
     return torch.utils.data.DataLoader(
-        _Images(images), batch_sampler=batches, collate_fn=_identity, num_workers=workers,
-        pin_memory=device.type == "cuda", worker_init_fn=_ignore_stop_signals,
+        _Batches(images), batch_size=None, sampler=batches, num_workers=workers, pin_memory=device.type == "cuda",
+        worker_init_fn=_ignore_stop_signals,
     )  # fmt: skip
 
 

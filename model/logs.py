@@ -20,19 +20,16 @@ from utils.torch.modules import fold_weight_norm
 class Log:
     """TensorBoard scalars and images of a run, and its test scalars as CSV for stackplot.py."""
 
-    def __init__(self, run: Path, folder: Path, step: int = 0, epoch: int = 0) -> None:
-        """run: the TensorBoard folder of this run. folder: of the CSV files.
-
-        step, epoch: where a resumed run continues, the epoch being that of its last test. What it logged later, before
-        it was killed, is dropped.
+    def __init__(self, run: Path, curves: Path, step: int = 0) -> None:
+        """run: the TensorBoard folder of this run. curves: the folder of the CSV files. step: where a resumed run
+        continues; what it logged later, before it was killed, is dropped.
         """
         # TensorBoard ignores what was logged at purge_step or later. Without the suffix, a run that is resumed within
         # a second would overwrite the file of the previous one.
         self.writer = SummaryWriter(str(run), purge_step=step + 1 if step else None, filename_suffix=f".{step}")
-        self.folder, self.epoch = folder, epoch
-        self.rows: dict[Path, list[Sequence[Any]]] = {}
+        self.curves = curves
         if not step:
-            keep_aside(folder)
+            keep_aside(curves)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for tag, value in values.items():
@@ -40,26 +37,25 @@ class Log:
 
     def train(self, loss: float, metrics: Mapping[str, float], step: int, **others: float) -> None:
         """Log the loss, which has free bits, as elbo/train; the ELBO without them; its terms; and others by name."""
-        self.scalars({"elbo/train": loss, "elbo/train_plain": metrics["elbo"]} | others, step)
-        self.scalars({f"{tag}/train": value for tag, value in metrics.items() if tag != "elbo"}, step)
+        self.scalars({f"{tag}/train": value for tag, value in metrics.items()} | {"elbo/train": loss}, step)
+        self.scalars({"elbo/train_plain": metrics["elbo"]} | others, step)
 
     def test(self, metrics: Mapping[str, float], best: float, epoch: int) -> None:
         """Log test metrics. In CSV, x is the reconstruction term and z<i> the KL; together they make the ELBO."""
-        self.scalars({"elbo/test": metrics["elbo"], "elbo/besttest": best}, epoch)
-        self.scalars({f"{tag}/test": value for tag, value in metrics.items() if tag != "elbo"}, epoch)
+        self.scalars({f"{tag}/test": value for tag, value in metrics.items()} | {"elbo/besttest": best}, epoch)
         for tag, value in metrics.items():
             if tag in ("elbo", "x/reconstruction") or tag.endswith("/KL"):
-                self._append(self.folder / f"{tag.split('/')[0]}.csv", (time.time(), epoch, value))
+                self._append(self.curves / f"{tag.split('/')[0]}.csv", epoch, value)
 
-    def _append(self, path: Path, row: Sequence[Any]) -> None:
-        if path not in self.rows:
-            self.rows[path] = []
-            if path.exists():
-                with open(path, newline="") as file:
-                    self.rows[path] = [old for old in list(csv.reader(file))[1:] if int(old[1]) <= self.epoch]
-        self.rows[path].append(row)
+    def _append(self, path: Path, epoch: int, value: float) -> None:
+        """Add a row to a CSV file, and drop those of this epoch and later, from a run that was killed."""
+        rows: list[Sequence[Any]] = []
+        if path.exists():
+            with open(path, newline="") as file:
+                rows = [row for row in list(csv.reader(file))[1:] if int(row[1]) < epoch]
         with paths.replacing(path, "w") as file:
-            csv.writer(file, lineterminator="\n").writerows([("Wall time", "Step", "Value"), *self.rows[path]])
+            table = csv.writer(file, lineterminator="\n")
+            table.writerows([("Wall time", "Step", "Value"), *rows, (time.time(), epoch, value)])
 
     @torch.no_grad()
     def images(
@@ -80,14 +76,6 @@ class Log:
 
     def close(self) -> None:
         self.writer.close()
-
-
-def metrics(recon: float, dec: Sequence[float], enc: Sequence[float]) -> dict[str, float]:
-    """The negative ELBO and its terms, {tag: value}, from log p(x|z_1), and log p(z_i|.) and log q(z_i|.) by layer."""
-    terms = {"elbo": sum(enc) - sum(dec) - recon, "x/reconstruction": -recon}
-    for i, (d, e) in enumerate(zip(dec, enc, strict=True), start=1):
-        terms |= {f"z{i}/encoder": -e, f"z{i}/decoder": -d, f"z{i}/KL": e - d}
-    return terms
 
 
 def new_run(folder: Path) -> int:

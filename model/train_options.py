@@ -67,7 +67,7 @@ def parse(settings: Settings, argv: list[str] | None) -> argparse.Namespace:
     add("--test-every", type=whole(1, 10**9), default=settings.test_every, help="epochs between tests")
     if settings.crops:
         add("--crops", type=whole(1, 10**6), default=settings.crops, help="crops of each photograph in an epoch")
-    add("--resume", action="store_true", help="continue from the last full checkpoint, if there is one")
+    add("--resume", action="store_true", help="continue from the last full checkpoint if there is one")
     add("--force", action="store_true", help="start again even if there is a trained model")
     add("--data", default=paths.DATA, help="folder of the datasets")
     add("--workers", type=whole(0, 1024), default=0, help="additional processes that load data")

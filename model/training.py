@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from model.logs import Log, metrics, new_run
+from model.logs import Log, new_run
 from model.optimiser import STOP_SIGNALS, adam, clip, learning_rate, set_lr, stop_signals
 from model.train_state import Files, State, load_full, refuse_to_replace, save
 from model.vae import Model, log_likelihoods
@@ -53,18 +53,20 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
         signals = on_leaving.enter_context(stop_signals())
         log = None
         if job.rank == 0:
-            log = Log(files.runs / str(state.run), files.curves, state.step, state.tested // epoch_steps)
+            log = Log(files.runs / str(state.run), files.curves, state.step)
             on_leaving.callback(log.close)
         batches = on_leaving.enter_context(contextlib.closing(endless_batches(images, args, job, state.step)))
         meter, saved_at, shown_at, began = None, clock(), clock(), clock() - state.seconds
         vote = start_vote(job, False, state.seconds)
 
         while True:
-            # The vote of a step ago has arrived by now. All processes get the same, and take the same decisions.
+            # All processes get the same vote, and take the same decisions. It is a step old, so that nobody waits.
             signalled, seconds = vote()
             vote = start_vote(job, bool(signals), state.seconds)
             ended = state.step >= last_step or seconds >= last_second
             closing = ended or signalled or state.step % epoch_steps == 0
+
+            # Logging comes before saving, since it refuses a loss that is not finite.
             if meter and (closing or state.step % args.interval == 0):
                 report(meter, clock(), state, args.lr, files.full, log)
                 meter = None
@@ -75,6 +77,8 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
                 batches.close()  # and with it the progress bar
             if signalled and not ended:
                 break
+
+            # A run that was killed during a test repeats it.
             if state.step > state.tested and (ended or state.step % (epoch_steps * args.test_every) == 0):
                 evaluate(state, test_images, job, files.best, log, math.ceil(state.step / epoch_steps))
                 state.seconds = clock() - began
@@ -83,6 +87,7 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
             if ended:
                 break
 
+            # One step. Everything random in it follows from its number.
             meter = meter or Meter(clock())
             x, count, bar = next(batches)
             done, total = max((state.step, last_step), (seconds, last_second), key=lambda pair: pair[0] / pair[1])
@@ -93,6 +98,7 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
             state.step += 1
             state.seconds = clock() - began
             update_ema(state.ema, model, state.step)
+
             bar.update(count)
             if log and clock() - shown_at > SHOW_SECONDS:
                 means = meter.means()
@@ -151,7 +157,7 @@ def begin(settings: Settings, args: argparse.Namespace, job: distributed.Job) ->
     else:
         if job.rank == 0:
             warm_up(model, first[_order(args.seed, 0, len(first))[: WARMUP_BATCHES * args.batch]])
-        # After the data-dependent initialisation, so that all processes start from the same parameters.
+        # After the data-dependent initialisation, so that all processes start from its parameters.
         distributed.broadcast(job, model.state_dict().values())
         state.ema.load_state_dict(model.state_dict())
     model.train()
@@ -234,7 +240,7 @@ def start_vote(job: distributed.Job, signalled: bool, seconds: float) -> Callabl
 
 @dataclass
 class Meter:
-    """Sums what train_step() returns over some steps. began: when the first of them did, in seconds."""
+    """Means of what train_step() returns over some steps. began: the clock when the first of them began."""
 
     began: float
     sums: Any = 0.0  # a tensor, after the first
@@ -310,9 +316,9 @@ def test(model: Model, images: Split, job: distributed.Job) -> dict[str, float]:
 def seed_step(seed: int, step: int, job: distributed.Job, count: int) -> Sampler:
     """Seed PyTorch for a step, and return a function that draws z from (mu, scale) for this process's images.
 
-    count: images in the batch of all processes together. Everything random in a step follows from its number, so that
-    a resumed run needs no other state. Dropout differs between processes. z is drawn for the whole batch, and each
-    process uses its part, so that z does not depend on their number.
+    count: images in the batch of all processes. Since everything random in a step follows from its number, a resumed
+    run needs no other state. Dropout differs between processes. z is drawn for the whole batch, and each process uses
+    its part, so that z does not depend on the number of processes.
     """
 
     def number(stream):
@@ -371,7 +377,7 @@ def forward(
     sample: Sampler = rand.sample,
     dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What to call backward() of, the loss of the whole batch, and its terms for by_tag(), in bits/dim.
+    """The objective to call backward() of, the loss of the whole batch, and its terms for by_tag(), in bits/dim.
 
     The loss gives every channel of every latent one free bit: sum over layers and channels of max(KL, 1), with the
     KL averaged over the batch (paper, appendix D) of all processes together. x may be empty: the last batch of an
@@ -395,8 +401,15 @@ def forward(
 
 
 def by_tag(terms: Sequence[float], nz: int) -> dict[str, float]:
-    """Metrics {tag: bits/dim} from log p(x|z_1), then log p(z_i|...) and then log q(z_i|...) of the nz layers."""
-    return metrics(terms[0], terms[1 : 1 + nz], terms[1 + nz :])
+    """The negative ELBO and its terms, {tag: bits/dim}.
+
+    terms: log p(x|z_1), then log p(z_i|...) of the nz layers, then log q(z_i|...) of the nz layers.
+    """
+    recon, dec, enc = terms[0], terms[1 : 1 + nz], terms[1 + nz :]
+    tags = {"elbo": sum(enc) - sum(dec) - recon, "x/reconstruction": -recon}
+    for i, (d, e) in enumerate(zip(dec, enc, strict=True), start=1):
+        tags |= {f"z{i}/encoder": -e, f"z{i}/decoder": -d, f"z{i}/KL": e - d}
+    return tags
 
 
 class _Batches(torch.utils.data.Dataset):

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from model import context, context_data
 from model.context_network import ContextNetwork
+from model.optimiser import adam, cosine, set_lr, stop_signals
 from model.train_state import ANEW, read_full, refuse_to_replace, save
-from model.training import adam, cosine, set_lr, stop_signals
 from utils import cli, paths, processes
 from utils.errors import UserError
 

@@ -18,54 +18,50 @@ from utils.torch.modules import fold_weight_norm
 
 
 class Log:
-    """TensorBoard scalars and images, and the test scalars once more as CSV for stackplot.py."""
+    """TensorBoard scalars and images of a run, and its test scalars as CSV for stackplot.py."""
 
-    def __init__(self, run: Path, folder: Path, step: int = 0, epoch: int = 0) -> None:
-        """run: the TensorBoard folder of this run. folder: of the CSV files. A resumed run has taken `step` steps and
-        was tested last after `epoch` epochs: what it logged later, before it was killed, is dropped."""
-        # Events from purge_step on are dropped, and step itself has been logged. Without a suffix, a run that is
-        # resumed within a second would overwrite the file of the one before.
+    def __init__(self, run: Path, curves: Path, step: int = 0) -> None:
+        """run: the TensorBoard folder of this run. curves: the folder of the CSV files. step: where a resumed run
+        continues; what it logged later, before it was killed, is dropped.
+        """
+        # TensorBoard ignores what was logged at purge_step or later. Without the suffix, a run that is resumed within
+        # a second would overwrite the file of the previous one.
         self.writer = SummaryWriter(str(run), purge_step=step + 1 if step else None, filename_suffix=f".{step}")
-        self.folder, self.epoch = folder, epoch
-        self.rows: dict[Path, list[Sequence[Any]]] = {}
+        self.curves = curves
         if not step:
-            keep_aside(folder)
+            keep_aside(curves)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
 
     def train(self, loss: float, metrics: Mapping[str, float], step: int, **others: float) -> None:
-        """Log the optimised loss, which has free bits, as elbo/train; the plain ELBO and its terms; and others."""
-        self.scalars({"elbo/train": loss, "elbo/train_plain": metrics["elbo"]} | others, step)
-        self.scalars({f"{tag}/train": value for tag, value in metrics.items() if tag != "elbo"}, step)
+        """Log the loss, which has free bits, as elbo/train; the ELBO without them; its terms; and others by name."""
+        self.scalars({f"{tag}/train": value for tag, value in metrics.items()} | {"elbo/train": loss}, step)
+        self.scalars({"elbo/train_plain": metrics["elbo"]} | others, step)
 
     def test(self, metrics: Mapping[str, float], best: float, epoch: int) -> None:
-        """Log test metrics; in CSV x is its reconstruction term and z<i> its KL, which add up to the ELBO."""
-        self.scalars({"elbo/test": metrics["elbo"], "elbo/besttest": best}, epoch)
-        self.scalars({f"{tag}/test": value for tag, value in metrics.items() if tag != "elbo"}, epoch)
-        curves = {"elbo": "elbo", "x/reconstruction": "x"}
-        curves |= {tag: tag.split("/")[0] for tag in metrics if tag.endswith("/KL")}
-        for tag, name in curves.items():
-            self._append(self.folder / f"{name}.csv", (time.time(), epoch, metrics[tag]))
+        """Log test metrics. In CSV, x is the reconstruction term and z<i> the KL; together they make the ELBO."""
+        self.scalars({f"{tag}/test": value for tag, value in metrics.items()} | {"elbo/besttest": best}, epoch)
+        for tag, value in metrics.items():
+            if tag in ("elbo", "x/reconstruction") or tag.endswith("/KL"):
+                self._append(self.curves / f"{tag.split('/')[0]}.csv", epoch, value)
 
-    def _append(self, path: Path, row: Sequence[Any]) -> None:
-        if path not in self.rows:
-            self.rows[path] = []
-            if path.exists():
-                with open(path, newline="") as file:
-                    self.rows[path] = [old for old in list(csv.reader(file))[1:] if int(old[1]) <= self.epoch]
-        self.rows[path].append(row)
+    def _append(self, path: Path, epoch: int, value: float) -> None:
+        """Add a row to a CSV file, and drop those of this epoch and later, from a run that was killed."""
+        rows: list[Sequence[Any]] = []
+        if path.exists():
+            with open(path, newline="") as file:
+                rows = [row for row in list(csv.reader(file))[1:] if int(row[1]) < epoch]
         with paths.replacing(path, "w") as file:
-            csv.writer(file, lineterminator="\n").writerows([("Wall time", "Step", "Value"), *self.rows[path]])
+            table = csv.writer(file, lineterminator="\n")
+            table.writerows([("Wall time", "Step", "Value"), *rows, (time.time(), epoch, value)])
 
     @torch.no_grad()
     def images(
         self, model: Model, images: np.ndarray | datasets.Patches, device: torch.device, epoch: int, count: int = 64
     ) -> None:
-        """Log samples from the model, and test images above their reconstructions; none of a context likelihood."""
-        if model.likelihood == "context":  # which draws one pixel after the other
-            return
+        """Log samples from the model, and test images above their reconstructions."""
         model = fold_weight_norm(model)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(0)
@@ -82,14 +78,6 @@ class Log:
         self.writer.close()
 
 
-def metrics(recon: float, dec: Sequence[float], enc: Sequence[float]) -> dict[str, float]:
-    """The negative ELBO and its terms, {tag: value}, from log p(x|z_1), the layers' log p(z_i|.) and log q(z_i|.)."""
-    terms = {"elbo": sum(enc) - sum(dec) - recon, "x/reconstruction": -recon}
-    for i, (d, e) in enumerate(zip(dec, enc, strict=True), start=1):
-        terms |= {f"z{i}/encoder": -e, f"z{i}/decoder": -d, f"z{i}/KL": e - d}
-    return terms
-
-
 def new_run(folder: Path) -> int:
     """Make the next numbered folder in a folder of runs, and return its number."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,11 +87,10 @@ def new_run(folder: Path) -> int:
 
 
 def keep_aside(folder: Path) -> None:
-    """Move the curves of an earlier run into a folder earlier-<n> of their own."""
+    """Move the curves of an earlier run into a sub-folder earlier-<n>."""
     curves = [path for path in folder.glob("*.csv") if re.fullmatch(r"elbo|x|z\d+", path.stem)]
     if curves:
-        number = 1 + len(list(folder.glob("earlier-*")))
-        aside = folder / f"earlier-{number}"
+        aside = folder / f"earlier-{1 + len(list(folder.glob('earlier-*')))}"
         aside.mkdir()
         for path in curves:
             path.rename(aside / path.name)

@@ -1,38 +1,25 @@
-"""The flags of the training scripts. PyTorch is imported once they have been read."""
+"""The flags of the training scripts. PyTorch is imported after they have been read."""
 
 import argparse
-import sys
 
 from utils import cli, paths
-from utils.published import Settings
-
-LEAST_LR = 5e-4  # what the published schedule decays to
+from utils.published import LEAST_LR, Settings
 
 
 def main(settings: Settings, argv: list[str] | None = None) -> None:
     """Entry point of a training script."""
-    argv = sys.argv[1:] if argv is None else argv
-    which = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    which.add_argument("--likelihood", choices=cli.LIKELIHOODS, default=cli.LIKELIHOODS[0])
-    which.add_argument("--nz", default="0")
-    chosen, rest = which.parse_known_args(argv)
-    if chosen.likelihood == "context" and not chosen.nz.strip("0"):
-        from model import context_training
-
-        context_training.main(settings.dataset, rest)
-    else:
-        cli.script(_train)(settings, parse(settings, argv))
+    cli.script(_train)(settings, parse(settings, argv))
 
 
-def _train(settings: Settings, args: argparse.Namespace) -> None:
-    from model import training  # late, as it imports PyTorch: --help answers at once
+def _train(settings, args):
+    from model import training  # here, since it imports PyTorch, and --help answers without it
 
     training.train(settings, args)
 
 
 def parse(settings: Settings, argv: list[str] | None) -> argparse.Namespace:
+    """The flags of a training script, with the published width if none is given."""
     name = settings.dataset
-    nzs = ", ".join(f"{nz}: {width}" for nz, width in sorted(settings.widths.items()))
     parser = cli.parser(
         f"Train a hierarchical ResNet VAE on {name}.\n\n"
         "Writes, under --output:\n"
@@ -40,92 +27,61 @@ def parse(settings: Settings, argv: list[str] | None) -> argparse.Namespace:
         f"  model/params/{name}/nz<k>.resume   everything that --resume needs\n"
         f"  plots/{name}<k>/*.csv              test ELBO (bits/dim) of x and of every latent, for stackplot.py\n"
         f"  runs/{name}/nz<k>/<n>/             TensorBoard logs of the n-th run\n\n"
-        "Ctrl-C, SIGTERM or SIGUSR1 end a run after the present step, with everything saved that --resume needs, and\n"
-        "an averaged model for the compression scripts. A second Ctrl-C ends it at once.\n"
-        "Several processes, one a GPU, train together when started by mpiexec, torchrun or srun.\n\n"
-        "--likelihood=context without --nz trains a context network alone, with flags of its own: see\n"
-        f"--likelihood=context --help. With --nz the folders are called {name}_context, which stackplot.py does not\n"
-        "draw."
+        "Ctrl-C, SIGTERM or SIGUSR1 stop a run after the current step and save everything that --resume needs, and\n"
+        "an averaged model for the compression scripts. A second Ctrl-C stops it at once.\n"
+        "Several processes, one for each GPU, train together if mpiexec, torchrun or srun starts them."
     )
-    whole = cli.whole_number
-    rate = cli.real_number("0 <= rate < 1", lambda value: 0 <= value < 1)
-    factor = cli.real_number("0 < factor <= 1", lambda value: 0 < value <= 1)
-    positive = cli.real_number("more than 0", lambda value: value > 0)
-    likelihood = "of x: the paper's; or a context network's, to which latents are one more input"
-    parser.add_argument("--likelihood", choices=cli.LIKELIHOODS, default=cli.LIKELIHOODS[0], help=likelihood)
-    start = "a context network (.npz) that the one of --likelihood=context starts from (default: at random)"
-    parser.add_argument("--context", metavar="FILE", help=start)
-    parser.add_argument("--nz", type=whole(1, 64), default=settings.nz, help="number of latent layers")
-    parser.add_argument("--zchannels", type=whole(1, 1024), default=settings.zchannels, help="channels of each latent")
-    parser.add_argument("--nprocessing", type=whole(0, 64), default=4, help="5x5 residual layers next to x")
-    parser.add_argument("--kernel", type=whole(1, 31), default=3, help="kernel size of the other layers, odd")
-    parser.add_argument("--blocks", type=whole(0, 1024), default=8, help="residual layers, dealt over the layers")
-    parser.add_argument("--width", type=whole(1, 8192), help=f"channels of all layers (default by --nz: {nzs})")
-    parser.add_argument(
-        "--dropout",
-        type=rate,
-        default=settings.dropout,
-        help="dropout rate",
+    add, whole, real = parser.add_argument, cli.whole_number, cli.real_number
+    nzs = ", ".join(f"{nz}: {width}" for nz, width in sorted(settings.widths.items()))
+    rate, factor = real("0 <= rate < 1", lambda r: 0 <= r < 1), real("0 < factor <= 1", lambda f: 0 < f <= 1)
+    positive, minutes = real("more than 0", lambda v: v > 0), real("0 < minutes <= 10^7", lambda m: 0 < m <= 1e7)
+    add("--nz", type=whole(1, 64), default=settings.nz, help="number of latent layers")
+    add("--zchannels", type=whole(1, 1024), default=settings.zchannels, help="channels of each latent")
+    add("--nprocessing", type=whole(0, 64), default=4, help="5x5 residual layers next to x")
+    add("--kernel", type=whole(1, 31), default=3, help="kernel size of the other layers, odd")
+    add("--blocks", type=whole(0, 1024), default=8, help="residual layers, distributed over the latent layers")
+    add("--width", type=whole(1, 8192), help=f"channels of all layers (default by --nz: {nzs})")
+    add("--dropout", type=rate, default=settings.dropout, help="dropout rate")
+    add("--colour-transform", action="store_true", help="model R-G, G, B-G; beyond the paper")
+    add("--seed", type=whole(0, 2**32 - 1), default=0, help="seed of everything random")
+    add("--gpu", type=whole(-1, 1023), help="index of the GPU, -1 for the CPU (default: a GPU if there is one)")
+    several = "1: require, 0: refuse several processes (default: train in as many as were launched)"
+    add("--dist", type=int, choices=(0, 1), help=several)
+    half = "send gradients between processes as float16"
+    add("--fp16-allreduce", action=argparse.BooleanOptionalAction, default=True, help=half)
+    bodies = "of the convolutions; auto: bfloat16 if the processor supports it; everything else is float32"
+    add("--precision", choices=("auto", *cli.PRECISIONS), default="auto", help=bodies)
+    add("--epochs", type=whole(1, 10**9), help="stop after this many epochs")
+    add("--max-steps", type=whole(1, 10**12), help="stop after this many optimiser steps")
+    limit = (
+        "stop after this much wall time: steps and tests from the first step on, resumed runs together; loading, the "
+        "initialisation and the last test come on top. The first limit that is reached ends a run (default: none)"
     )
-    parser.add_argument("--colour-transform", action="store_true", help="model R-G, G, B-G; beyond the paper")
-    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="seed of everything random")
-    parser.add_argument("--gpu", type=whole(-1, 1023), help="index of the GPU, -1 for the CPU (default: a GPU if any)")
-    parser.add_argument(
-        "--dist", type=int, choices=(0, 1),
-        help="1: require, 0: refuse a launcher of several processes (default: train in as many as were launched)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--fp16-allreduce", action=argparse.BooleanOptionalAction, default=True,
-        help="send gradients between processes as float16",
-    )  # fmt: skip
-    parser.add_argument(
-        "--precision", choices=("auto", *cli.PRECISIONS), default="auto",
-        help="of the convolutions; auto: bfloat16 where the processor has it; all else stays in float32",
-    )  # fmt: skip
-    parser.add_argument("--epochs", type=whole(1, 10**9), help="epochs to train (default: until interrupted)")
-    parser.add_argument("--max-steps", type=whole(1, 10**12), help="stop after this many optimiser steps")
-    parser.add_argument("--batch", type=whole(1, 10**6), default=settings.batch, help="images a step, of all processes")
-    parser.add_argument("--lr", type=positive, default=2e-3, help="learning rate of Adam")
-    parser.add_argument(
-        "--decay",
-        type=factor,
-        default=settings.decay,
-        help="factor on the learning rate each step",
-    )
-    parser.add_argument(
-        "--schedule", choices=("0", "1", "cosine"), default="1",
-        help=f"0: constant; 1: --decay each step, down to {LEAST_LR:g}; cosine: to zero at the end of the run",
-    )  # fmt: skip
-    parser.add_argument(
-        "--kl-warmup", type=whole(0, 10**12), default=0,
-        help="steps over which the KL terms rise to their full weight; beyond the paper",
-    )  # fmt: skip
-    parser.add_argument("--interval", type=whole(1, 10**9), default=100, help="steps between log entries")
-    parser.add_argument("--test-every", type=whole(1, 10**9), default=settings.test_every, help="epochs between tests")
+    add("--minutes", type=minutes, help=limit)
+    add("--batch", type=whole(1, 10**6), default=settings.batch, help="images a step, of all processes together")
+    add("--lr", type=positive, default=2e-3, help="learning rate of Adam")
+    add("--decay", type=factor, default=settings.decay, help="factor on the learning rate each step")
+    schedule = f"0: constant; 1: --decay each step, down to {LEAST_LR:g}; cosine: to zero at the end of the run"
+    add("--schedule", choices=("0", "1", "cosine"), default="1", help=schedule)
+    add("--interval", type=whole(1, 10**9), default=100, help="steps between log entries")
+    add("--test-every", type=whole(1, 10**9), default=settings.test_every, help="epochs between tests")
     if settings.crops:
-        parser.add_argument(
-            "--crops", type=whole(1, 10**6), default=settings.crops, help="crops a photograph, each epoch"
-        )
-    parser.add_argument("--resume", action="store_true", help="go on from the last full checkpoint, if there is one")
-    parser.add_argument("--force", action="store_true", help="start anew where there is a trained model already")
-    parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
-    parser.add_argument("--workers", type=whole(0, 1024), default=0, help="processes that load data beside this one")
-    parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")
+        add("--crops", type=whole(1, 10**6), default=settings.crops, help="crops of each photograph in an epoch")
+    add("--resume", action="store_true", help="continue from the last full checkpoint if there is one")
+    add("--force", action="store_true", help="start again even if there is a trained model")
+    add("--data", default=paths.DATA, help="folder of the datasets")
+    add("--workers", type=whole(0, 1024), default=0, help="additional processes that load data")
+    add("--output", default=paths.ROOT, help="folder under which everything is written")
     parser.set_defaults(crops=settings.crops)
     args = parser.parse_args(argv)
     if args.kernel % 2 == 0:
-        parser.error(f"--kernel={args.kernel}: the kernel size is odd")
-    if args.width is None:
-        if args.nz not in settings.widths:
-            depths = ", ".join(map(str, settings.widths))
-            parser.error(f"--nz={args.nz} has no published width; the published depths are {depths}; or give --width")
-        args.width = settings.widths[args.nz]
+        parser.error(f"--kernel={args.kernel}: the kernel size must be odd")
+    if args.width is None and args.nz not in settings.widths:
+        depths = ", ".join(map(str, settings.widths))
+        parser.error(f"--nz={args.nz} has no published width; the published depths are {depths}; or give --width")
+    args.width = args.width or settings.widths[args.nz]
     if args.colour_transform and settings.xs[0] != 3:
         parser.error(f"--colour-transform: {name} has no colours")
-    if args.likelihood == "context" and args.colour_transform:
-        parser.error("--colour-transform is of the logistic likelihood")
-    if args.context and args.likelihood != "context":
-        parser.error("--context goes with --likelihood=context")
-    if args.schedule == "cosine" and not (args.epochs or args.max_steps):
-        parser.error("--schedule=cosine ends with the run: give --epochs or --max-steps")
+    if args.schedule == "cosine" and not (args.epochs or args.max_steps or args.minutes):
+        parser.error("--schedule=cosine ends with the run: give --epochs, --max-steps or --minutes")
     return args

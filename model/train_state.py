@@ -1,101 +1,110 @@
-"""What a training run is at any moment, which is what a checkpoint for --resume holds; reading and writing both."""
+"""The state of a training run, which is what a checkpoint for --resume holds; reading and writing checkpoints."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from model.vae import Model
 from utils import paths
-from utils.cli import UserError
+from utils.errors import UserError
 
-ANEW = "start anew with --force in place of --resume"  # what a full checkpoint that is of no use leaves
+ANEW = "start again with --force instead of --resume"  # the remedy for a full checkpoint that cannot be used
+PAST = {"kl_warmup": 0, "likelihood": "logistic"}  # settings of earlier versions; other values cannot be resumed
+_PARTS = ("model", "ema", "optimiser")
 
 
 @dataclass
 class State:
-    """model, ema: Model, and the average of its weights. step: optimiser steps taken. tested: the step of the last
-    test, 0 before the first. best: best ELBO, infinite before. run: number of its TensorBoard folder."""
+    """Everything that a run needs in order to continue.
 
+    identity: the settings that determine what a step computes. ema: the average of the model's weights. step: optimiser
+    steps taken. seconds: wall time from the first step on, tests included. tested: the step of the last test, 0 before
+    the first. best: the best test ELBO, infinite before the first. run: number of the TensorBoard folder.
+    """
+
+    identity: dict[str, Any]
     model: Model
     ema: Model
     optimiser: torch.optim.Optimizer
     step: int = 0
+    seconds: float = 0.0
     tested: int = 0
     best: float = math.inf
     run: int | None = None
 
+    def save(self, path: Path) -> None:
+        """Write the full checkpoint."""
+        save(vars(self) | {part: getattr(self, part).state_dict() for part in _PARTS}, path)
 
-@dataclass(frozen=True)
-class Files:
-    """best: the averaged weights that tested best, for the compression scripts. full: all that --resume needs."""
+    def load(self, entries: dict[str, Any]) -> None:
+        """Continue from the entries of a full checkpoint, the identity excepted."""
+        for group in entries["optimiser"]["param_groups"]:
+            group["fused"] = True  # whichever form of Adam saved it
+        for part in _PARTS:
+            getattr(self, part).load_state_dict(entries[part])
+        self.step, self.best, self.run = entries["step"], entries["best"], entries.get("run")
+        self.tested, self.seconds = entries.get("tested", self.step), entries.get("seconds", 0.0)
+
+
+class Files(NamedTuple):
+    """What a run writes. best: the averaged weights with the best test ELBO, for the compression scripts. full: what
+    --resume needs. runs: the folder of its TensorBoard folders. curves: the folder of its CSV files."""
 
     best: Path
     full: Path
-
-    def __init__(self, dataset: str, nz: int, output: str | Path) -> None:
-        best = paths.params(dataset, output) / f"nz{nz}"
-        object.__setattr__(self, "best", best)
-        object.__setattr__(self, "full", best.with_name(best.name + ".resume"))
+    runs: Path
+    curves: Path
 
 
 def refuse_to_replace(best: Path, full: Path, resume: bool, force: bool) -> None:
-    """Raise UserError where a run would replace the model of another one: its checkpoints `best` and `full`."""
+    """Raise UserError if a run would replace the model of another one: its checkpoints `best` and `full`."""
     there = [path for path in (best, full) if path.exists()]
     if there and not force and not (resume and full.exists()):
-        on = "go on with --resume, " if full.exists() else "" if not resume else f"{full} is absent; "
+        on = "continue with --resume, " if full.exists() else "" if not resume else f"{full} is absent; "
         raise UserError(
-            f"{there[0]} is there already: {on}name another folder with --output, or replace it with --force "
+            f"{there[0]} exists: {on}choose another folder with --output, or replace it with --force "
             f"(--resume needs {full.name})"
         )
 
 
-def save_full(path: Path, state: State, identity: dict[str, Any]) -> None:
-    entries = {
-        "model": state.model.state_dict(), "ema": state.ema.state_dict(), "optimiser": state.optimiser.state_dict(),
-        "step": state.step, "tested": state.tested, "best": state.best, "run": state.run, "identity": identity,
-    }  # fmt: skip
-    save(entries, path)
-
-
 def save(entries: Mapping[str, Any], path: Path) -> None:
-    """torch.save() of a whole file, or of none; UserError, naming file and reason, as on a full disk."""
+    """torch.save() of a whole file or of none. Raises UserError, naming file and reason, for example on a full disk."""
     with paths.replacing(path) as file:
         torch.save(entries, file)
 
 
 def read_full(path: Path) -> dict[str, Any] | None:
-    """The entries of the full checkpoint that --resume goes on from, or None where there is none; UserError where it
-    cannot be read. "identity" is among them, the settings of its run."""
+    """The entries of a full checkpoint, among them the "identity" of its run; None if the file does not exist.
+
+    Raises UserError if it cannot be read.
+    """
     if not path.exists():
         print(f"{path} does not exist: starting from the beginning")
         return None
     try:
         entries = torch.load(path, map_location="cpu", weights_only=True)
         entries["identity"]
-    except Exception as error:  # torch.load raises whatever the corruption happens to provoke
-        raise UserError(f"{path} is not a full checkpoint ({type(error).__name__}); {ANEW}") from None
+    except Exception as error:  # torch.load may raise anything on a damaged file
+        raise UserError(f"{path} is not a full checkpoint ({type(error).__name__}); {ANEW}") from error
     return entries
 
 
 def load_full(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """As read_full(), of a run of the paper's models.
+    """As read_full(). Raises UserError also if the checkpoint belongs to a run with another identity.
 
-    A precision of None in `identity` stands for whichever the run has had.
-    Raises UserError, too, where the checkpoint belongs to a run with other settings than `identity`.
+    A precision of None, in `identity` or in an old checkpoint, stands for any.
     """
     entries = read_full(path)
-    if entries is None:
-        return None
-    saved = {"kl_warmup": 0} | entries["identity"]  # which checkpoints of before do not record
-    # Checkpoints of before --precision was recorded have none.
-    expected = {
-        key: value for key, value in identity.items() if key != "precision" or None not in (value, saved.get(key))
-    }
-    differing = [f"{key} {saved.get(key)} is now {value}" for key, value in expected.items() if saved.get(key) != value]
-    if differing:
-        raise UserError(f"{path} is of another run ({', '.join(differing)}); use its settings, or {ANEW}")
+    if entries is not None:
+        saved, expected = PAST | {"precision": None} | entries["identity"], PAST | identity
+        if None in (saved["precision"], expected["precision"]):
+            expected["precision"] = saved["precision"]
+        differing = [f"{name} {saved.get(name)} is now {value}" for name, value in expected.items()
+                     if saved.get(name) != value]  # fmt: skip
+        if differing:
+            raise UserError(f"{path} is of another run ({', '.join(differing)}); use its settings, or {ANEW}")
     return entries

@@ -2,9 +2,12 @@
 
 FOLDER/<rank>.pid appears at the first step. FOLDER/<rank>.pt, at the end, holds the parameters at the first step, the
 images and (loss, ELBO, gradient norm) of every step, the random numbers of dropout, the metrics of every test, and
-the files that were opened for writing, made, renamed or deleted anywhere but in FOLDER.
+the files that were opened for writing, made, renamed or deleted anywhere but in FOLDER, and the learning rates.
+
+If SPY_CLOCK is set, the clock advances by 60 seconds in each step on rank 0, and by SPY_CLOCK seconds on the others.
 """
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -16,9 +19,13 @@ from utils import distributed
 
 folder, *flags = sys.argv[1:]
 rank = distributed.launch().rank
-record = {"images": [], "metrics": [], "noise": [], "tests": [], "written": []}
-train_step, test = training.train_step, training.test
+record = {"images": [], "metrics": [], "noise": [], "tests": [], "written": [], "lr": []}
+train, train_step, test = training.train, training.train_step, training.test
 recording = True
+
+
+def clock():
+    return len(record["metrics"]) * (float(os.environ["SPY_CLOCK"]) if rank else 60.0)
 
 
 def audit(event, args):
@@ -38,6 +45,7 @@ def spied_step(model, optimiser, job, x, *args):
         Path(folder, f"{rank}.pid").write_text(str(os.getpid()))
     record["images"].append(x.clone())
     record["noise"].append(torch.rand(4))
+    record["lr"].append(optimiser.param_groups[0]["lr"])
     metrics = train_step(model, optimiser, job, x, *args)
     record["metrics"].append(metrics)
     return metrics
@@ -49,6 +57,8 @@ def spied_test(*args):
 
 
 training.train_step, training.test = spied_step, spied_test
+if "SPY_CLOCK" in os.environ:
+    training.train = functools.partial(train, clock=clock)
 sys.addaudithook(audit)
 train_options.main(mnist_train.SETTINGS, flags)
 recording = False

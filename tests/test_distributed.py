@@ -292,6 +292,19 @@ def test_two_processes_go_on_from_one_and_from_a_signal(how, data, one, tmp_path
         assert_same_parameters(output, tmp_path / "unbroken")
 
 
+@pytest.mark.parametrize("how", MOST)
+def test_the_clock_of_rank_0_ends_all_processes_at_the_same_step(how, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPY_CLOCK", "1000")
+    flags = (*FLAGS, "--data", data, "--output", tmp_path / "output", "--minutes=7", "--schedule=cosine")
+    process = start(how, tmp_path / "spy", *flags)
+    stdout, stderr = finish(process)
+    assert process.returncode == 0, stdout + stderr
+    first, second = (torch.load(tmp_path / "spy" / f"{rank}.pt", weights_only=False) for rank in (0, 1))
+    assert len(first["lr"]) == 8 and first["lr"] == second["lr"]
+    assert first["tests"] == second["tests"] and len(first["tests"]) == 1
+    assert full(tmp_path / "output")["seconds"] == 480 and "step 8: test ELBO" in stdout
+
+
 MORE_KILLS = [("torchrun", 0), ("Horovod", 1), ("mpiexec without Horovod", 0), ("mpiexec without Horovod", 1)]
 KILLS = [("torchrun", 1), ("Horovod", 0), *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_KILLS)]
 

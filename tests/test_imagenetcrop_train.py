@@ -7,7 +7,7 @@ import pytest
 import torch
 from photograph_files import fill_data, load_train
 
-from model import cifar_train, imagenetcrop_train, train_options, training
+from model import cifar_train, imagenetcrop_train, optimiser, train_options, training
 from utils import datasets
 
 
@@ -74,7 +74,7 @@ def test_settings_are_those_of_the_paper():
     assert (args.blocks, args.nprocessing, args.test_every, args.crops) == (8, 4, 1, 1)
     assert imagenetcrop_train.SETTINGS.conditional_scale
     decay_after = imagenetcrop_train.SETTINGS.decay_after
-    rates = [training.learning_rate(step, args, decay_after, math.inf) for step in (0, 100_000, 100_001)]
+    rates = [optimiser.learning_rate(step, args, decay_after, step, math.inf) for step in (0, 100_000, 100_001)]
     assert rates == [2e-3, 2e-3, 2e-3 * 0.999995]
 
 

@@ -55,6 +55,9 @@ def test_ema_weighs_the_old_value_by_the_decay():
     assert average.weight.item() == pytest.approx(0.999 * 1 + 0.001 * 2)
     update_ema(average, model, step=1, decay=0.999)
     assert average.weight.item() == pytest.approx(1.001 * 2 / 11 + 2 * 9 / 11)
+    torch.nn.init.constant_(average.weight, 1.0)
+    update_ema(average, model, step=1, decay=0.999, head_start=0)
+    assert average.weight.item() == pytest.approx(1 / 11 + 2 * 10 / 11)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Training as a user runs it: what it writes, and that a killed run goes on as if nothing had happened."""
 
 import argparse
-import contextlib
 import csv
+import functools
 import math
 import os
 import resource
@@ -19,7 +19,7 @@ from conftest import ROOT, assert_one_line_error, run_main, run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX.proto import event_pb2
 
-from model import mnist_train, train_options, train_state, training
+from model import mnist_train, optimiser, train_options, train_state, training
 from model.vae import Model
 from utils import distributed, published
 from utils.cli import UserError
@@ -83,7 +83,9 @@ def test_curves_add_up_to_the_elbo(unbroken):
 def test_tensorboard_has_every_tag(unbroken):
     tags = events(unbroken)
     terms = {"x/reconstruction"} | {f"z{i}/{term}" for i in (1, 2) for term in ("encoder", "decoder", "KL")}
-    per_step = {"elbo/train", "elbo/train_plain", "lr", "gnorm", "step-sec"} | {f"{term}/train" for term in terms}
+    per_step = {"elbo/train", "elbo/train_plain", "lr", "gnorm", "step-sec", "minutes"} | {
+        f"{term}/train" for term in terms
+    }
     per_test = {"elbo/test", "elbo/besttest", "x_sample", "x_reconstruct"} | {f"{term}/test" for term in terms}
     assert set(tags) == per_step | per_test
     assert all(tags[tag] == list(range(1, 11)) for tag in per_step)
@@ -167,7 +169,8 @@ def test_corrupt_full_checkpoint_is_refused(mnist, tmp_path):
         (("--seed=-1",), "--seed"),
         (("--width=1000000000000",), "--width"),
         (("--epochs=x",), "--epochs"),
-        (("--schedule=cosine",), "--epochs or --max-steps"),
+        (("--minutes=0",), "--minutes"),
+        (("--schedule=cosine",), "--epochs, --max-steps or --minutes"),
         (("--gpu=99",), "--gpu=99"),
         (("--dist=1",), "--dist=1"),
         (("--colour-transform",), "--colour-transform"),
@@ -201,7 +204,7 @@ def test_nan_stops_the_run_and_spares_the_checkpoints(unbroken, mnist, tmp_path)
 def test_learning_rate_schedules():
     def lr(step, **changes):
         args = SimpleNamespace(**({"schedule": "1", "lr": 2e-3, "decay": 0.9995} | changes))
-        return training.learning_rate(step, args, changes.get("after", 0), 1000)
+        return optimiser.learning_rate(step, args, changes.get("after", 0), step, 1000)
 
     assert lr(0) == 2e-3
     assert lr(10) == pytest.approx(2e-3 * 0.9995**10)
@@ -222,8 +225,8 @@ def test_loss_gives_every_channel_a_free_bit(monkeypatch):
         return model(torch.ones(1)) * 0 - torch.tensor([100.0, 300.0]), torch.zeros(1, 2, 2), logenc
 
     monkeypatch.setattr(training, "log_likelihoods", terms)
-    optimiser = torch.optim.Adam(model.parameters())
-    loss, gnorm, *terms = training.train_step(model, optimiser, distributed.Job(), torch.zeros(2), 2).tolist()
+    adam = torch.optim.Adam(model.parameters())
+    loss, gnorm, *terms = training.train_step(model, adam, distributed.Job(), torch.zeros(2), 2).tolist()
     elbo = training.by_tag(terms, 1)["elbo"]
     assert loss == pytest.approx((200 + 1 + 3) / 1024)
     assert elbo == pytest.approx((200 + 0.25 + 3) / 1024)
@@ -283,7 +286,7 @@ def test_ctrl_c_saves_and_an_untested_model_is_of_use(mnist, tmp_path, monkeypat
 
 
 def test_a_second_ctrl_c_ends_at_once():
-    with training.stop_signals() as asked:
+    with optimiser.stop_signals() as asked:
         signal.raise_signal(signal.SIGINT)
         assert asked == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):
@@ -305,27 +308,20 @@ def test_ctrl_c_during_the_initialisation_ends_at_once(mnist, tmp_path):
     assert not any(tmp_path.rglob("*"))
 
 
-LIKELIHOODS = [[], ["--likelihood=context"]]
-
-
-@pytest.mark.parametrize("flags", LIKELIHOODS)
 @pytest.mark.parametrize("output", ["/proc/none", "a file", "x" * 300])
-def test_an_output_where_nothing_can_be_written_is_refused_before_the_data_is_read(flags, output, tmp_path):
+def test_an_output_where_nothing_can_be_written_is_refused_before_the_data_is_read(output, tmp_path):
     (tmp_path / "a file").write_text("")
     output = tmp_path / output
-    done = run_main(
-        lambda argv: train_options.main(mnist_train.SETTINGS, argv), *flags, "--data", tmp_path, "--output", output
-    )
+    done = run_main(lambda argv: train_options.main(mnist_train.SETTINGS, argv), "--data", tmp_path, "--output", output)
     assert_one_line_error(done, f"cannot write {output}")
 
 
-@pytest.mark.parametrize("flags", LIKELIHOODS)
 @pytest.mark.parametrize("dataset", published.SETTINGS)
-def test_every_number_has_its_range(dataset, flags, monkeypatch):
+def test_every_number_has_its_range(dataset, monkeypatch):
     parsers = []
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda parser, argv: parsers.append(parser))
-    with contextlib.suppress(AttributeError):  # of None, once what was parsed is asked for
-        train_options.main(published.SETTINGS[dataset], flags)
+    with pytest.raises(AttributeError):  # of None, which the patched function returns
+        train_options.main(published.SETTINGS[dataset], [])
     numbers = [action for action in parsers[0]._actions if action.type and not action.choices]
     assert {"lr", "batch", "seed"} <= {action.dest for action in numbers}
     for action in numbers:
@@ -362,3 +358,98 @@ def test_a_full_disk_leaves_the_old_file_and_one_line(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["nz2"]
+
+
+class Clock:
+    """A clock for training: it advances by some seconds in every step and in every test, and at no other time."""
+
+    def __init__(self, monkeypatch, step, test=0.0):
+        self.now = 1000.0
+        for name, seconds in (("train_step", step), ("test", test)):
+            monkeypatch.setattr(training, name, functools.partial(self.advance, getattr(training, name), seconds))
+
+    def advance(self, function, seconds, *args):
+        self.now += seconds
+        return function(*args)
+
+    def __call__(self):
+        return self.now
+
+
+def train_by_clock(clock, mnist, output, *flags):
+    """Train in this process; returns (what it printed, the entries of the full checkpoint)."""
+    argv = [*SMALL, "--data", str(mnist), "--output", str(output), *flags]
+    args = train_options.parse(mnist_train.SETTINGS, argv)
+    done = run_main(lambda _: training.train(mnist_train.SETTINGS, args, clock))
+    return done.stdout, parameters(output, "nz2.resume")
+
+
+def learning_rates(output):
+    events = EventAccumulator(str(output / "runs" / "mnist" / "nz2" / "1")).Reload()
+    return [event.value for event in events.Scalars("lr")]
+
+
+def test_minutes_end_a_run_with_a_test_and_everything_saved(mnist, tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, step=60.0)
+    stdout, full = train_by_clock(clock, mnist, tmp_path, "--minutes=7", "--schedule=cosine")
+    # Time is voted on while the next step is computed, so that a run ends one step late.
+    assert full["step"] == full["tested"] == 8 and full["seconds"] == 480
+    assert "epoch 2, step 8: test ELBO" in stdout and "after 8.0 minutes" in stdout
+    assert all(torch.equal(value, full["ema"][name]) for name, value in parameters(tmp_path).items())
+    expected = [optimiser.cosine(2e-3, done, 7) for done in (0, 0, 1, 2, 3, 4, 5, 6)]
+    assert learning_rates(tmp_path) == pytest.approx(expected)
+    events = EventAccumulator(str(tmp_path / "runs" / "mnist" / "nz2" / "1")).Reload()
+    assert [event.value for event in events.Scalars("minutes")] == list(range(1, 9))
+
+
+def test_minutes_count_tests(mnist, tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, step=60.0, test=300.0)
+    _, full = train_by_clock(clock, mnist, tmp_path, "--minutes=7")
+    assert full["step"] == 7  # five steps and a test are ten minutes; one step, and the one that is under way
+    assert full["seconds"] == 7 * 60 + 2 * 300
+
+
+def test_minutes_go_on_where_a_run_was_stopped_and_may_be_changed(mnist, tmp_path, monkeypatch):
+    clock, flags = Clock(monkeypatch, step=60.0), ("--schedule=cosine",)
+    _, full = train_by_clock(clock, mnist, tmp_path, "--minutes=20", "--max-steps=4", *flags)
+    assert full["step"] == 4 and full["seconds"] == 240
+    clock.now += 10**6  # between two runs no time is counted
+    _, full = train_by_clock(clock, mnist, tmp_path, "--minutes=8", "--resume", *flags)
+    assert full["step"] == 9
+    assert learning_rates(tmp_path)[4] == pytest.approx(optimiser.cosine(2e-3, 4, 8))
+    before = parameters(tmp_path, "nz2.resume")
+    stdout, full = train_by_clock(clock, mnist, tmp_path, "--minutes=3", "--resume", *flags)
+    assert full["step"] == 9 and "resumed at step 9" in stdout
+    assert all(torch.equal(value, before["model"][name]) for name, value in full["model"].items())
+    _, full = train_by_clock(clock, mnist, tmp_path, "--minutes=12", "--resume", *flags)
+    assert full["step"] == 13
+
+
+@pytest.mark.parametrize(
+    "limits, steps",
+    [(["--minutes=3", "--epochs=2"], 4), (["--minutes=30", "--max-steps=6"], 6), (["--minutes=30", "--epochs=1"], 5)],
+)
+def test_the_first_limit_ends_a_run_and_its_cosine(mnist, tmp_path, monkeypatch, limits, steps):
+    _, full = train_by_clock(Clock(monkeypatch, step=60.0), mnist, tmp_path, "--schedule=cosine", *limits)
+    assert full["step"] == full["tested"] == steps
+    if steps > 4:
+        expected = [optimiser.cosine(2e-3, step, steps) for step in range(steps)]
+        assert learning_rates(tmp_path) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "saved, refused", [({"kl_warmup": 0}, False), ({"kl_warmup": 5}, True), ({"likelihood": "context"}, True)]
+)
+def test_checkpoints_of_earlier_versions_resume_if_their_settings_still_exist(mnist, tmp_path, saved, refused):
+    train(mnist, tmp_path, "--max-steps=2", check=0)
+    path = tmp_path / "model" / "params" / "mnist" / "nz2.resume"
+    entries = torch.load(path, weights_only=True)
+    del entries["seconds"], entries["identity"]["precision"]
+    entries["identity"] |= saved
+    torch.save(entries, path)
+    done = train(mnist, tmp_path, "--max-steps=3", "--resume")
+    if refused:
+        assert_one_line_error(done, "of another run", *saved)
+    else:
+        assert done.returncode == 0 and "resumed at step 2" in done.stdout
+        assert parameters(tmp_path, "nz2.resume")["step"] == 3

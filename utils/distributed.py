@@ -1,11 +1,9 @@
-"""The processes that train together, behind one small interface: alone, with Horovod, or with torch.distributed.
+"""The processes that train together, behind one small interface: one alone, Horovod, or torch.distributed.
 
-Which of them is chosen by how the process was launched. mpiexec: Horovod where it is installed, torch.distributed
-where it is not; torchrun and srun: torch.distributed, over NCCL on GPUs and Gloo on CPUs. Gradients are averaged by
-PyTorch's DistributedDataParallel or by Horovod's DistributedOptimizer; either divides before it sums, so that nothing
-overflows in float16. Every function but share() is to be called by all processes, in the same order.
-
-A long module, as there are four launchers and two libraries to get along with.
+The launcher decides. mpiexec: Horovod if it is installed, else torch.distributed; torchrun and srun: torch.distributed,
+over NCCL on GPUs and Gloo on CPUs. PyTorch's DistributedDataParallel or Horovod's DistributedOptimizer averages the
+gradients; both divide before they sum, so that nothing overflows in float16. All processes call every function but
+share(), in the same order.
 """
 
 import contextlib
@@ -25,12 +23,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from utils import cli
-from utils.cli import UserError
+from utils.errors import UserError
 
 _T = TypeVar("_T")
 
-TIMEOUT = timedelta(hours=1)  # rank 0 may have a large data set to prepare while the others wait
-GRACE = 0.5  # seconds in which Gloo's threads end; a process that ends before they have may abort
+TIMEOUT = timedelta(hours=1)  # rank 0 may have a large dataset to prepare while the others wait
+GRACE = 0.5  # seconds in which Gloo's threads end; a process that ends before them may abort
 
 
 class Launch(NamedTuple):
@@ -44,9 +42,8 @@ class Launch(NamedTuple):
 
 
 class Backend(NamedTuple):
-    """broadcast(tensor) overwrites a tensor with rank 0's; broadcast_object(value) returns rank 0's value.
-    start_sum(tensor, name) starts to overwrite a tensor with its sum over the processes and returns a function that
-    waits for that; no two sums under way have the same name. average_gradients: as the function of that name."""
+    """How processes communicate. broadcast overwrites a tensor with rank 0's; broadcast_object returns rank 0's value;
+    the others are as the functions below of the same names."""
 
     name: str
     broadcast: Callable[[torch.Tensor], object]
@@ -63,124 +60,122 @@ class Job(NamedTuple):
     size: int = 1
     local_rank: int = 0
     device: torch.device = torch.device("cpu")
-    backend: Backend | None = None  # None where there is one process
+    backend: Backend | None = None  # None: there is one process
 
 
-# Launchers and the variables in which they tell rank, size, local rank and local size, in the order in which they
-# count: torchrun may run under srun or mpiexec, and mpiexec under srun.
+# Launchers and the variables with rank, size, local rank and local size, in the order of precedence: torchrun may run
+# under srun or mpiexec, and mpiexec under srun.
 _LAUNCHERS = {
     "torchrun": [("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")],
     "mpiexec": [
         ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
         ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),  # MPICH and Intel MPI
     ],
-    # Not SLURM_NTASKS, which stands in a batch script as well, where nothing has been launched yet.
+    # Not SLURM_NTASKS: a batch script has it too, in which nothing has been launched yet.
     "srun": [("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")],
 }
 
 
 def launch(environment: Mapping[str, str] = os.environ) -> Launch:
-    """The Launch that the environment variables tell of.
+    """The Launch that the environment variables describe.
 
-    Raises UserError where they tell of several processes but not where this one stands among them.
+    Raises UserError if they tell of several processes but not which of them this is.
     """
     alone, problem = Launch(), None
-    for launcher, conventions in _LAUNCHERS.items():
-        for names in conventions:
-            values: list[Any] = [environment.get(name) for name in names]
-            if None in values[:2]:
-                continue
-            if values[1] == "1":  # says little: a container may set it once and for all
-                alone = Launch(launcher=alone.launcher or launcher)
-            elif None in values:
-                absent = ", ".join(name for name, value in zip(names, values, strict=True) if value is None)
-                problem = f"{names[1]} is {values[1]}, but {absent} not set; launch with torchrun or mpiexec"
-            else:
-                if launcher == "srun":  # "8(x2),4": eight on each of two nodes, four on the third
-                    values[3] = re.sub(r"\D.*", "", values[3])
-                try:
-                    rank, size, local_rank, local_size = map(int, values)
-                    return Launch(rank, size, local_rank, local_size, launcher)
-                except ValueError:
-                    problem = f"{', '.join(names)} are {', '.join(values)}, which are not all numbers"
+    for launcher, names in ((launcher, names) for launcher, several in _LAUNCHERS.items() for names in several):
+        values = [environment.get(name, "") for name in names]
+        if not (values[0] and values[1]):
+            continue
+        if values[1] == "1":  # another launcher may tell of more: containers have variables of their own
+            alone = Launch(launcher=alone.launcher or launcher)
+            continue
+        values[3] = re.sub(r"\(.*|,.*", "", values[3])  # srun's "8(x2),4": 8 on each of two nodes, 4 on the third
+        try:
+            rank, size, local_rank, local_size = map(int, values)
+            return Launch(rank, size, local_rank, local_size, launcher)
+        except ValueError:
+            found = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+            problem = f"several processes were launched, with {found}; launch them with torchrun or mpiexec"
     if problem:
         raise UserError(problem)
     return alone
 
 
+@contextlib.contextmanager
+def joined(what: str, gpu: int | None = None, dist: int | None = None) -> Iterator[Job]:
+    """Inside this context, the Job of this process, from start(); only rank 0 prints."""
+    job = start(dist, gpu, what)
+    with contextlib.ExitStack() as silence:
+        if job.rank:
+            nowhere = silence.enter_context(open(os.devnull, "w"))
+            silence.enter_context(contextlib.redirect_stdout(nowhere))
+        yield job
+    stop(job)
+
+
 def start(dist: int | None = None, gpu: int | None = None, what: str = "training") -> Job:
-    """Join the other processes of this job, and say in one line on rank 0 how.
+    """Join the other processes of this job; rank 0 prints how, in one line.
 
     dist: the --dist flag, 1 to require a launcher, 0 to refuse several processes, None for what was launched.
-    gpu: the --gpu flag, -1 for the CPU; by default the GPU of this process's local rank, if there are any.
-    what: the processes do, in a word.
-    Returns a Job. Raises UserError where the flags and the launch do not agree.
+    gpu: the --gpu flag, -1 for the CPU; by default the GPU of this process's local rank, if there are GPUs.
+    what: a word for the work. Raises UserError if the flags do not agree with the launch.
     """
     place = launch()
     if dist and not place.launcher:
         raise UserError(
-            "--dist=1: this process was launched on its own; start it with mpiexec -np N or torchrun --nproc-per-node N"
+            "--dist=1: this process was launched alone; start it with mpiexec -np N or torchrun --nproc-per-node N"
         )
     if place.size == 1:
-        job = Job(device=cli.device(gpu))
         print(f"{what} in one process")
-        return job
+        return Job(device=cli.device(gpu))
     if dist == 0:
         raise UserError(
-            f"--dist=0: {place.launcher} launched {place.size} processes, which would all train the same model over "
-            f"the same files; leave --dist=0 out, or start one process without {place.launcher}"
+            f"--dist=0: {place.launcher} launched {place.size} processes, which would all train the same model and "
+            f"write the same files; leave out --dist=0, or start one process without {place.launcher}"
         )
     device = device_of(gpu, place)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    reason = None
-    if place.launcher == "mpiexec":
-        backend, reason = _horovod(place, device)
-    if place.launcher != "mpiexec" or reason:
-        backend = _torch(place, device)
-    job = Job(place.rank, place.size, place.local_rank, device, backend)
-    if job.rank == 0:
+    reason = ""
+    try:
+        backend = _horovod(place, device) if place.launcher == "mpiexec" else _torch(place, device)
+    except ImportError as error:
+        reason, backend = f" ({error}; scripts/install_horovod.sh installs it)", _torch(place, device)
+    if place.rank == 0:
         nodes = "" if place.size == place.local_size else f" ({place.local_size} on this node)"
-        reason = f" ({reason})" if reason else ""
         print(f"{what} in {place.size} processes{nodes}, launched by {place.launcher}: {backend.name}{reason}")
+    job = Job(place.rank, place.size, place.local_rank, device, backend)
     barrier(job)
     return job
 
 
 def device_of(gpu: int | None, place: Launch) -> torch.device:
-    if gpu == -1:
-        return torch.device("cpu")
-    if gpu is not None:
+    """The device of one of several processes. Raises UserError if --gpu names one GPU, or if there are too few."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpu not in (None, -1):
         raise UserError(
-            f"--gpu={gpu}: each of {place.size} processes takes the GPU of its rank; leave --gpu out and choose the "
+            f"--gpu={gpu}: each of {place.size} processes uses the GPU of its rank; leave out --gpu and choose the "
             "GPUs with CUDA_VISIBLE_DEVICES, or use --gpu=-1 for the CPU"
         )
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count == 0:
+    if gpu == -1 or count == 0:
         return torch.device("cpu")
-    if count == 1:  # a scheduler may show every process a GPU of its own; that two share one, NCCL finds out
-        return torch.device("cuda", 0)
-    if place.local_size > count:
+    if 1 < count < place.local_size:
         raise UserError(f"{place.local_size} processes on this node and {count} GPUs; launch one process for each GPU")
-    return torch.device("cuda", place.local_rank)
+    # A scheduler may show every process one GPU of its own. NCCL refuses if two processes share one.
+    return torch.device("cuda", place.local_rank if count > 1 else 0)
 
 
-def _horovod(place: Launch, device: torch.device) -> tuple[Any, str | None]:
-    """(Backend, None), or (None, why Horovod cannot be used)."""
-    remedy = "scripts/install_horovod.sh installs it"
+def _horovod(place: Launch, device: torch.device) -> Backend:
+    """Raises ImportError, saying why, if Horovod cannot be used."""
     try:
         import horovod
         import horovod.torch as hvd
 
-        if not hvd.mpi_built():
-            return None, f"Horovod is built without MPI; {remedy}"
-        if device.type == "cuda" and not hvd.nccl_built():
-            return None, f"Horovod is built without NCCL; {remedy} with --gpu"
-    except ModuleNotFoundError as error:
-        missing = "installed" if error.name == "horovod" else f"complete: {error.name} is missing"
-        return None, f"Horovod is not {missing}; {remedy}"
-    except (ImportError, AttributeError, OSError) as error:  # built for another PyTorch, say
-        return None, f"Horovod cannot be imported, {_first_line(error)}; {remedy}"
+        usable = hvd.mpi_built() and (device.type == "cpu" or hvd.nccl_built())
+    except (ImportError, AttributeError, OSError) as error:  # it may have been built for another PyTorch
+        raise ImportError(f"Horovod cannot be imported, {_first_line(error)}") from error
+    if not usable:
+        raise ImportError("Horovod was built without MPI or, for GPUs, without NCCL")
     hvd.init()
     if hvd.size() != place.size:
         raise UserError(
@@ -197,15 +192,18 @@ def _horovod(place: Launch, device: torch.device) -> tuple[Any, str | None]:
         ours = hvd.DistributedOptimizer(
             optimiser, list(module.named_parameters()), compression, gradient_predivide_factor=place.size
         )
-        ours.load_state_dict(optimiser.state_dict())  # Horovod takes over the settings only
+        ours.load_state_dict(optimiser.state_dict())  # Horovod copies the settings only
         return module, ours
 
-    name = f"Horovod {horovod.__version__} over " + ("NCCL" if device.type == "cuda" else "MPI")
-    # The default name is that of the type of the value, which may differ between the processes.
-    broadcast_object = functools.partial(hvd.broadcast_object, root_rank=0, name="object")
     return Backend(
-        name, lambda tensor: hvd.broadcast_(tensor, 0), broadcast_object, start_sum, average_gradients, hvd.shutdown
-    ), None
+        f"Horovod {horovod.__version__} over " + ("NCCL" if device.type == "cuda" else "MPI"),
+        functools.partial(hvd.broadcast_, root_rank=0),
+        # By default the name is the type of the value, which may differ between the processes.
+        functools.partial(hvd.broadcast_object, root_rank=0, name="object"),
+        start_sum,
+        average_gradients,
+        hvd.shutdown,
+    )
 
 
 def _torch(place: Launch, device: torch.device) -> Backend:
@@ -213,17 +211,17 @@ def _torch(place: Launch, device: torch.device) -> Backend:
     from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
     address, port = rendezvous(place)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         dist.init_process_group(
-            backend, f"tcp://{address}:{port}" if place.launcher != "torchrun" else "env://",
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            "env://" if place.launcher == "torchrun" else f"tcp://{address}:{port}",
             rank=place.rank, world_size=place.size, timeout=TIMEOUT,
         )  # fmt: skip
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
             f"the {place.size} processes did not meet at {address}:{port} ({_first_line(error)}); "
             "set MASTER_ADDR to the first node and MASTER_PORT to a free port of it"
-        ) from None
+        ) from error
 
     def broadcast_object(value):
         values = [value]
@@ -243,7 +241,7 @@ def _torch(place: Launch, device: torch.device) -> Backend:
 
     return Backend(
         "torch.distributed over " + ("NCCL" if device.type == "cuda" else "Gloo"),
-        lambda tensor: dist.broadcast(tensor, 0),
+        functools.partial(dist.broadcast, src=0),
         broadcast_object,
         lambda tensor, name: dist.all_reduce(tensor, async_op=True).wait,
         average_gradients,
@@ -252,20 +250,21 @@ def _torch(place: Launch, device: torch.device) -> Backend:
 
 
 def rendezvous(place: Launch, environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """Address and port at which torch.distributed's processes meet: the environment's, or on one node a free guess."""
+    """Address and port at which torch.distributed's processes meet: the environment's, or on one node a guess.
+
+    Raises UserError if the processes are on several nodes and the environment names none.
+    """
     address = environment.get("MASTER_ADDR")
-    port: str | int | None = environment.get("MASTER_PORT")
     if not address and place.size > place.local_size:
         raise UserError(
             f"MASTER_ADDR is not set, and the {place.size} processes are on several nodes; set it to the first one's "
             "name (mpiexec -x MASTER_ADDR=... with Open MPI), or launch with torchrun or Horovod"
         )
-    if not port:
-        # The same in all processes of a job, and in two jobs on a node hardly ever.
-        keys = (environment.get(name) for name in ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "SLURM_JOB_ID"))
-        key = next(filter(None, keys), None) or (str(os.getppid()) if place.size == place.local_size else "")
-        port = 20000 + zlib.crc32(f"{key}.{environment.get('SLURM_STEP_ID')}".encode()) % 10000
-    return address or "127.0.0.1", int(port)
+    # The same in all processes of a job, and hardly ever in two jobs on a node.
+    jobs = [environment.get(name) for name in ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "SLURM_JOB_ID")]
+    key = next(filter(None, jobs), str(os.getppid()) if place.size == place.local_size else "")
+    port = 20000 + zlib.crc32(f"{key}.{environment.get('SLURM_STEP_ID')}".encode()) % 10000
+    return address or "127.0.0.1", int(environment.get("MASTER_PORT") or port)
 
 
 def _first_line(error: Exception) -> str:
@@ -274,56 +273,50 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _contact() -> Iterator[None]:
-    """Turn what a backend raises, when another process has ended, into one line."""
+    """Turn the error of a backend, when another process has ended, into one line."""
     try:
         yield
-    except RuntimeError as error:  # Horovod's own error is one
+    except RuntimeError as error:  # HorovodInternalError is one
+        if launch().size == 1:
+            raise
         raise UserError(
             f"rank {launch().rank} on {socket.gethostname()} lost contact with the other processes "
-            f"({_first_line(error)}): one of them has ended, and said why if it could; "
-            "start them again (training goes on with --resume)"
-        ) from None
+            f"({_first_line(error)}): one of them has ended, and may have said why; "
+            "start them again (training continues with --resume)"
+        ) from error
 
 
 def stop(job: Job) -> None:
-    """Leave the job, once all processes have come this far."""
+    """Leave the job, once all processes have called this."""
     if job.backend:
         barrier(job)
         job.backend.stop()
 
 
+@_contact()
 def start_sum(job: Job, tensor: torch.Tensor, name: str) -> Callable[[], object]:
     """Start to replace a tensor by its sum over the processes; returns a function that waits for it.
 
     name: of this sum; no two that are under way may have the same.
     """
-    if job.backend is None:
-        return lambda: None
-    with _contact():
-        wait = job.backend.start_sum(tensor, name)
-
-    def finish():
-        with _contact():
-            wait()
-
-    return finish
+    return _contact()(job.backend.start_sum(tensor, name)) if job.backend else lambda: None
 
 
 def total(job: Job, tensor: torch.Tensor, name: str = "total") -> torch.Tensor:
-    """The sum over the processes of a tensor, in place; returns it."""
+    """Replace a tensor by its sum over the processes; returns it."""
     start_sum(job, tensor, name)()
     return tensor
 
 
 def barrier(job: Job) -> None:
-    """Wait until all processes have come this far."""
+    """Wait until all processes have called this."""
     total(job, torch.zeros(1), "barrier")
 
 
 def in_turn(job: Job, function: Callable[[], _T]) -> _T:
     """Call a function on rank 0, then on the first rank of each other node, then on all the rest.
 
-    What an earlier one leaves on a disk the later ones find there. Returns what the function returned here.
+    The later ones find on a disk what the earlier ones wrote. Returns what the function returned in this process.
     """
     turn = 0 if job.rank == 0 else 1 if job.local_rank == 0 else 2
     for current in range(3 if job.backend else 1):
@@ -334,58 +327,44 @@ def in_turn(job: Job, function: Callable[[], _T]) -> _T:
 
 
 def share(job: Job, count: int) -> slice:
-    """This process's part, a slice, of `count` images; parts are equal where `count` allows, and may be empty."""
+    """This process's part, a slice, of `count` images; parts are equal if `count` allows it, and may be empty."""
     return slice(count * job.rank // job.size, count * (job.rank + 1) // job.size)
 
 
-def any_of(job: Job, flag: object) -> Callable[[], bool]:
-    """Start to ask whether any process has a flag set; returns a function that waits for the answer."""
-    votes = torch.tensor([float(bool(flag))])
-    finish = start_sum(job, votes, "any")
-
-    def answer():
-        finish()
-        return votes.item() > 0
-
-    return answer
-
-
+@_contact()
 def broadcast(job: Job, tensors: Iterable[torch.Tensor]) -> None:
-    """Overwrite every tensor of an iterable with rank 0's."""
+    """Overwrite every tensor with rank 0's."""
     if job.backend:
         for tensor in tensors:
-            with _contact():
-                job.backend.broadcast(tensor)
+            job.backend.broadcast(tensor)
 
 
+@_contact()
 def broadcast_object(job: Job, value: _T) -> _T:
     """Rank 0's value of a small object that can be pickled."""
-    if job.backend is None:
-        return value
-    with _contact():
-        return job.backend.broadcast_object(value)
+    return job.backend.broadcast_object(value) if job.backend else value
 
 
 def average_gradients(
     job: Job, module: nn.Module, optimiser: Optimizer, fp16: bool = False
 ) -> tuple[nn.Module, Optimizer]:
-    """Have gradients averaged over the processes, while backward() still computes others.
+    """Average gradients over the processes, while backward() still computes others.
 
-    module: its forward() gives what backward() starts from. fp16: send them as float16, half the traffic.
-    Returns (module, optimiser) to be used in their places, with backward() and step() below.
+    module: its forward() returns what backward() starts from. fp16: send gradients as float16, half the traffic.
+    Returns (module, optimiser) to be used instead, with backward() and step() below.
     """
     return job.backend.average_gradients(module, optimiser, fp16) if job.backend else (module, optimiser)
 
 
+@_contact()
 def backward(loss: torch.Tensor, optimiser: Optimizer) -> None:
-    """loss.backward(); when this returns, every gradient is the mean of all processes'."""
+    """loss.backward(); when this returns, every gradient is the mean over all processes."""
     optimiser.zero_grad()
-    with _contact():
-        loss.backward()
-        getattr(optimiser, "synchronize", lambda: None)()  # Horovod's
+    loss.backward()
+    getattr(optimiser, "synchronize", lambda: None)()  # Horovod's
 
 
 def step(optimiser: Optimizer) -> None:
     """optimiser.step(), with the gradients as they are now."""
-    with getattr(optimiser, "skip_synchronize", contextlib.nullcontext)():  # Horovod's would average them once more
+    with getattr(optimiser, "skip_synchronize", contextlib.nullcontext)():  # else Horovod averages them again
         optimiser.step()

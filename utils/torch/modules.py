@@ -180,11 +180,11 @@ def _plain_convolution(conv):
 
 
 @torch.no_grad()
-def update_ema(average: nn.Module, model: nn.Module, step: int, decay: float = 0.999) -> None:
+def update_ema(average: nn.Module, model: nn.Module, step: int, decay: float = 0.999, head_start: int = 1) -> None:
     """Move the exponential moving average of a model's parameters one step towards the model, in place.
 
-    step: optimiser steps taken so far, from 1. The decay rises as (1 + step) / (10 + step) until it reaches
+    step: optimiser steps taken so far, from 1. The decay rises as (head_start + step) / (10 + step) until it reaches
     `decay`, so that the average of a short run does not remember the initial weights.
     """
-    decay = min(decay, (1 + step) / (10 + step))
+    decay = min(decay, (head_start + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)

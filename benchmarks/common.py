@@ -45,7 +45,7 @@ def shipped(name):
     """The small trained model that ships, unfolded. name: one of MODELS."""
     from model import checkpoints
 
-    return checkpoints.load(paths.pretrained(*MODELS[name]))[0]
+    return checkpoints.load(paths.pretrained(*MODELS[name]), MODELS[name][0]).model
 
 
 def model(name):

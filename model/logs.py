@@ -63,9 +63,7 @@ class Log:
     def images(
         self, model: Model, images: np.ndarray | datasets.Patches, device: torch.device, epoch: int, count: int = 64
     ) -> None:
-        """Log samples from the model, and test images above their reconstructions; none of a context likelihood."""
-        if model.likelihood == "context":  # which draws one pixel after the other
-            return
+        """Log samples from the model, and test images above their reconstructions."""
         model = fold_weight_norm(model)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(0)

@@ -13,7 +13,7 @@ def main(settings: Settings, argv: list[str] | None = None) -> None:
     """Entry point of a training script."""
     argv = sys.argv[1:] if argv is None else argv
     which = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    which.add_argument("--likelihood", choices=cli.LIKELIHOODS, default=cli.LIKELIHOODS[0])
+    which.add_argument("--likelihood", choices=("logistic", "context"), default="logistic")
     which.add_argument("--nz", default="0")
     chosen, rest = which.parse_known_args(argv)
     if chosen.likelihood == "context" and not chosen.nz.strip("0"):
@@ -52,7 +52,7 @@ def parse(settings: Settings, argv: list[str] | None) -> argparse.Namespace:
     factor = cli.real_number("0 < factor <= 1", lambda value: 0 < value <= 1)
     positive = cli.real_number("more than 0", lambda value: value > 0)
     likelihood = "of x: the paper's; or a context network's, to which latents are one more input"
-    parser.add_argument("--likelihood", choices=cli.LIKELIHOODS, default=cli.LIKELIHOODS[0], help=likelihood)
+    parser.add_argument("--likelihood", choices=("logistic", "context"), default="logistic", help=likelihood)
     start = "a context network (.npz) that the one of --likelihood=context starts from (default: at random)"
     parser.add_argument("--context", metavar="FILE", help=start)
     parser.add_argument("--nz", type=whole(1, 64), default=settings.nz, help="number of latent layers")

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from model import context
 from model.logs import Log, metrics, new_run
 from model.train_options import LEAST_LR
 from model.train_state import Files, State, load_full, refuse_to_replace, save, save_full
@@ -54,7 +53,7 @@ def train(settings: Settings, args: argparse.Namespace) -> None:
 def _train(
     settings: Settings, args: argparse.Namespace, job: distributed.Job, on_leaving: contextlib.ExitStack
 ) -> None:
-    family = paths.family(settings.dataset, args.likelihood)
+    family = settings.dataset
     files = Files(family, args.nz, args.output)
     runs = paths.runs(family, args.nz, args.output)
     curves = paths.results(family, args.nz, args.output)
@@ -179,8 +178,6 @@ def begin(
         "kernel_size": args.kernel, "resdepth": args.blocks, "reswidth": args.width, "dropout_p": args.dropout,
         "conditional_scale": settings.conditional_scale, "colour_transform": args.colour_transform,
     }  # fmt: skip
-    if args.likelihood == "context":
-        architecture |= {"conditional_scale": False, "likelihood": "context"}
     identity = architecture | {"seed": args.seed, "batch": args.batch, "images": len(images)}
     identity["kl_warmup"] = args.kl_warmup
     identity["precision"] = None if args.precision == "auto" else args.precision
@@ -199,9 +196,6 @@ def begin(
         chosen = (saved or {}).get("identity", {}).get("precision") or precision(job.device)
         identity["precision"] = distributed.broadcast_object(job, chosen)
     if saved is None:
-        if args.context:
-            assert model.context is not None  # parse() has seen to it: --context goes with --likelihood=context
-            model.context.load_weights(context.load(args.context, settings.dataset)[0])
         if job.rank == 0:
             warm_up(model, images[_order(args.seed, 0, len(images))[: WARMUP_BATCHES * args.batch]])
         # Only now, with the data-dependent initialisation done, are the parameters what training starts from.

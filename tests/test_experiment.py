@@ -256,11 +256,23 @@ def test_missing_dataset_says_where_to_put_it(tmp_path):
     assert_one_line_error(done, tmp_path / "imagenet" / "test.npy", "create_imagenet.py")
 
 
-def test_trained_checkpoint_is_taken_before_the_shipped_one(mnist, checkpoint, tmp_path):
+def test_trained_checkpoint_is_used_before_the_shipped_ones(mnist, checkpoint, tmp_path):
     folder = tmp_path / "model" / "params" / "mnist"
     folder.mkdir(parents=True)
-    shutil.copy(checkpoint, folder / "nz2")
-    flags = (*SMALL, "--data", mnist, "--output", tmp_path, "--nz=2")
+    shutil.copy(checkpoint, folder / "nz2")  # those that ship have up to eight latent layers
+    flags = (*SMALL, "--bitswap=1", "--data", mnist, "--output", tmp_path)
     done = run_main(functools.partial(command.main, "mnist"), *flags)
-    assert done.returncode == 0
+    assert done.returncode == 0 and "mnist, nz=2, Bit-Swap" in done.stdout, done.stderr
     assert "the small one that ships" not in done.stdout
+
+
+def test_results_of_another_checkpoint_are_not_replaced(copy, mnist, checkpoint, tmp_path):
+    other = tmp_path / "other.pt"
+    torch.save(small_model(2, seed=1).state_dict(), other)
+    names = "bitstreams/mnist2/bitswap_6bits_5x4.npz", "plots/mnist2/bitswap_6bits_5x4_nets.npy"
+    before = [(copy / name).read_bytes() for name in names]
+    assert_one_line_error(compress(mnist, other, copy), copy / names[0], "another checkpoint", "--output")
+    assert [(copy / name).read_bytes() for name in names] == before
+    assert compress(mnist, checkpoint, copy).returncode == 0  # the same one may
+    (copy / names[0]).unlink()
+    assert compress(mnist, other, copy).returncode == 0

@@ -160,21 +160,17 @@ def load_published(folder: str | Path, checkpoint: "Checkpoint", quantbits: int)
             raise UserError(f"{path} holds {arrays[-1].dtype} {shape} instead of float64 {list(expected)}")
     edges, centres = arrays
     # A centre lies in the middle of its bin, so that the first and the last give the ends, which are not stored.
-    lo, hi = 2 * centres[:-1, :, 0] - edges[:-1, :, 0], 2 * centres[:-1, :, -1] - edges[:-1, :, -1]
-    grid = np.arange(1, 2 * n) / (2 * n)  # centre, edge, centre, ... as fractions of the range, or of the mass
-    equal = _sound(lo, hi) and np.allclose(edges[-1], _logit(grid[1::2]), atol=1e-3)
-    equal = equal and np.allclose(centres[-1], _logit(grid[::2]), atol=1e-3)
-    for layer, (low, width) in enumerate(zip(lo[..., None], (hi - lo)[..., None], strict=True)):
-        for points, fractions in (edges[layer], grid[1::2]), (centres[layer], grid[::2]):
-            equal = equal and np.abs((points - low) / width - fractions).max() < 1e-3 / n
-    if not equal:
-        raise UserError(f"{path} and ..._zendpoints{quantbits}.pt do not hold bins of equal width, and of equal mass "
-                        f"in z{model.nz}, as the paper has them")  # fmt: skip
+    lo, hi = (2 * centres[:-1, :, end] - edges[:-1, :, end] for end in (0, -1))
+    fractions = np.arange(1, 2 * n) / (2 * n)  # of a range, or of the mass, at every centre and edge in turn
+    same = _sound(lo, hi)
+    for points, at in (centres, fractions[::2]), (edges, fractions[1::2]):
+        same = same and np.allclose(points[-1], np.log(at / (1 - at)), atol=1e-3)
+        for layer, low, high in zip(points[:-1], lo, hi, strict=True):
+            same = same and np.allclose((layer - low[:, None]) / (high - low)[:, None], at, rtol=0, atol=1e-3 / n)
+    if not same:
+        what = f"bins of equal width, and of equal mass in z{model.nz}, as the paper has them"
+        raise UserError(f"{path} and ..._zendpoints{quantbits}.pt do not hold {what}")
     return Ranges(lo, hi, quantbits, checkpoint.identity, True)
-
-
-def _logit(p):
-    return np.log(p / (1 - p))
 
 
 def for_checkpoint(
@@ -204,16 +200,14 @@ def for_checkpoint(
 
 def find(checkpoint: "Checkpoint", quantbits: int) -> Ranges | None:
     """The ranges that were made for a checkpoint, or None. Ranges of both chains come first."""
-    model, partial = checkpoint.model, None
+    model, found = checkpoint.model, []
     for file in filter(Path.exists, checkpoint.bins_files(quantbits)):
         ranges = load(file)
         if (ranges.checkpoint, ranges.quantbits) == (checkpoint.identity, quantbits):
             if ranges.lo.shape != (model.nz - 1, math.prod(model.zs)):
                 raise UserError(f"{file} does not fit its checkpoint; delete it to have it made again")
-            if ranges.with_images:
-                return ranges
-            partial = ranges
-    return partial
+            found.append(ranges)
+    return max(found, key=lambda ranges: ranges.with_images, default=None)
 
 
 def _training_images(dataset, data):

@@ -303,22 +303,17 @@ def read_header(text: str) -> tuple[dict[str, Any], str]:
     if parts["format"] != FORMAT:
         raise ValueError(f"format {parts['format']!r}, and this program reads format {FORMAT}")
     found, checkpoint = parts["architecture"], parts["checkpoint"]
-
-    def fits(name, least, most):
-        return type(found[name]) is int and least <= found[name] <= most
-
-    sound = (
-        isinstance(found, dict)
-        and isinstance(checkpoint, str)
-        and found.keys() == {"xs", *LIMITS, *FLAGS}
-        and all(fits(name, *limits) for name, limits in LIMITS.items())
-        and all(type(found[name]) is bool for name in FLAGS)
-        and isinstance(found["xs"], list)
-        and len(found["xs"]) == 3
-        and all(type(n) is int and 1 <= n <= 4096 for n in found["xs"])
-        and found["xs"][1] % 2 == found["xs"][2] % 2 == 0
-        and found["kernel_size"] % 2 == 1
-    )
+    try:
+        values = [*(found[name] for name in LIMITS), *found["xs"]]
+        limits = [*LIMITS.values(), *[(1, 4096)] * 3]
+        sound = all(
+            type(value) is int and least <= value <= most for value, (least, most) in zip(values, limits, strict=True)
+        )
+        _, height, width = found["xs"]
+        sound = sound and height % 2 == width % 2 == 0 and found["kernel_size"] % 2 == 1 and type(checkpoint) is str
+        sound = sound and len(found) == len(LIMITS) + 3 and all(type(found[name]) is bool for name in FLAGS)
+    except (TypeError, KeyError, ValueError):  # it lacks one of them
+        sound = False
     if not sound:
         raise ValueError("not the architecture of a Bit-Swap model")
     return found | {"xs": tuple(found["xs"])}, checkpoint

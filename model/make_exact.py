@@ -5,14 +5,12 @@ of a layer are is measured on some images of the training set.
 """
 
 import argparse
-import contextlib
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +59,6 @@ from utils.torch.modules import fold_weight_norm
 MARGIN = 1.5  # activations are clamped at so many times the largest one in calibration
 CALIBRATION = 64  # images
 
-_T = TypeVar("_T")
 Seen = dict[nn.Module, tuple[float, float]]  # {convolution: (peak, power) of its inputs}: see quantize()
 
 
@@ -75,29 +72,20 @@ def make(model: Model, pixels: torch.Tensor, checkpoint: str = "", two_passes: s
     """
     folded = fold_weight_norm(model).cpu()
     arguments = architecture(model.state_dict()) | {"xs": model.xs}
-    with inputs_seen(folded, lambda x: (x.abs().max().item(), x.square().mean().item())) as seen:
-        rate = bits_per_dim(folded, pixels).mean()
+    seen: Seen = {}
+
+    def note(convolution, inputs):
+        seen[convolution] = inputs[0].abs().max().item(), inputs[0].square().mean().item()
+
+    hooks = [m.register_forward_pre_hook(note) for m in folded.modules() if isinstance(m, nn.Conv2d)]
+    rate = bits_per_dim(folded, pixels).mean()
+    for hook in hooks:
+        hook.remove()
     for which in [two_passes] if two_passes else ["heads", "all"]:
         exact = ExactModel(quantize_all(folded, seen, which, arguments, checkpoint))
         if which == "all" or two_passes or bits_per_dim(in_floats(exact), pixels).mean() - rate <= TOLERANCE:
             break
     return exact
-
-
-@contextlib.contextmanager
-def inputs_seen(folded: nn.Module, describe: Callable[[torch.Tensor], _T]) -> Iterator[dict[nn.Module, _T]]:
-    """Inside this context, {convolution: describe(its latest input)} for all convolutions of a folded module."""
-    seen: dict[nn.Module, _T] = {}
-
-    def note(convolution, inputs):
-        seen[convolution] = describe(inputs[0])
-
-    hooks = [m.register_forward_pre_hook(note) for m in folded.modules() if isinstance(m, nn.Conv2d)]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def quantize_all(folded: Model, seen: Seen, two_passes: str, arguments: dict[str, Any], checkpoint: str) -> Fields:

@@ -128,7 +128,7 @@ def progress(desc: str, unit: str = "step") -> Iterator[Callable[[Iterable], Ite
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that choose a checkpoint."""
-    parser.add_argument("--nz", type=whole_number(1), help="latent layers (default: the most of any model trained)")
+    parser.add_argument("--nz", type=whole_number(1), help="latent layers (default: the most that a trained model has)")
     default = "model/params/<dataset>/nz<k>, or the one that ships"
     parser.add_argument("--checkpoint", help=f"a checkpoint, a file (default: {default})")
 

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils import cli, datasets, npz, paths
-from utils.cli import UserError
+from utils.errors import UserError
 from utils.fixed_point import Bins, EqualMassBins, UniformBins, pixel_bins
 from utils.processes import ALONE, gather, joined
 

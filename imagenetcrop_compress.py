@@ -23,8 +23,6 @@ With --bitswap=0 or 1, plots/imagenetcrop<nz>/<scheme>_<variant>.csv replaces th
 cma.py, whose figure shows chains of one length.
 """
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +30,7 @@ from tqdm import tqdm
 
 from codec import command, conventional
 from utils import cli, figures, paths, photographs, processes, published, results
+from utils.tables import write_csv
 
 DATASET = "imagenetcrop"
 # Kingma, Abbeel, Ho 2019: their model of full size, on other photographs.
@@ -144,15 +143,6 @@ def write_photographs(path, chosen, bits):
     columns = zip(*bits.values(), strict=True)
     rows = [(photo.name, *photo.pixels.shape[:2], *each) for photo, each in zip(chosen, columns, strict=True)]
     return write_csv(path, header, rows)
-
-
-def write_csv(path, header, rows):
-    """Write rows below a header; returns the path."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    with paths.replacing(path) as file:
-        file.write(text.getvalue().encode())
-    return path
 
 
 def draw(rates, count):

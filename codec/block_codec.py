@@ -22,7 +22,7 @@ from codec.header import ARITHMETICS, FLOAT_CPU, FLOAT_GPU, INTEGERS, MAX_LANES,
 from codec.rans import EmptyLaneError, Rans
 from model import checkpoints, exact, make_exact
 from model.vae import ARITHMETIC, Model
-from utils.cli import UserError
+from utils.errors import UserError
 from utils.images import CHANNELS, Picture
 from utils.torch.modules import fold_weight_norm
 

@@ -24,7 +24,8 @@ from model import make_exact
 from model.checkpoints import Checkpoint
 from model.vae import ARITHMETIC, Model, for_inference, log_likelihoods
 from utils import distributed, npz
-from utils.cli import PRECISIONS, UserError
+from utils.cli import PRECISIONS
+from utils.errors import UserError
 from utils.processes import ALONE, deal, gather, gather_words, slowest
 from utils.torch import rand
 

@@ -12,7 +12,7 @@ import torch
 
 from model.vae import Model
 from utils import cli, datasets, paths, results
-from utils.cli import UserError
+from utils.errors import UserError
 
 # Under which keys others save a state dict, in the order of preference, and what they put in front of its names.
 WRAPPERS = ("ema", "state_dict", "model_state_dict", "model")
@@ -130,7 +130,7 @@ def plain(entries: Any, path: Path) -> Any:
         wrapper = next((key for key in WRAPPERS if isinstance(entries.get(key), dict)), None)
         prefix = next((each for each in PREFIXES if all(str(name).startswith(each) for name in entries)), None)
         if wrapper == "ema":
-            print(f"{path} holds several things: using the averaged weights (ema)")
+            print(f"{path}: using its averaged weights (ema)")
         if wrapper:
             entries = entries[wrapper]
         elif prefix and entries:

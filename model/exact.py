@@ -21,7 +21,7 @@ from torch import nn
 from model.checkpoints import Checkpoint
 from model.vae import Model
 from utils import integer_tables, npz
-from utils.cli import UserError
+from utils.errors import UserError
 from utils.fixed_point import FRACTION, LEAST_SCALE_LOG2, SCALES, SCALES_PER_OCTAVE
 from utils.torch.integers import EXACT, Layer, check, convolve, exact_arithmetic, prove
 from utils.torch.modules import fold_weight_norm

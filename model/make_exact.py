@@ -50,7 +50,7 @@ from model import checkpoints
 from model.checkpoints import Checkpoint
 from model.exact import DTYPES, VALUE_LIMIT, ExactModel, Fields, NoExactFormError, find, input_least, save, walk
 from model.vae import Model, architecture, log_likelihoods
-from utils.cli import UserError
+from utils.errors import UserError
 from utils.fixed_point import FRACTION, LEAST_SCALE_LOG2, SCALES_PER_OCTAVE
 from utils.torch import rand
 from utils.torch.integers import EXACT, largest_sums

@@ -1,6 +1,6 @@
 """Keep results with the repository: copy a folder of results to docs/results, its arrays as float32.
 
-The figures show these if there are no others.
+cma.py, stackplot.py and savings.py draw these where there are no others.
 
 Reads   FROM/<dataset><nz>/*.npy, rates that a compression script measured, and *.csv, curves of a training script
 Writes  docs/results/<dataset><nz>/, the same files
@@ -20,12 +20,12 @@ from utils import cli, paths, results
 def main(argv=None):
     """Copy everything that the figures are drawn from."""
     parser = cli.parser(__doc__)
-    parser.add_argument("folder", metavar="FROM", type=Path, help="a folder of results, such as plots")
+    parser.add_argument("folder", metavar="FROM", type=Path, help="a folder of results, e.g. plots")
     parser.add_argument("--to", type=Path, default=results.SHIPPED, help="write here")
     args = parser.parse_args(argv)
     found = results.found(args.folder, lambda name: results.parse(name) or name.endswith(".csv"))
     if not found:
-        raise cli.UserError(f"{args.folder} has no results; the compression and training scripts write them")
+        raise cli.UserError(f"{args.folder} has no results; they are what the compression and training scripts write")
     for (dataset, nz), names in found.items():
         for name in names:
             source = results.folder(dataset, nz, args.folder) / name

@@ -19,6 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils import cli, datasets, paths, results
+from utils.errors import UserError
+from utils.tables import write_csv
 
 SHARED = "--width=32 --blocks=4 --nprocessing=2 --dropout=0 --schedule=cosine --precision=bfloat16"
 RECIPES = {  # dataset: (numbers of latent layers, flags)
@@ -85,9 +87,7 @@ def record(row):
         with open(TABLE, newline="") as file:
             rows = {f"{old[0]}:{old[1]}": old for old in list(csv.reader(file))[1:]}
     rows[f"{row[0]}:{row[1]}"] = row
-    with paths.replacing(TABLE, "w") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerows([COLUMNS, *(rows[job] for job in JOBS if job in rows)])
+    write_csv(TABLE, COLUMNS, (rows[job] for job in JOBS if job in rows))
 
 
 @cli.script
@@ -106,7 +106,7 @@ def main():
             train(dataset, nz, args.data)
         path = paths.params(dataset, OUTPUT) / f"nz{nz}"
         if not path.exists():
-            raise cli.UserError(f"{path} does not exist; leave out --no-train")
+            raise UserError(f"{path} does not exist; leave out --no-train")
         row = store(dataset, path, args.data)
         record(row)
         print(dict(zip(COLUMNS, row, strict=True)))

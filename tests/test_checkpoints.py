@@ -30,7 +30,7 @@ def test_averaged_weights_come_before_raw_ones(tmp_path, capsys, raw):
     averaged = small_model(2, seed=1).state_dict()
     torch.save({raw: small_model(2).state_dict(), "ema": averaged, "step": 7}, tmp_path / "a.pt")
     assert load(tmp_path / "a.pt").identity == checkpoints.identify(averaged)
-    assert "a.pt holds several things: using the averaged weights" in capsys.readouterr().out
+    assert "a.pt: using its averaged weights" in capsys.readouterr().out
 
 
 def test_the_full_checkpoint_of_a_run_gives_its_average(tmp_path, capsys):

@@ -111,12 +111,12 @@ def sample_ranges(
                         include(i, z)
     lo, hi = (limit.flatten(1).double().cpu().numpy() for limit in (least, greatest))
     lo, hi = gather(job, lo[None], job.size).min(0), gather(job, hi[None], job.size).max(0)
-    if not _sound(lo, hi):
+    if not _valid(lo, hi):
         raise UserError("the latents sampled from this checkpoint are constant or not finite: it cannot be used")
     return Ranges(lo, hi, quantbits, checkpoint, images is not None)
 
 
-def _sound(lo, hi):
+def _valid(lo, hi):
     return np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < hi).all()
 
 
@@ -129,7 +129,7 @@ def load(path: str | Path) -> Ranges:
     """Read ranges that save() wrote. Raises UserError if the file holds something else."""
     remedy = "delete it to have it made again"
     lo, hi, quantbits, checkpoint, with_images = npz.load(path, Ranges._fields, remedy)
-    if not (lo.dtype == hi.dtype == np.float64 and lo.ndim == 2 and lo.shape == hi.shape and _sound(lo, hi)):
+    if not (lo.dtype == hi.dtype == np.float64 and lo.ndim == 2 and lo.shape == hi.shape and _valid(lo, hi)):
         raise UserError(f"{path} does not hold the ranges of latents; {remedy}")
     return Ranges(lo, hi, int(quantbits), str(checkpoint), bool(with_images))
 
@@ -162,7 +162,7 @@ def load_published(folder: str | Path, checkpoint: "Checkpoint", quantbits: int)
     # A centre lies in the middle of its bin, so that the first and the last give the ends, which are not stored.
     lo, hi = (2 * centres[:-1, :, end] - edges[:-1, :, end] for end in (0, -1))
     fractions = np.arange(1, 2 * n) / (2 * n)  # of a range, or of the mass, at every centre and edge in turn
-    same = _sound(lo, hi)
+    same = _valid(lo, hi)
     for points, at in (centres, fractions[::2]), (edges, fractions[1::2]):
         same = same and np.allclose(points[-1], np.log(at / (1 - at)), atol=1e-3)
         for layer, low, high in zip(points[:-1], lo, hi, strict=True):

@@ -197,7 +197,7 @@ def run_schemes(
                 keep(scheme, result, floats)
             distributed.barrier(job)  # before the others read the file
         if not args.no_verify:
-            experiment.verify(file, full_header, schedule, setup.decoder, chains, initial, unit, job)
+            experiment.verify(file, full_header, schedule, setup.conditional, chains, initial, unit, job)
 
 
 def summary(result: "Result", padding: float) -> str:

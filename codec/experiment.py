@@ -7,7 +7,7 @@ those of coding one chain after the other. Several processes share the chains.
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,6 @@ from model import make_exact
 from model.checkpoints import Checkpoint
 from model.vae import ARITHMETIC, Model, for_inference, log_likelihoods
 from utils import distributed, npz
-from utils.cli import PRECISIONS
 from utils.errors import UserError
 from utils.processes import ALONE, deal, gather, gather_words, slowest
 from utils.torch import rand
@@ -43,7 +42,6 @@ class Setup(NamedTuple):
     conditional: Conditionals  # of that model, or of its exact form
     floats: Conditionals | None  # of the model if `conditional` is exact, to compare the rates
     header: dict[str, Any]  # of the bitstream files, as far as the setup decides it
-    decoder: Callable[[str], Conditionals]  # what to decode with, given the precision that a file was written in
 
 
 class Result(NamedTuple):
@@ -176,10 +174,9 @@ def save_bitstreams(path: str | Path, header: dict[str, Any], words: Sequence[np
     )
 
 
-def load_bitstreams(path: str | Path, header: dict[str, Any]) -> tuple[list[np.ndarray], str]:
-    """Read a file of bitstreams whose header must be `header`, except for the precision, which the file decides.
+def load_bitstreams(path: str | Path, header: dict[str, Any]) -> list[np.ndarray]:
+    """Read the words of each chain from a file of bitstreams whose header must be `header`.
 
-    Returns (each chain's words, the precision of the networks that they were coded with).
     Raises UserError if the file is corrupt, or was written with another model, bins or set of images.
     """
     found = read_header(path)
@@ -188,12 +185,10 @@ def load_bitstreams(path: str | Path, header: dict[str, Any]) -> tuple[list[np.n
     if not (sound and words.dtype == np.uint32 and words.shape == (lengths.sum(),)):
         raise UserError(f"{path} is not a file of bitstreams (its arrays do not fit together); {REMEDY}")
     wanted = {"format": FORMAT} | header
-    if found["precision"] in PRECISIONS:
-        wanted["precision"] = found["precision"]
     differing = [f"{key} {found.get(key)} instead of {wanted[key]}" for key in wanted if found.get(key) != wanted[key]]
     if differing:
         raise UserError(f"{path} was written with {', '.join(differing)}; {REMEDY}, or decode with the same settings")
-    return np.split(words, np.cumsum(lengths)[:-1]), str(found["precision"])
+    return np.split(words, np.cumsum(lengths)[:-1])
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -222,7 +217,7 @@ def verify(
     path: str | Path,
     header: dict[str, Any],
     schedule: Schedule,
-    decoder: Callable[[str], CodedVariables],
+    conditional: CodedVariables,
     chains: Sequence[np.ndarray] | np.ndarray,
     initial: np.ndarray,
     unit: str = "image",
@@ -230,16 +225,14 @@ def verify(
 ) -> None:
     """Decode a file of bitstreams, compare all images and initial words, and say so; each process does its own chains.
 
-    decoder: of a Setup. The other arguments are those of compress(). Raises UserError if one image or one initial word
-    differs.
+    The arguments are those of compress(). Raises UserError if one image or one initial word differs.
     """
-    words, precision = load_bitstreams(path, header)
+    words = load_bitstreams(path, header)
     if len(words) != len(chains):
         raise UserError(f"{path} holds {len(words)} chains instead of {len(chains)}; {REMEDY}")
     remedy = "it is corrupt, or was written on another device or with another PyTorch or number of threads"
     words, chains, initial = deal(job, words), deal(job, chains), deal(job, initial)
-    lengths, conditional = [len(chain) for chain in chains], decoder(precision)
-    began = time.perf_counter()
+    lengths, began = [len(chain) for chain in chains], time.perf_counter()
     try:
         decoded, left = decompress(schedule, conditional, words, lengths, unit=unit, job=job)
     except ValueError as error:
@@ -260,11 +253,8 @@ def open_setup(checkpoint: Checkpoint, args: argparse.Namespace, job: distribute
     model = checkpoint.model
     ranges = discretization.for_checkpoint(checkpoint, args.quantbits, args.data, job)
     bins = discretization.bins(model, ranges)
-
-    def in_floats(precision):
-        return Conditionals(FloatNetwork(for_inference(model, precision)), bins)
-
-    folded, floats = for_inference(model, args.precision), in_floats(args.precision)
+    folded = for_inference(model, args.precision)
+    floats = Conditionals(FloatNetwork(folded), bins)
     header = {
         "dataset": checkpoint.dataset, "quantbits": args.quantbits, "checkpoint": checkpoint.identity,
         "bins": ranges.identity, "precision": args.precision,
@@ -272,8 +262,7 @@ def open_setup(checkpoint: Checkpoint, args: argparse.Namespace, job: distribute
     if not args.exact:
         # Batches are smaller in several processes, and networks in floats may round differently then.
         header |= {"exact": None, "processes": job.size, "arithmetic": ARITHMETIC}
-        return Setup(checkpoint, folded, floats, None, header, in_floats)
+        return Setup(checkpoint, folded, floats, None, header)
     networks = distributed.in_turn(job, lambda: make_exact.for_checkpoint(checkpoint, args.data))
-    exact = Conditionals(networks, bins)
     header |= {"exact": networks.identity, "processes": 1}
-    return Setup(checkpoint, folded, exact, floats, header, lambda precision: exact)
+    return Setup(checkpoint, folded, Conditionals(networks, bins), floats, header)

@@ -52,7 +52,7 @@ def run(dataset: str, args: argparse.Namespace, chosen: np.ndarray, name: str) -
 
 
 def _verify(file, header, chosen, network):
-    words, began = experiment.load_bitstreams(file, header), time.perf_counter()
+    (words, _), began = experiment.load_bitstreams(file, header), time.perf_counter()
     shape = chosen.shape[1:]
     try:
         decoded = _each(

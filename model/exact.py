@@ -30,8 +30,6 @@ FORMAT = 1  # of the files
 STREAM = 14  # fraction bits of the residual stream, and of all that enters an ELU
 STREAM_LIMIT = 1 << 23  # so that float32 holds the sum of two
 VALUE_LIMIT = 1 << 30  # of latent values, mu and std
-
-
 # The arguments of Model in the header of a file, with their least and greatest values.
 LIMITS = {
     "nz": (1, 64), "zchannels": (1, 1024), "nprocessing": (0, 64), "kernel_size": (1, 31), "resdepth": (0, 1024),

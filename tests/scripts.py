@@ -11,7 +11,6 @@ import demo_compress
 import demo_decompress
 import discretization
 import imagenetcrop_compress
-import savings
 import stackplot
 from codec import command
 from model import create_imagenet, create_imagenetcrop, make_exact, train_options
@@ -25,7 +24,6 @@ MAINS = {
     "benchmark_compress.py": benchmark_compress.main,
     "cma.py": cma.main,
     "stackplot.py": stackplot.main,
-    "savings.py": savings.main,
     "demo_compress.py": demo_compress.main,
     "demo_decompress.py": demo_decompress.main,
     "discretization.py": discretization.main,

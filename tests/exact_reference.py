@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from conftest import small_model
 
-from model import exact, make_exact
+from model import make_exact
 from model.exact import FRACTION, STREAM
 from utils.fixed_point import SCALES
 

@@ -24,7 +24,10 @@ def test_own_results_go_before_shipped_ones_model_by_model(tmp_path, main, flags
     save_both(tmp_path / "plots", "mnist", 4)
     save_model(tmp_path / "plots" / "mnist4", 4)
     flags = (*flags, "--dataset=mnist", "--nz=2,4", "--output", tmp_path)
-    lines = [line.replace("nz=", " ").replace(",", "") for line in run_main(main, *flags).stdout.lower().splitlines()]
+    lines = [
+        line.replace("nz=", " ").replace(",", "").replace(":", " ")
+        for line in run_main(main, *flags).stdout.lower().splitlines()
+    ]
     marks = {nz: [("shipped" in line) for line in lines if line.startswith("mnist") and nz in line.split()[1:3]]
              for nz in ("2", "4")}  # fmt: skip
     assert marks["2"] and all(marks["2"]) and marks["4"] and not any(marks["4"])

@@ -71,8 +71,15 @@ def test_mnist(tmp_path, packed, below):
     assert (tmp_path / "mnist" / "test.npy").exists()
 
 
-@pytest.mark.parametrize("name", ["{0}-images.idx3-ubyte", "{0}-images-idx3-ubyte/{0}-images-idx3-ubyte",
-                                  "{0}-images-idx3-ubyte/{0}-images.idx3-ubyte.gz", "{0}-images-idx3-ubyte.gz"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{0}-images.idx3-ubyte",
+        "{0}-images-idx3-ubyte/{0}-images-idx3-ubyte",
+        "{0}-images-idx3-ubyte/{0}-images.idx3-ubyte.gz",
+        "{0}-images-idx3-ubyte.gz",
+    ],
+)
 @pytest.mark.parametrize("packed", [False, True])
 def test_mnist_in_the_names_that_circulate(tmp_path, name, packed):
     """Whether a file is compressed shows in its content, not in its name."""

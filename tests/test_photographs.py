@@ -1,4 +1,4 @@
-"""Photographs: which files count, which pixels come out, that nothing is left to chance; whole ones and their blocks."""
+"""Photographs: which files count, which pixels come out, and that nothing is left to chance; blocks of whole ones."""
 
 import itertools
 import math

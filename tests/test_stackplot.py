@@ -157,7 +157,7 @@ def test_stackplot_damaged_curve_at_the_command_line(tmp_path):
     save_model(tmp_path / "mnist2", 2)
     (tmp_path / "mnist2" / "z2.csv").write_text("Wall time,Step,Value\n1,0,\n")
     done = run_script("stackplot.py", "--results", tmp_path, "--output", tmp_path / "output")
-    assert_one_line_error(done, tmp_path / "mnist2" / "z2.csv", "line 2")
+    assert_one_line_error(done, tmp_path / "mnist2" / "z2.csv", "three numbers")
     assert not (tmp_path / "output").exists()
 
 

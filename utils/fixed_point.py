@@ -149,8 +149,8 @@ def scale_thresholds() -> dict[str, np.ndarray]:
     """Where the model's functions from std to scale pass from one entry of the table of scales to the next.
 
     Returns {"posterior": ..., "latent": ..., "pixel": ...}: int64 [SCALES - 1]. Threshold s - 1 is the least std, with
-    FRACTION fraction bits, whose scale is nearer to entry s than to entry s - 1, in the logarithm. So the entry of a std
-    is the number of thresholds that it reaches.
+    FRACTION fraction bits, whose scale is nearer to entry s than to entry s - 1, in the logarithm. So the entry of a
+    std is the number of thresholds that it reaches.
     """
     with localcontext() as context:
         context.prec = 28  # 20 digits are left after the subtractions

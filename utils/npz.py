@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from utils import paths
-from utils.cli import UserError
+from utils.errors import UserError
 
 
 def save(path: str | Path, **arrays: Any) -> None:

@@ -1,6 +1,6 @@
 """MNIST and CIFAR-10 in the files that they are published as, where torchvision keeps those, read without a network.
 
-MNIST      MNIST/raw/{train,t10k}-images-idx3-ubyte, also named -images.idx3-ubyte, with .gz, or in a folder of that name
+MNIST      MNIST/raw/{train,t10k}-images-idx3-ubyte, also as -images.idx3-ubyte, with .gz, or in a folder of that name
 CIFAR-10   cifar-10-batches-py/{data_batch_1..5,test_batch}, or cifar-10-python.tar.gz
 """
 

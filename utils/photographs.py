@@ -114,7 +114,7 @@ def open_photographs(folder: Path) -> Photographs:
     or time of a file changes. Memory: two photographs a processor, and some hundred bytes a file.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} does not exist; put photographs there (JPEG or PNG, any size, in sub-folders or not)")
+        raise UserError(f"{folder} does not exist; put photographs there (JPEG or PNG, in sub-folders or not)")
     index, decoded = folder.with_name(f"{folder.name}.index.npz"), folder.with_name(f"{folder.name}.pixels")
     names, hidden, digest = _list(folder)
     fields = ("digest", "good", "sizes", "is_decoded", "skipped")
@@ -161,7 +161,7 @@ def decode(path: str | Path) -> np.ndarray | str:
 
 
 def _list(folder: Path) -> tuple[list[bytes], int, str]:
-    """The sorted paths of the files in a folder, as bytes; how many are hidden; a digest that changes with the files."""
+    """The sorted paths of the files in a folder, bytes; the number of hidden ones; a digest that changes with them."""
     files = []
     try:
         names, hidden = paths.list_files(folder)

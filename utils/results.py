@@ -107,18 +107,15 @@ def _departures(settings: Variant | argparse.Namespace, column: int) -> list[Any
 
 def parse(file: str) -> tuple[str, Variant] | None:
     """The (scheme, variant) that the name of a file of rates says, or None if it is another file."""
-    settings = "".join(f"({row[1]})?" for row in _DEPARTURES.values())
-    match = re.fullmatch(
-        rf"({'|'.join(SCHEMES)})_(\d+)bits{settings}(?:_(\d+)x(\d+))?_({'|'.join(MEASURES)})\.npy", file
-    )
-    if not match:
+    pattern = r"([a-z]+)_(\d+)bits((?:_[a-z][a-z0-9]*)*?)(?:_(\d+)x(\d+))?_([a-z]+)\.npy"
+    match = re.fullmatch(pattern, file)
+    if not match or match[1] not in SCHEMES or match[6] not in MEASURES:
         return None
-    scheme, quantbits, *parts, chains, images, measure = match.groups()
-    departures: dict[str, Any] = {
-        field: row[0] for part, (field, row) in zip(parts, _DEPARTURES.items(), strict=True) if part
-    }
-    size = (int(chains), int(images)) if chains else FULL
-    variant = Variant(int(quantbits), **departures)._replace(chains=size[0], images=size[1])
+    scheme, quantbits, parts, chains, images, measure = match.groups()
+    departures: dict[str, Any] = {field: row[0] for field, row in _DEPARTURES.items() if row[1] in parts}
+    variant = Variant(int(quantbits), **departures)
+    if chains:
+        variant = variant._replace(chains=int(chains), images=int(images))
     return (scheme, variant) if file == f"{name(scheme, variant)}_{measure}.npy" else None
 
 
@@ -173,20 +170,31 @@ def load(
     counts: Callable[[Variant], bool] = lambda variant: variant.quantbits == 10,
     wanted: Callable[[str, int], bool] = lambda dataset, nz: True,
 ) -> dict[Model, dict[str, Result]]:
-    """Read the results to draw, {(dataset, nz): {scheme: Result}}: of each model one variant, see preference().
+    """Read the results to draw, {(dataset, nz): {scheme: Result}}: of each model one variant.
 
+    That is the paper's, or else one in float32 that is not whitened, or else the one of the most images.
     folders: see found(). counts: the variants that count. wanted: the models that count.
     Raises UserError if a file is damaged or missing.
     """
-    loaded = {}
+
+    def preference(variant):
+        plain = not _departures(variant, 0)
+        is_full = (variant.chains, variant.images) == FULL
+        return plain and is_full, plain, variant.chains * variant.images, variant.images, len(variants[variant])
+
+    loaded: dict[Model, dict[str, Result]] = {}
     for model, (path, files) in found(folders, lambda file: (parsed := parse(file)) and counts(parsed[1])).items():
         if wanted(*model):
             variants: dict[Variant, set[str]] = {}
             for scheme, variant in filter(None, map(parse, files)):
                 variants.setdefault(variant, set()).add(scheme)
-            best = max(variants, key=lambda variant: (*preference(variant), len(variants[variant])))
-            results = {s: load_one(path, s, best, PADDING.get(model[0], 1)) for s in SCHEMES if s in variants[best]}
-            loaded[model] = {s: result._replace(is_shipped=is_shipped(path, folders)) for s, result in results.items()}
+            best = max(variants, key=preference)
+            mark = is_shipped(path, folders)
+            loaded[model] = {
+                scheme: _load_one(path, scheme, best, PADDING.get(model[0], 1), mark)
+                for scheme in SCHEMES
+                if scheme in variants[best]
+            }
     return loaded
 
 
@@ -195,34 +203,23 @@ def is_shipped(path: Path, folders: Sequence[Path]) -> bool:
     return path.parent == SHIPPED and len(folders) > 1
 
 
-def preference(variant: Variant) -> tuple[bool, bool, int, int]:
-    """The order of variants: the paper's last, before it float32 and not whitened, and those of more images."""
-    plain = not _departures(variant, 0)
-    full = (variant.chains, variant.images) == FULL
-    return plain and full, plain, variant.chains * variant.images, variant.images
-
-
-def load_one(folder: Path, scheme: str, variant: Variant, factor: float) -> Result:
+def _load_one(folder: Path, scheme: str, variant: Variant, factor: float, is_shipped: bool) -> Result:
     """Read one Result from a model's folder. factor: from the files' bits/dim to the images' own.
 
     A name without chains and images may belong to fewer than the paper's; the Result's variant says how many.
-    Raises UserError if one of the files is missing, is damaged or differs from the others in shape.
     """
     files = {measure: folder / f"{name(scheme, variant)}_{measure}.npy" for measure in MEASURES}
-    arrays = {measure: load_array(file) for measure, file in files.items()}
-    shape = arrays["nets"].shape
-    size = (variant.chains, variant.images)
-    for measure, array in arrays.items():
-        if array.shape != shape or size not in (shape, FULL):
-            raise UserError(f"{files[measure]}: has shape {list(array.shape)}, unlike its name or {files['nets'].name}")
-        if measure != "total":
-            array *= factor
-    variant = variant._replace(chains=shape[0], images=shape[1])
-    return Result(variant, **arrays)
+    nets, elbos, cmas, total = (load_array(file) for file in files.values())
+    size = nets.shape if (variant.chains, variant.images) == FULL else (variant.chains, variant.images)
+    for file, array in zip(files.values(), (nets, elbos, cmas, total), strict=True):
+        if array.shape != size:
+            raise UserError(f"{file}: has shape {list(array.shape)}, unlike its name or {files['nets'].name}")
+    variant = variant._replace(chains=size[0], images=size[1])
+    return Result(variant, nets * factor, elbos * factor, cmas * factor, total, is_shipped)
 
 
 def load_array(path: str | Path) -> np.ndarray:
-    """Read one array of rates as float64 [chains, images]. Raises UserError if it is not of float32 or float64."""
+    """Read one array of rates as float64 [chains, images]. Raises UserError if it is not of finite floats."""
     try:
         # Mapped first: a header that promises more than the file holds is refused before memory is allocated.
         array = np.load(path, mmap_mode="r", allow_pickle=False)

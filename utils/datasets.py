@@ -112,7 +112,7 @@ def sample_chains(count: int, experiments: int | None, ndatapoints: int | None, 
     if experiments * ndatapoints > count:
         raise UserError(
             f"--experiments={experiments} --ndatapoints={ndatapoints} requires {experiments * ndatapoints} "
-            f"different images, but the test set has {count}"
+            f"different images, and the test set has {count}"
         )
     if not 0 <= seed < 2**32:
         raise UserError(f"--seed={seed}: a seed is at least 0 and less than 2^32")

@@ -32,7 +32,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from codec import autoregressive, command, container, conventional
+from codec import command, container, conventional
+from model.context import weights
 from utils import cli, figures, images, paths, photographs, processes, published, results
 from utils.errors import UserError
 
@@ -49,7 +50,7 @@ def main(argv=None):
     with processes.joined(args, "coding") as job:
         # Before the work, to learn now where there is none.
         both = args.bitswap == "both"
-        network = autoregressive.open_network(args.context, output=args.output) if both else None
+        network = weights.open_network(args.context, output=args.output) if both else None
         chosen, nz, bits = _code(args, job)
     if job.rank:  # these need not wait for the rest
         return

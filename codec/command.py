@@ -29,8 +29,6 @@ def main(dataset: str, argv: list[str] | None = None) -> None:
 
 def _main(dataset, argv):
     args = parse(dataset, argv)
-    if _without_latents(args):
-        return _with_context(dataset, args)
     with processes.joined(args, "coding") as job:
         return _with_latents(dataset, args, job)
 
@@ -75,21 +73,6 @@ def _with_latents(dataset, args, job):
             f"\nThis was a first look, at {chains * count} images. The experiment of the paper, "
             f"{datasets.CHAINS} chains of {datasets.CHAINS} images, is python {dataset}_compress.py --full"
         )
-
-
-def _with_context(dataset, args):
-    from codec import context_experiment
-
-    processes.refuse_several("coding with the context network")
-    check_output(dataset, 0, args)
-    chosen = _choose(dataset, args)
-    name = context_experiment.SCHEME + results.seed_name(args.seed) + results.size_name(*chosen.shape[:2])
-    result = context_experiment.run(dataset, args, chosen, name)
-    if result is not None:
-        folder = paths.results(dataset, 0, args.output)
-        _save(folder, name, result)
-        print(summary(result, 1).replace("ELBO            ", "log-likelihood  "))
-        print(f"wrote {folder}/{name}_*.npy")
 
 
 def _choose(dataset, args):

@@ -6,10 +6,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from codec.autoregressive import Pixels
 from codec.bitsback import Distribution
 from codec.logistic import Logistic, Uniform
-from model.context import Weights
+from model.context.weights import Weights
 from model.vae import LatentVariableModel
 from utils.fixed_point import FRACTION, Bins, quantize
 
@@ -108,8 +107,6 @@ class Conditionals:
         values = symbols.astype(np.int64) if given == 0 else self.bins[given].centres(symbols)
         network = self.network.infer if variable > given else self.network.generate
         parameters = network(min(variable, given), torch.from_numpy(values).view(-1, *self._shapes[given]))
-        if self.context is not None and variable == 0:
-            return Pixels(self.context, parameters[0].cpu().numpy())
         mu, scale = (part.cpu().numpy() for part in parameters)
         dims = self.dims[variable]
         lane_axis = [-1] if scale.ndim == mu.ndim else []  # a pixel scale that the model learned has none

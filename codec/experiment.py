@@ -20,7 +20,8 @@ from codec import bitsback
 from codec.bitsback import CodedVariables, Schedule
 from codec.conditionals import Conditionals, FloatNetwork
 from codec.rans import Rans
-from model import context, make_exact
+from model import make_exact
+from model.context import weights as context
 from model.vae import ARITHMETIC, Model, for_inference, log_likelihoods
 from utils import distributed, npz
 from utils.cli import PRECISIONS, UserError

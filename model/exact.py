@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model import checkpoints
-from model.context import HIDDEN
+from model.context.weights import HIDDEN
 from model.vae import Model
 from utils import integer_tables, npz, paths
 from utils.cli import UserError

@@ -17,9 +17,9 @@ def main(settings: Settings, argv: list[str] | None = None) -> None:
     which.add_argument("--nz", default="0")
     chosen, rest = which.parse_known_args(argv)
     if chosen.likelihood == "context" and not chosen.nz.strip("0"):
-        from model import context_training
+        from model import context_train
 
-        context_training.main(settings.dataset, rest)
+        context_train.main([settings.dataset, *rest])
     else:
         cli.script(_train)(settings, parse(settings, argv))
 

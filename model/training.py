@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from model import context
 from model.logs import Log, metrics, new_run
 from model.train_options import LEAST_LR
 from model.train_state import Files, State, load_full, refuse_to_replace, save, save_full
@@ -199,9 +198,6 @@ def begin(
         chosen = (saved or {}).get("identity", {}).get("precision") or precision(job.device)
         identity["precision"] = distributed.broadcast_object(job, chosen)
     if saved is None:
-        if args.context:
-            assert model.context is not None  # parse() has seen to it: --context goes with --likelihood=context
-            model.context.load_weights(context.load(args.context, settings.dataset)[0])
         if job.rank == 0:
             warm_up(model, images[_order(args.seed, 0, len(images))[: WARMUP_BATCHES * args.batch]])
         # Only now, with the data-dependent initialisation done, are the parameters what training starts from.

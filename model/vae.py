@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.context import HIDDEN
-from model.context_network import ContextNetwork
+from model.context.torch_network import TorchContextNetwork as ContextNetwork
+from model.context.weights import HIDDEN
 from utils.cli import LIKELIHOODS
 from utils.colour import add_green, subtract_green
 from utils.torch import rand
@@ -254,8 +254,6 @@ def log_likelihoods(
 
 
 def _pixel_log_likelihood(model, x, mu, scale):
-    if model.context is not None:
-        return model.context.log_likelihood(x, mu)
     return rand.discretized_log_likelihood(to_unit_range(x), mu, scale).sum((1, 2, 3))
 
 

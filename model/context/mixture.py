@@ -1,10 +1,10 @@
-"""The mixture of logistics that a head of the context network (model.context) describes, in fixed arithmetic.
+"""The mixture of logistics that a head of the context network describes, in fixed arithmetic.
 
-From the head's outputs follow, for each of the K components, a weight (an integer), a mean in grey levels and an
-inverse scale (float32). From there to the cumulative frequencies everything is monotone by construction: an edge less
-a mean, times a positive number, cut, made an integer, looked up in a table of integers that never falls, with linear
-interpolation, summed with weights that are not negative. Every symbol is given one unit before the mixture shares out
-the rest, so that the cumulative frequencies rise by at least one, whatever the parameters.
+The head's outputs give each of the K components a weight (an integer), a mean in grey levels and an inverse scale
+(float32). From there to the cumulative frequencies every step is monotone. An edge less a mean, times a positive number,
+is cut, made an integer, and looked up in a table of integers that never falls, with linear interpolation. The results
+are summed with weights that are not negative. Every grey level first receives one unit, and the mixture shares out the
+rest. So the cumulative frequencies rise by at least one a level, whatever the parameters.
 """
 
 import functools
@@ -14,17 +14,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model import context
-from model.context import COEFFICIENTS, MEANS, SCALES, K, Scratch
+from model.context.arithmetic import exp
+from model.context.network import Scratch
+from model.context.weights import COEFFICIENTS, MEANS, SCALES, K
 from utils.compiled import compiled
 from utils.fixed_point import PRECISION, decimals
 
 SYMBOLS = 256
 UNIFORM = 2.0**-8  # weight of the uniform distribution, which bounds what a pixel can cost
-# The least that a symbol takes, in bits, as no probability is greater than this:
+SCALE_LIMIT = 8.0  # of the logarithm of a scale over the spread, either side
+# The least that a grey level can cost, in bits: no probability is greater than this.
 LEAST_BITS = -math.log2(1 - UNIFORM + UNIFORM / SYMBOLS + SYMBOLS / 2**PRECISION)
 
-_REACH = 16  # beyond this the cdf of a logistic is taken to be 0 or 1, as nothing beside the uniform distribution
+_REACH = 16  # beyond this the cdf of a logistic counts as 0 or 1: the uniform distribution outweighs the difference
 _CELLS = 6  # the table has 2^_CELLS cells a unit
 _FRACTION = 18  # bits after the binary point of where an edge is
 _CELL_SHIFT = _FRACTION - _CELLS
@@ -41,21 +43,15 @@ _ONES = np.float32(1 << _FRACTION)
 _FAR = np.float32(_REACH)
 _FURTHEST = np.float32(2 * _REACH)
 _LEVELS = np.float32(4096)  # no mean is further away, in grey levels
-_SCALE_LIMIT = np.float32(context.SCALE_LIMIT)
+_SCALE_LIMIT = np.float32(SCALE_LIMIT)
 _MASS = np.float32(1 - UNIFORM)
 _FLOOR = np.float32(UNIFORM / SYMBOLS)
 _PER_TABLE = np.float32(2.0**-_TABLE_BITS)
 _HALF, _ZERO, _ONE = np.float32(0.5), np.float32(0), np.float32(1)
 
-_EXP_LIMIT = np.float32(80)
-_LOG2_E = np.float32(1.44269504)
-_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-_ROUNDING = np.float32(256.5)
-_TERMS = np.array([1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1, 1], np.float32)
-
 
 @functools.cache
-def table() -> np.ndarray:
+def logistic_table() -> np.ndarray:
     """The logistic cdf at multiples of 2^-_CELLS from -_REACH to _REACH and one more: int64, in 2^-_TABLE_BITS."""
     points = (2 * _REACH << _CELLS) + 2
     return decimals(lambda k: 1 / (1 + (_REACH - Decimal(k) / (1 << _CELLS)).exp()), points, _TABLE_BITS)
@@ -65,31 +61,19 @@ class Mixture(NamedTuple):
     """The parameters of one mixture."""
 
     weights: np.ndarray  # int64 [K], in units of 2^-_WEIGHT_BITS
-    shares: np.ndarray  # float32 [K], the same without the uniform distribution, as they were before rounding
+    shares: np.ndarray  # float32 [K], the weights before rounding, of a mixture without the uniform distribution
     means: np.ndarray  # float32 [K], in grey levels
     inverses: np.ndarray  # float32 [K], of the scales in grey levels
 
 
-def mixture() -> Mixture:
-    """A Mixture to be filled in."""
+def make_mixture() -> Mixture:
+    """A Mixture of zeros."""
     return Mixture(np.zeros(K, np.int64), *(np.zeros(K, np.float32) for _ in range(3)))
 
 
 @compiled
-def exp(x: np.float32) -> np.float32:
-    """e to the power of a float32, cut to +-80; to about 2e-7."""
-    x = min(max(x, -_EXP_LIMIT), _EXP_LIMIT)
-    n = np.int32(x * _LOG2_E + _ROUNDING) - np.int32(256)
-    rest = (x - np.float32(n) * _LN2_HIGH) - np.float32(n) * _LN2_LOW
-    total = _TERMS[0]
-    for i in range(1, len(_TERMS)):
-        total = total * rest + _TERMS[i]
-    return total * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
-
-
-@compiled
-def describe(c: int, spread: np.float32, point: np.float32, s: Scratch, m: Mixture) -> None:
-    """Fill in the Mixture m of colour c from the head's outputs in the context.Scratch s; point: as head() gives it."""
+def fill_mixture(c: int, spread: np.float32, point: np.float32, s: Scratch, m: Mixture) -> None:
+    """Compute the Mixture m of colour c from the head's outputs in s. point: what network.run_head() returned."""
     top = s.outputs[0]
     for k in range(1, K):
         top = max(top, s.outputs[k])
@@ -116,7 +100,7 @@ def _logistic(z, table):
 
 
 @compiled
-def cumulative(x: int, m: Mixture, table: np.ndarray) -> int:
+def cumulative_frequency(x: int, m: Mixture, table: np.ndarray) -> int:
     """The cumulative frequency below grey level x, 0..256: from 0 to 2^PRECISION, rising by at least 1 a level."""
     if x <= 0:
         return 0
@@ -130,10 +114,27 @@ def cumulative(x: int, m: Mixture, table: np.ndarray) -> int:
 
 
 @compiled
-def gradient(c: int, x: int, spread: np.float32, s: Scratch, m: Mixture, table: np.ndarray, out: np.ndarray) -> None:
-    """The gradient of the code length of grey level x, in nats, by what the head of colour c computes.
+def find_level(frequency: int, m: Mixture, table: np.ndarray) -> tuple[int, int, int]:
+    """The grey level whose interval holds a cumulative frequency: (level, start, end)."""
+    low, high = 0, SYMBOLS
+    start, end = 0, _TOTAL
+    while high - low > 1:
+        middle = (low + high) // 2
+        value = cumulative_frequency(middle, m, table)
+        if value <= frequency:
+            low, start = middle, value
+        else:
+            high, end = middle, value
+    return low, start, end
 
-    out: float32 [OUTPUTS], filled in: by the head's outputs.
+
+@compiled
+def mixture_gradient(
+    c: int, x: int, spread: np.float32, s: Scratch, m: Mixture, table: np.ndarray, out: np.ndarray
+) -> None:
+    """Compute the gradient of the code length of grey level x, in nats, with respect to the outputs of head c.
+
+    out: float32 [OUTPUTS], the result.
     """
     mass, point = _ZERO, _ZERO
     for k in range(K):
@@ -146,7 +147,7 @@ def gradient(c: int, x: int, spread: np.float32, s: Scratch, m: Mixture, table: 
             upper, upper_slope = _ONE, _ZERO
         if x == 0:
             lower, lower_slope = _ZERO, _ZERO
-        # Not of what is cut off: there the slopes are next to nothing, and z is of no size that could overflow.
+        # The cut of z has no gradient of its own: beyond it the slopes are next to zero. z is too small to overflow.
         share = m.shares[k]
         out[k] = share * (upper - lower)
         mass += out[k]

@@ -1,0 +1,181 @@
+"""What the context network learns from: tiles of photographs, or small images.
+
+Some tiles come from photographs made smaller, which removes the traces of JPEG's blocks. For those, and for some of the
+others, the network does not know the position of a pixel in a block. In small images it knows the position in the image.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from model.context.features import (
+    INPUTS,
+    PAD,
+    PERIOD,
+    SMALL_GRID,
+    block_position,
+    describe_pixel,
+    pad_above,
+    pad_right,
+    planes_of,
+)
+from model.context.torch_network import FEATURES
+from utils import datasets, paths
+from utils.compiled import compiled
+from utils.errors import UserError
+
+TILE = (8, 16)
+VALIDATION = 40  # photographs
+VALIDATION_IMAGES = 500
+SMALLER = 0.3  # share of tiles that come from photographs made smaller
+NO_BLOCKS = 0.15  # share of the other tiles whose position in a block is hidden
+
+Described = list[torch.Tensor]  # the arguments of TorchContextNetwork.bits()
+
+
+class Source(NamedTuple):
+    """Where training draws pixels from."""
+
+    what: str
+    channels: int  # that count: 3, or 1 for grey images
+    draw: Callable[[np.random.Generator, int], Described]  # (generator, about how many pixels)
+    validation: dict[str, Described]
+
+
+class Area(NamedTuple):
+    """A rectangle of pixels to describe."""
+
+    planes: np.ndarray
+    row: int  # of its corner, in the planes
+    column: int
+    grid: int  # see features.block_position()
+
+
+def open_source(dataset: str, root: str | Path | None = None) -> Source:
+    """The Source of a dataset. root: the folder of the datasets. Raises UserError."""
+    return _open_photographs(root) if dataset == datasets.PHOTOGRAPHS else _open_images(dataset, root)
+
+
+def describe(areas: Sequence[Area], height: int, width: int) -> Described:
+    """The pixels of areas of one size. Changes what stands above an image if an area begins in its first row."""
+    count = height * width
+    arrays = [np.zeros((len(areas) * count, *shape), np.float32) for shape in ((FEATURES,), (3,), (), (3,))]
+    for i, area in enumerate(areas):
+        _describe(*area, height, width, *(array[i * count : (i + 1) * count] for array in arrays))
+    return [torch.from_numpy(array) for array in arrays]
+
+
+@compiled
+def _describe(planes, top, left, grid, height, width, inputs, centre, spread, pixels):
+    n = 0
+    for row in range(top, top + height):
+        for column in range(left, left + width):
+            pad_above(planes, row, column)
+            spread[n] = describe_pixel(planes, row, column, inputs[n, :INPUTS], centre[n])
+            inputs[n, INPUTS + block_position(row - PAD, grid)] = 1
+            inputs[n, INPUTS + PERIOD + 1 + block_position(column - PAD, grid)] = 1
+            for c in range(3):
+                pixels[n, c] = planes[c, row, column]
+            n += 1
+        if row == PAD:
+            pad_right(planes, row)
+
+
+# Photographs
+
+
+def draw_corners(planes: Iterable[np.ndarray], generator: np.random.Generator, count: int) -> np.ndarray:
+    """Draw the corners of tiles, each as likely as any other: int64 [count, 3], photograph, row and column in planes.
+
+    The first row is left out: the network is to see the padding that planes_of() writes, which is that of later rows.
+    """
+    shapes = np.array([each.shape[1:] for each in planes])
+    inner = (shapes - (PAD + 1, 2 * PAD) - TILE + 1).prod(1)
+    which = generator.choice(len(inner), count, p=inner / inner.sum())
+    last: np.ndarray = shapes[which] - (0, PAD) - TILE
+    return np.column_stack((which, generator.integers((PAD + 1, PAD), last, endpoint=True)))
+
+
+def describe_tiles(planes: Sequence[np.ndarray], corners: np.ndarray, grids: np.ndarray) -> Described:
+    """The pixels of tiles with these corners, as of draw_corners(). grids: 1 or 0 for each tile, whether it has blocks."""
+    areas = [Area(planes[i], row, column, grid) for (i, row, column), grid in zip(corners, grids, strict=True)]
+    return describe(areas, *TILE)
+
+
+def load_photographs(root: str | Path | None) -> list[np.ndarray]:
+    """The training photographs: uint8 [H, W, 3] each. Raises UserError."""
+    opened = datasets.open_photographs(Path(root or paths.DATA) / datasets.PHOTOGRAPHS / "train")
+    images: list[np.ndarray] = []
+    for i, (height, width) in enumerate(opened.sizes):
+        if opened.decoded is not None:
+            images.append(opened.pixels[opened.ends[i] - 3 * height * width : opened.ends[i]].reshape(height, width, 3))
+        else:
+            path = opened.folder / os.fsdecode(opened.names[i])
+            image = datasets.decode(path)
+            if isinstance(image, str):
+                raise UserError(f"{path} has changed since it was checked ({image}); start again")
+            images.append(image)
+    if len(images) < 2:
+        raise UserError(f"{opened.folder} holds {len(images)} photographs; training requires two or more")
+    return images
+
+
+def make_smaller(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A photograph at 0.4 to 0.8 of its size, with sides of at least 32 pixels."""
+    factor = generator.uniform(0.4, 0.8)
+    size = [max(2 * PERIOD, round(side * factor)) for side in image.shape[1::-1]]
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+
+def _open_photographs(root: str | Path | None) -> Source:
+    images = load_photographs(root)
+    order = np.random.default_rng(0).permutation(len(images))  # the same split in every run
+    held, rest = np.split(order, [min(VALIDATION, len(images) // 2)])
+    generator = np.random.default_rng(1)
+    photographs = [planes_of(images[i]) for i in rest]
+    smaller = [planes_of(make_smaller(images[i], generator)) for i in rest]
+
+    def draw(generator, pixels):
+        tiles = pixels // (TILE[0] * TILE[1])
+        few = generator.binomial(tiles, SMALLER)
+        corners = draw_corners(photographs, generator, tiles - few)
+        parts = [
+            describe_tiles(photographs, corners, (generator.random(tiles - few) >= NO_BLOCKS).astype(int)),
+            describe_tiles(smaller, draw_corners(smaller, generator, few), np.zeros(few, int)),
+        ]
+        return [torch.cat(part) for part in zip(*parts, strict=True)]
+
+    def validation(held, grid):
+        return describe_tiles(held, draw_corners(held, np.random.default_rng(2), 512), np.full(512, grid))
+
+    sets = {
+        "validation": validation([planes_of(images[i]) for i in held], 1),
+        "made smaller": validation([planes_of(make_smaller(images[i], generator)) for i in held], 0),
+    }
+    return Source(f"{len(rest)} photographs", 3, draw, sets)
+
+
+# Small images
+
+
+def describe_images(images: np.ndarray) -> Described:
+    """All pixels of small images, uint8 [N, H, W, C]."""
+    return describe([Area(planes_of(image), PAD, PAD, SMALL_GRID) for image in images], *images.shape[1:3])
+
+
+def _open_images(dataset: str, root: str | Path | None) -> Source:
+    images: Any = datasets.load(dataset, "train", root)  # an array, because these are no photographs
+    order = np.random.default_rng(0).permutation(len(images))  # the same split in every run
+    held, rest = np.split(order, [min(VALIDATION_IMAGES, len(images) // 2)])
+    _, height, width, channels = images.shape
+
+    def draw(generator, pixels):
+        chosen = generator.choice(rest, max(1, pixels // (height * width)), replace=False)
+        return describe_images(images[np.sort(chosen)])
+
+    return Source(f"{len(rest):,} images", channels, draw, {"validation": describe_images(images[held])})

@@ -3,9 +3,9 @@
 An image is cut into strips of rows. Each strip has a lane and, if they adapt, weights of its own, and sees nothing of
 the other strips. So strips can be coded side by side on threads, and the bytes are the same for any number of threads.
 
-push() and pop() code one strip on a coder of one lane. They are exact inverses, so that a small image can also be pushed
-on top of another one: a chain. Both run through the pixels in raster order, in the same compiled loop. Only the source
-of a grey level differs. push() keeps all intervals and puts them on the lane at the end, the last one first.
+push() and pop() code one strip on a coder of one lane. They are exact inverses, so a small image can also be pushed on
+top of another one: a chain. Both run through the pixels in raster order, in the same compiled loop. Only the source of
+a grey level differs. push() keeps all intervals and puts them on the lane at the end, the last one first.
 """
 
 import concurrent.futures
@@ -65,12 +65,7 @@ def push(
 
 
 def pop(
-    coder: Rans,
-    shape: tuple[int, ...],
-    weights: Weights,
-    coding: Coding,
-    first_row: int = 0,
-    advance: Advance = bool,
+    coder: Rans, shape: tuple[int, ...], weights: Weights, coding: Coding, first_row: int = 0, advance: Advance = bool
 ) -> np.ndarray:
     """Undo push(): uint8 [H, W, C] of that shape. Raises ValueError if the lane ends before the pixels do."""
     pixels = np.empty(shape, np.uint8)
@@ -102,13 +97,9 @@ def encode(
 
 
 def decode(
-    words: Sequence[np.ndarray],
-    shape: tuple[int, int, int],
-    weights: Weights,
-    coding: Coding,
-    progress: Progress = iter,
-    threads: int | None = None,
-) -> np.ndarray:
+    words: Sequence[np.ndarray], shape: tuple[int, int, int], weights: Weights, coding: Coding,
+    progress: Progress = iter, threads: int | None = None,
+) -> np.ndarray:  # fmt: skip
     """Undo encode(): uint8 [H, W, C] of that shape.
 
     Raises ValueError if the words are not what encode() returns for such an image.
@@ -178,13 +169,7 @@ def cut_rows(height: int, strips: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(height * i // strips for i in range(strips + 1)))
 
 
-def _each_strip(
-    code_strip: Callable[[int, Advance], Any],
-    strips: Sequence[tuple[int, int]],
-    width: int,
-    progress: Progress,
-    threads: int | None,
-) -> list[Any]:
+def _each_strip(code_strip, strips, width, progress, threads):
     """[code_strip(i, advance) for each strip], on threads. An error or Ctrl-C ends all strips at their next batch."""
     steps = iter(progress(range(sum(len(_batches(end - start, width)) for start, end in strips))))
     lock, stopped = threading.Lock(), threading.Event()
@@ -205,40 +190,38 @@ def _each_strip(
     return found
 
 
-def _batches(height: int, width: int) -> range:
-    """The first row of each batch of rows."""
+def _batches(height, width):
+    """The first row of each batch of rows: a range."""
     return range(0, height, max(1, _BATCH // width))
 
 
-def _check_empty(coder: Rans) -> None:
+def _check_empty(coder):
     if not np.array_equal(coder.to_words()[0], _EMPTY):
         raise ValueError("the words go on after the last pixel")
 
 
-def _code_strip(
-    coder: Rans, pixels: np.ndarray, weights: Weights, coding: Coding, first_row: int, advance: Advance, decoding: bool
-) -> np.ndarray:
+def _code_strip(coder, pixels, weights, coding, first_row, advance, decoding):
     """Find the intervals of pixels, uint32 [2, H, W, C], start and frequency; or decode: pop the lane, fill pixels."""
     height, width, channels = pixels.shape
     planes = features.make_planes(height, width)
     if not decoding:
         features.write_pixels(planes, pixels)
     intervals = np.empty((2, 0 if decoding else height, width, channels), np.uint32)
-    state = planes, adaptation.start_adaptation(weights), network.make_scratch(), mixture.make_mixture(), intervals
-    lane, table, batches = (coder.heads, coder.words, coder.counts), mixture.logistic_table(), _batches(height, width)
+    state = planes, adaptation.start_adaptation(weights), network.make_scratch(), intervals
+    lane, batches = (coder.heads, coder.words, coder.counts), _batches(height, width)
     for first in batches:
         advance()
         rows = first, min(first + batches.step, height)
-        if not _code_rows(*rows, first_row, channels, coding.grid, coding.adapting, decoding, table, *state, *lane):
+        if not _code_rows(*rows, first_row, channels, coding.grid, coding.adapting, decoding, *state, *lane):
             raise ValueError("the words end before the last pixel")
     if decoding:
-        features.read_pixels(planes, pixels)
+        pixels[:] = features.pixels_of(planes, channels)
     return intervals
 
 
 @compiled
 def _code_rows(
-    first, last, offset, channels, grid, adapting, decoding, table, planes, adapted, s, m, intervals, heads, words, counts
+    first, last, offset, channels, grid, adapting, decoding, planes, adapted, s, intervals, heads, words, counts
 ):  # fmt: skip
     """Code rows first..last of a strip whose first row is the image's row `offset`; False if the words run out."""
     weights = adapted.weights
@@ -250,23 +233,22 @@ def _code_rows(
             features.pad_above(planes, row, column)
             spread = network.run_trunk(planes, row, column, block_row, block_position(x, grid), weights, s)
             for c in range(channels):
-                mixture.fill_mixture(c, spread, network.run_head(c, weights, s), s, m)
+                mixture.fill_mixture(c, spread, network.run_head(c, weights, s), s)
                 if decoding:
-                    value, start, end = mixture.find_level(top(heads, 0), m, table)
+                    value, start, end = mixture.find_level(top(heads, 0), s)
                     if not pop_symbol(heads, words, counts, 0, start, end - start):
                         return False
                     planes[c, row, column] = value
                 else:
                     value = np.int64(planes[c, row, column])
-                    start = mixture.cumulative_frequency(value, m, table)
+                    start = mixture.cumulative_frequency(value, s)
                     intervals[0, y, x, c] = start
-                    intervals[1, y, x, c] = mixture.cumulative_frequency(value + 1, m, table) - start
+                    intervals[1, y, x, c] = mixture.cumulative_frequency(value + 1, s) - start
                 if adapting:
-                    adaptation.add_colour_gradient(c, value, spread, s, m, table, adapted)
+                    adaptation.add_colour_gradient(c, value, spread, s, adapted)
                 network.note_colour(c, value, spread, s)
-            if channels == 1:
-                for c in range(1, 3):
-                    planes[c, row, column] = planes[0, row, column]
+            for c in range(channels, 3):  # a grey pixel fills all three planes
+                planes[c, row, column] = planes[0, row, column]
             if adapting:
                 adaptation.adapt_after_pixel(s, adapted)
         features.pad_right(planes, row)

@@ -5,13 +5,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from codec.autoregressive import Coding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import decoding_error, mild, picture_of, reseal, samples, small_network
 
 from codec import autoregressive, container
 from codec import header as file_header
-from codec.autoregressive import Coding
 from model import context, context_adaptation, context_mixture
 
 

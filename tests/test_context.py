@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model.context_mixture import SYMBOLS
 from pictures import picture_of, small_network, torch_network
 
 from model import context, context_adaptation, context_data, context_mixture
 from model.context import HEAD, PAD, PERIOD, UNKNOWN, K
-from model.context_mixture import SYMBOLS
 from utils.errors import UserError
 
 

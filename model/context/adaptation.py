@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.context.mixture import Mixture, mixture_gradient
+from model.context.mixture import mixture_gradient
 from model.context.network import Scratch
 from model.context.weights import HEAD, HIDDEN, OUTPUTS, SHAPES, WIDTH, Weights
 from utils.compiled import compiled
@@ -67,11 +67,9 @@ def _transpose(head_out, transposed):
 
 
 @compiled
-def add_colour_gradient(
-    c: int, x: int, spread: np.float32, s: Scratch, m: Mixture, table: np.ndarray, a: Adaptation
-) -> None:
+def add_colour_gradient(c: int, x: int, spread: np.float32, s: Scratch, a: Adaptation) -> None:
     """Add the gradient of the code length of grey level x of colour c, right after network.run_head(c, ...)."""
-    mixture_gradient(c, x, spread, s, m, table, a.outputs)
+    mixture_gradient(c, x, spread, s, a.outputs)
     hidden, by_hidden, gradients = s.head, a.heads[c * HEAD : (c + 1) * HEAD], a.gradients
     for k in range(OUTPUTS):
         gradients.head_out_bias[c, k] += a.outputs[k]

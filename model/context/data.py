@@ -1,11 +1,11 @@
 """What the context network learns from: tiles of photographs, or small images.
 
-Some tiles come from photographs made smaller, which removes the traces of JPEG's blocks. For those, and for some of the
-others, the network does not know the position of a pixel in a block. In small images it knows the position in the image.
+Some tiles come from photographs made smaller, which removes the traces of JPEG's blocks. For those, and some others,
+the position of a pixel in a block is hidden. In small images the network knows the position in the image.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,17 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model.context.features import (
-    INPUTS,
-    PAD,
-    PERIOD,
-    SMALL_GRID,
-    block_position,
-    describe_pixel,
-    pad_above,
-    pad_right,
-    planes_of,
-)
+from model.context import features
+from model.context.features import INPUTS, PAD, PERIOD, SMALL_GRID, block_position, planes_of
 from model.context.torch_network import FEATURES
 from utils import datasets, paths
 from utils.compiled import compiled
@@ -47,22 +38,16 @@ class Source(NamedTuple):
     validation: dict[str, Described]
 
 
-class Area(NamedTuple):
-    """A rectangle of pixels to describe."""
-
-    planes: np.ndarray
-    row: int  # of its corner, in the planes
-    column: int
-    grid: int  # see features.block_position()
-
-
 def open_source(dataset: str, root: str | Path | None = None) -> Source:
     """The Source of a dataset. root: the folder of the datasets. Raises UserError."""
     return _open_photographs(root) if dataset == datasets.PHOTOGRAPHS else _open_images(dataset, root)
 
 
-def describe(areas: Sequence[Area], height: int, width: int) -> Described:
-    """The pixels of areas of one size. Changes what stands above an image if an area begins in its first row."""
+def describe(areas: Sequence[tuple[np.ndarray, int, int, int]], height: int, width: int) -> Described:
+    """Describe the pixels of areas of one size: (planes, row and column of the corner in them, grid) each.
+
+    grid: see features.block_position(). An area that begins in the first row of planes changes the rows above it.
+    """
     count = height * width
     arrays = [np.zeros((len(areas) * count, *shape), np.float32) for shape in ((FEATURES,), (3,), (), (3,))]
     for i, area in enumerate(areas):
@@ -75,36 +60,34 @@ def _describe(planes, top, left, grid, height, width, inputs, centre, spread, pi
     n = 0
     for row in range(top, top + height):
         for column in range(left, left + width):
-            pad_above(planes, row, column)
-            spread[n] = describe_pixel(planes, row, column, inputs[n, :INPUTS], centre[n])
+            features.pad_above(planes, row, column)
+            spread[n] = features.describe_pixel(planes, row, column, inputs[n, :INPUTS], centre[n])
             inputs[n, INPUTS + block_position(row - PAD, grid)] = 1
             inputs[n, INPUTS + PERIOD + 1 + block_position(column - PAD, grid)] = 1
             for c in range(3):
                 pixels[n, c] = planes[c, row, column]
             n += 1
         if row == PAD:
-            pad_right(planes, row)
+            features.pad_right(planes, row)
 
 
-# Photographs
+def describe_images(images: np.ndarray) -> Described:
+    """Describe all pixels of small images, uint8 [N, H, W, C]."""
+    return describe([(planes_of(image), PAD, PAD, SMALL_GRID) for image in images], *images.shape[1:3])
 
 
-def draw_corners(planes: Iterable[np.ndarray], generator: np.random.Generator, count: int) -> np.ndarray:
-    """Draw the corners of tiles, each as likely as any other: int64 [count, 3], photograph, row and column in planes.
+def draw_tiles(planes: Sequence[np.ndarray], generator: np.random.Generator, count: int, hidden: float) -> Described:
+    """Describe random tiles, each as likely as any other. hidden: share of them whose position in a block is unknown.
 
-    The first row is left out: the network is to see the padding that planes_of() writes, which is that of later rows.
+    No tile begins in the first row: planes_of() leaves the padding of later rows.
     """
     shapes = np.array([each.shape[1:] for each in planes])
     inner = (shapes - (PAD + 1, 2 * PAD) - TILE + 1).prod(1)
     which = generator.choice(len(inner), count, p=inner / inner.sum())
     last: np.ndarray = shapes[which] - (0, PAD) - TILE
-    return np.column_stack((which, generator.integers((PAD + 1, PAD), last, endpoint=True)))
-
-
-def describe_tiles(planes: Sequence[np.ndarray], corners: np.ndarray, grids: np.ndarray) -> Described:
-    """The pixels of tiles with these corners, as of draw_corners(). grids: 1 or 0 for each tile, whether it has blocks."""
-    areas = [Area(planes[i], row, column, grid) for (i, row, column), grid in zip(corners, grids, strict=True)]
-    return describe(areas, *TILE)
+    corners = generator.integers((PAD + 1, PAD), last, endpoint=True)
+    grids = (generator.random(count) >= hidden).astype(int)
+    return describe([(planes[i], *at, grid) for i, at, grid in zip(which, corners, grids, strict=True)], *TILE)
 
 
 def load_photographs(root: str | Path | None) -> list[np.ndarray]:
@@ -134,8 +117,7 @@ def make_smaller(image: np.ndarray, generator: np.random.Generator) -> np.ndarra
 
 def _open_photographs(root: str | Path | None) -> Source:
     images = load_photographs(root)
-    order = np.random.default_rng(0).permutation(len(images))  # the same split in every run
-    held, rest = np.split(order, [min(VALIDATION, len(images) // 2)])
+    held, rest = _split(len(images), VALIDATION)
     generator = np.random.default_rng(1)
     photographs = [planes_of(images[i]) for i in rest]
     smaller = [planes_of(make_smaller(images[i], generator)) for i in rest]
@@ -143,35 +125,22 @@ def _open_photographs(root: str | Path | None) -> Source:
     def draw(generator, pixels):
         tiles = pixels // (TILE[0] * TILE[1])
         few = generator.binomial(tiles, SMALLER)
-        corners = draw_corners(photographs, generator, tiles - few)
-        parts = [
-            describe_tiles(photographs, corners, (generator.random(tiles - few) >= NO_BLOCKS).astype(int)),
-            describe_tiles(smaller, draw_corners(smaller, generator, few), np.zeros(few, int)),
-        ]
+        parts = draw_tiles(photographs, generator, tiles - few, NO_BLOCKS), draw_tiles(smaller, generator, few, 1)
         return [torch.cat(part) for part in zip(*parts, strict=True)]
 
-    def validation(held, grid):
-        return describe_tiles(held, draw_corners(held, np.random.default_rng(2), 512), np.full(512, grid))
+    def validation(planes, hidden):
+        return draw_tiles(planes, np.random.default_rng(2), 512, hidden)
 
     sets = {
-        "validation": validation([planes_of(images[i]) for i in held], 1),
-        "made smaller": validation([planes_of(make_smaller(images[i], generator)) for i in held], 0),
+        "validation": validation([planes_of(images[i]) for i in held], 0),
+        "made smaller": validation([planes_of(make_smaller(images[i], generator)) for i in held], 1),
     }
     return Source(f"{len(rest)} photographs", 3, draw, sets)
 
 
-# Small images
-
-
-def describe_images(images: np.ndarray) -> Described:
-    """All pixels of small images, uint8 [N, H, W, C]."""
-    return describe([Area(planes_of(image), PAD, PAD, SMALL_GRID) for image in images], *images.shape[1:3])
-
-
 def _open_images(dataset: str, root: str | Path | None) -> Source:
     images: Any = datasets.load(dataset, "train", root)  # an array, because these are no photographs
-    order = np.random.default_rng(0).permutation(len(images))  # the same split in every run
-    held, rest = np.split(order, [min(VALIDATION_IMAGES, len(images) // 2)])
+    held, rest = _split(len(images), VALIDATION_IMAGES)
     _, height, width, channels = images.shape
 
     def draw(generator, pixels):
@@ -179,3 +148,8 @@ def _open_images(dataset: str, root: str | Path | None) -> Source:
         return describe_images(images[np.sort(chosen)])
 
     return Source(f"{len(rest):,} images", channels, draw, {"validation": describe_images(images[held])})
+
+
+def _split(count, held):
+    """The indices for validation, `held` or half of all, and the rest: the same in every run."""
+    return np.split(np.random.default_rng(0).permutation(count), [min(held, count // 2)])

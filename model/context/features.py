@@ -18,7 +18,7 @@ from utils.compiled import compiled
 
 PAD = 4
 GREY = 128
-ORDER = (1, 0, 2)  # channels of an RGB image in the order of the planes
+ORDER = (1, 0, 2)  # the channels of an RGB image in the order of the planes, and the planes in that of the channels
 
 
 def _nearest(count: int) -> list[tuple[int, int]]:
@@ -39,10 +39,8 @@ SMALL_GRID = 2  # grid for small images: their 16x16 cells of 2x2 pixels span th
 
 LEAST_SPREAD = np.float32(0.6)
 CUT = np.float32(12)
-_THIRD = np.float32(1 / 3)
-_TWO, _QUARTER = np.float32(2), np.float32(0.25)
 _NEXT, _DIAGONAL = np.float32(0.24), np.float32(0.13)  # weights in a local error
-_TENTH = np.float32(0.1)
+_TWO, _THIRD, _QUARTER, _TENTH = np.float32(2), np.float32(1 / 3), np.float32(0.25), np.float32(0.1)
 
 
 def make_planes(height: int, width: int) -> np.ndarray:
@@ -52,18 +50,12 @@ def make_planes(height: int, width: int) -> np.ndarray:
 
 def write_pixels(planes: np.ndarray, pixels: np.ndarray) -> None:
     """Copy an image, uint8 [H, W, C] with C = 3 or 1, into planes. The padding stays as it is."""
-    for plane, channel in zip(planes, _channels(pixels), strict=True):
-        plane[PAD:, PAD:-PAD] = pixels[..., channel]
+    planes[:, PAD:, PAD:-PAD] = np.moveaxis(pixels[..., ORDER if pixels.shape[2] == 3 else (0, 0, 0)], 2, 0)
 
 
-def read_pixels(planes: np.ndarray, pixels: np.ndarray) -> None:
-    """Copy planes without their padding into an image, uint8 [H, W, C]: the inverse of write_pixels()."""
-    for plane, channel in zip(planes, _channels(pixels), strict=True):
-        pixels[..., channel] = plane[PAD:, PAD:-PAD]
-
-
-def _channels(pixels):
-    return ORDER if pixels.shape[2] == 3 else (0, 0, 0)
+def pixels_of(planes: np.ndarray, channels: int) -> np.ndarray:
+    """The image in planes, uint8 [H, W, channels]: the inverse of write_pixels()."""
+    return np.moveaxis(planes[ORDER[:channels], PAD:, PAD:-PAD], 0, 2)
 
 
 def planes_of(pixels: np.ndarray) -> np.ndarray:

@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model.context.arithmetic import logistic_table
 from model.context.features import INPUTS, describe_pixel
-from model.context.weights import COEFFICIENTS, HEAD, HIDDEN, OUTPUTS, WIDTH, Weights
+from model.context.weights import COEFFICIENTS, HEAD, HIDDEN, OUTPUTS, WIDTH, K, Weights
 from utils.compiled import compiled
 
 
 class Scratch(NamedTuple):
-    """Where the compiled functions keep the numbers of a pixel, float32."""
+    """Where the compiled functions keep the numbers of a pixel: float32, except where it says int64."""
 
     inputs: np.ndarray  # [INPUTS]
     centre: np.ndarray  # [3]
@@ -26,12 +27,17 @@ class Scratch(NamedTuple):
     head: np.ndarray  # [HEAD]: a head's hidden units
     outputs: np.ndarray  # [OUTPUTS]: of a head
     residuals: np.ndarray  # [3]: the known colours less their linear prediction, in units of the spread
+    shares: np.ndarray  # [K]: the weights of a mixture's logistics
+    means: np.ndarray  # [K]: in grey levels
+    inverses: np.ndarray  # [K]: of the scales in grey levels
+    masses: np.ndarray  # int64 [K]: the shares in units of 2^-20, less what the uniform distribution has
+    table: np.ndarray  # int64: arithmetic.logistic_table()
 
 
 def make_scratch() -> Scratch:
-    """A Scratch of zeros."""
-    sizes = (INPUTS, 3, WIDTH, 3, WIDTH, WIDTH, HEAD, OUTPUTS, 3)
-    return Scratch(*(np.zeros(size, np.float32) for size in sizes))
+    sizes = (INPUTS, 3, WIDTH, 3, WIDTH, WIDTH, HEAD, OUTPUTS, 3, K, K, K)
+    floats = [np.zeros(size, np.float32) for size in sizes]
+    return Scratch._make([*floats, np.zeros(K, np.int64), logistic_table()])
 
 
 @compiled
@@ -40,9 +46,8 @@ def _add_product(sums, x, rows, matrix):
     for j in range(0, rows - 3, 4):
         a, b, c, d = x[j], x[j + 1], x[j + 2], x[j + 3]
         for k in range(WIDTH):
-            sums[k] = (((sums[k] + a * matrix[j, k]) + b * matrix[j + 1, k]) + c * matrix[j + 2, k]) + d * matrix[
-                j + 3, k
-            ]
+            total = ((sums[k] + a * matrix[j, k]) + b * matrix[j + 1, k]) + c * matrix[j + 2, k]
+            sums[k] = total + d * matrix[j + 3, k]
     for j in range(rows // 4 * 4, rows):
         a = x[j]
         for k in range(WIDTH):
@@ -90,10 +95,8 @@ def run_head(c: int, weights: Weights, s: Scratch) -> np.float32:
     for j in range(0, HEAD, 4):
         a, b, d, e = s.head[j], s.head[j + 1], s.head[j + 2], s.head[j + 3]
         for k in range(OUTPUTS):
-            s.outputs[k] = (
-                ((s.outputs[k] + a * weights.head_out[c, j, k]) + b * weights.head_out[c, j + 1, k])
-                + d * weights.head_out[c, j + 2, k]
-            ) + e * weights.head_out[c, j + 3, k]
+            total = (s.outputs[k] + a * weights.head_out[c, j, k]) + b * weights.head_out[c, j + 1, k]
+            s.outputs[k] = (total + d * weights.head_out[c, j + 2, k]) + e * weights.head_out[c, j + 3, k]
     point = s.linear[c]
     for i in range(c):
         point += s.outputs[COEFFICIENTS + i] * s.residuals[i]

@@ -1,4 +1,4 @@
-"""The context network in PyTorch, for training. Compiled code describes the pixels for both (model.context.features)."""
+"""The context network in PyTorch, for training. Its inputs come from the compiled code (model.context.features)."""
 
 import numpy as np
 import torch

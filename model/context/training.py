@@ -5,6 +5,7 @@ pixels above and on the left.
 """
 
 import argparse
+import copy
 import math
 import time
 from pathlib import Path
@@ -35,9 +36,8 @@ def update_ema(average: TorchContextNetwork, network: TorchContextNetwork, step:
 @torch.no_grad()
 def validate(network: TorchContextNetwork, source: data.Source) -> list[float]:
     """The mean code length of each validation set of the source, in bits/dim."""
-    return [
-        network.bits(*pixels)[:, : source.channels].double().mean().item() for pixels in source.validation.values()
-    ]
+    rates = (network.bits(*pixels)[:, : source.channels].double().mean() for pixels in source.validation.values())
+    return [rate.item() for rate in rates]
 
 
 def train(dataset: str, args: argparse.Namespace) -> None:
@@ -56,31 +56,24 @@ def train(dataset: str, args: argparse.Namespace) -> None:
     state = _load_state(full, identity) if args.resume else None
     source = data.open_source(dataset, args.data)
     torch.manual_seed(args.seed)
-    network, average = TorchContextNetwork(), TorchContextNetwork()
-    average.load_state_dict(network.state_dict())
-    optimiser = adam(network, args.lr)
-    step, curve, spent = 0, [], 0.0
+    network = TorchContextNetwork()
+    average, optimiser = copy.deepcopy(network), adam(network, args.lr)
+    parts: dict[str, Any] = {"network": network, "average": average, "optimiser": optimiser}
+    step, curve, began = 0, [], time.monotonic()
     if state is not None:
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        step, curve, spent = state["step"], state["curve"], state["seconds"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        step, curve, began = state["step"], state["curve"], began - state["seconds"]
     count = sum(p.numel() for p in network.parameters())
-    print(f"context network: {count:,} parameters, {source.what}, {args.steps:,} steps of {args.batch:,} "
-          f"pixels" + (f", resumed at step {step:,}" if step else ""))  # fmt: skip
-    began = saved = time.monotonic()
-
-    def elapsed():
-        return spent + time.monotonic() - began
+    print(f"context network: {count:,} parameters, {source.what}, {args.steps:,} steps of {args.batch:,} pixels"
+          + (f", resumed at step {step:,}" if step else ""))  # fmt: skip
 
     def save_full():
-        save({
-            "network": network.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(),
-            "step": step, "curve": curve, "seconds": elapsed(), "identity": identity,
-        }, full)  # fmt: skip
+        progress = {"step": step, "curve": curve, "seconds": time.monotonic() - began, "identity": identity}
+        save({name: part.state_dict() for name, part in parts.items()} | progress, full)
 
     bar = tqdm(total=args.steps, initial=step, unit="step", dynamic_ncols=True, desc="context network")
-    running = None
+    running, saved = None, time.monotonic()
     with bar, stop_signals() as asked:
         while step < args.steps and not asked:
             set_lr(optimiser, cosine(args.lr, step, args.steps))
@@ -108,10 +101,9 @@ def train(dataset: str, args: argparse.Namespace) -> None:
                 save_full()
                 saved = time.monotonic()
     save_full()
-    weights.save(
-        target, average.weights(), steps=step, seconds=elapsed(), **{f"setting_{k}": v for k, v in identity.items()},
-        curve=np.array(curve, np.float64).reshape(-1, 1 + len(source.validation)),
-    )  # fmt: skip
+    record = {f"setting_{name}": value for name, value in identity.items()} | {"steps": step}
+    record |= {"seconds": time.monotonic() - began, "curve": np.reshape(curve, (-1, 1 + len(source.validation)))}
+    weights.save(target, average.weights(), **record)
     if step < args.steps:
         print(f"stopped by a signal at step {step:,}; everything is saved in {full}; add --resume to go on")
     print(f"wrote {target}")

@@ -85,25 +85,24 @@ def check(weights: Weights, what: str | Path = "the network") -> ContextNetwork:
 
 
 def open_network(
-    path: Path | str | None = None,
-    wanted: str | None = None,
-    dataset: str = "imagenetcrop",
-    output: Path | str = paths.ROOT,
-) -> ContextNetwork:
+    path: Path | str | None = None, wanted: str | None = None,
+    dataset: str = "imagenetcrop", output: Path | str = paths.ROOT,
+) -> ContextNetwork:  # fmt: skip
     """Read the network of a dataset.
 
     path: its file. By default a network trained under `output` or in this repository is used, with a note, or else the
     one that ships. wanted: the identity that the network must have, if any.
     Raises UserError if there is no such network.
     """
-    trained = [paths.params(dataset, folder) / NAME for folder in dict.fromkeys((output, paths.ROOT))]
-    candidates = [Path(path)] if path else [*trained, paths.PRETRAINED / f"{dataset}_{NAME}"]
-    for candidate in candidates:
-        if candidate.exists() or candidate == candidates[-1]:
-            with contextlib.nullcontext() if candidate == candidates[-1] else contextlib.suppress(UserError):
-                found = load(candidate, dataset)
-                if wanted in (None, found.identity):
-                    if candidate in trained:
-                        print(f"Using the context network trained here, {candidate}")
-                    return found
-    raise UserError(f"this requires the context network {wanted}, not {candidate}; name its file with --context")
+    trained = [] if path else [paths.params(dataset, folder) / NAME for folder in (output, paths.ROOT)]
+    for candidate in filter(Path.exists, trained):
+        with contextlib.suppress(UserError):
+            found = load(candidate, dataset)
+            if wanted in (None, found.identity):
+                print(f"Using the context network trained here, {candidate}")
+                return found
+    last = Path(path) if path else paths.PRETRAINED / f"{dataset}_{NAME}"
+    found = load(last, dataset)
+    if wanted not in (None, found.identity):
+        raise UserError(f"this requires the context network {wanted}, not that of {last}; name its file with --context")
+    return found

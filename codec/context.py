@@ -158,10 +158,9 @@ def choose_grid(pixels: np.ndarray, weights: Weights) -> int:
     tops = np.linspace(0, last, _BANDS).astype(int) // PERIOD * PERIOD  # so that blocks stay where they are
     bands = [pixels[row : row + _BAND, :_BAND_WIDTH] for row in np.unique(tops)]
 
-    def cost(grid):
-        return sum(bits_of(push(empty_lane(), band, weights, Coding(1, grid, False))) for band in bands)
-
-    return int(cost(1) < cost(0))
+    codings = Coding(1, 0, False), Coding(1, 1, False)
+    without, told = (sum(bits_of(push(empty_lane(), band, weights, each)) for band in bands) for each in codings)
+    return int(told < without)
 
 
 def cut_rows(height: int, strips: int) -> list[tuple[int, int]]:
@@ -203,9 +202,7 @@ def _check_empty(coder):
 def _code_strip(coder, pixels, weights, coding, first_row, advance, decoding):
     """Find the intervals of pixels, uint32 [2, H, W, C], start and frequency; or decode: pop the lane, fill pixels."""
     height, width, channels = pixels.shape
-    planes = features.make_planes(height, width)
-    if not decoding:
-        features.write_pixels(planes, pixels)
+    planes = features.make_planes(height, width, None if decoding else pixels)
     intervals = np.empty((2, 0 if decoding else height, width, channels), np.uint32)
     state = planes, adaptation.start_adaptation(weights), network.make_scratch(), intervals
     lane, batches = (coder.heads, coder.words, coder.counts), _batches(height, width)

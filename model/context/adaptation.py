@@ -11,7 +11,7 @@ import numpy as np
 
 from model.context.mixture import mixture_gradient
 from model.context.network import Scratch
-from model.context.weights import HEAD, HIDDEN, OUTPUTS, SHAPES, WIDTH, Weights
+from model.context.weights import HEAD, HIDDEN, OUTPUTS, WIDTH, Weights
 from utils.compiled import compiled
 
 ADAPTED = ("head_in", "head_seen", "head_bias", "head_out", "head_out_bias")
@@ -26,12 +26,9 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 class Adaptation(NamedTuple):
     """The weights of a strip of pixels, and what their adaptation reads and writes. All but `pixels` is float32."""
 
-    weights: Weights  # those of the network, the heads' as views of `flat`
-    gradients: Weights  # views of `flat_gradients`, for the heads
-    flat: np.ndarray  # [N]: the weights that adapt, one array after the other
-    flat_gradients: np.ndarray  # [N]
-    first: np.ndarray  # [N]: the average of the gradients
-    second: np.ndarray  # [N]: of their squares
+    weights: Weights  # those of the network, the heads' as views of flat[0]
+    gradients: Weights  # for the heads, views of flat[1]
+    flat: np.ndarray  # [4, N]: weights that adapt, their gradients, the averages of the gradients and of their squares
     powers: np.ndarray  # [3]: of the decays, to the number of steps; that number, up to WARM_UP
     transposed: np.ndarray  # [3, OUTPUTS, HEAD]: head_out with its last two dimensions exchanged
     outputs: np.ndarray  # [OUTPUTS]: the gradient with respect to a head's outputs
@@ -41,18 +38,21 @@ class Adaptation(NamedTuple):
 
 def start_adaptation(weights: Weights) -> Adaptation:
     """An Adaptation that starts from these weights, which stay as they are."""
-    flat = np.concatenate([getattr(weights, name).ravel() for name in ADAPTED])
-    flat_gradients = np.zeros_like(flat)
-    sizes = [int(np.prod(getattr(SHAPES, name))) for name in ADAPTED]
+    heads = {name: getattr(weights, name) for name in ADAPTED}
+    start, ends = (
+        np.concatenate([array.ravel() for array in heads.values()]),
+        np.cumsum([a.size for a in heads.values()]),
+    )
+    flat = np.stack((start, *np.zeros((3, len(start)), np.float32)))
 
     def split(array):
-        parts = zip(ADAPTED, np.split(array, np.cumsum(sizes)[:-1]), strict=True)
-        return weights._replace(**{name: part.reshape(getattr(SHAPES, name)) for name, part in parts})
+        parts = zip(heads.items(), np.split(array, ends[:-1]), strict=True)
+        return weights._replace(**{name: part.reshape(head.shape) for (name, head), part in parts})
 
     a = Adaptation(
-        split(flat), split(flat_gradients), flat, flat_gradients, np.zeros_like(flat), np.zeros_like(flat),
-        np.array([1, 1, 0], np.float32), np.zeros((3, OUTPUTS, HEAD), np.float32), np.zeros(OUTPUTS, np.float32),
-        np.zeros(WIDTH, np.float32), np.zeros(1, np.int64),
+        split(flat[0]), split(flat[1]), flat, np.array([1, 1, 0], np.float32),
+        np.zeros((3, OUTPUTS, HEAD), np.float32), np.zeros(OUTPUTS, np.float32), np.zeros(WIDTH, np.float32),
+        np.zeros(1, np.int64),
     )  # fmt: skip
     _transpose(a.weights.head_out, a.transposed)
     return a
@@ -61,9 +61,7 @@ def start_adaptation(weights: Weights) -> Adaptation:
 @compiled
 def _transpose(head_out, transposed):
     for c in range(3):
-        for j in range(HEAD):
-            for k in range(OUTPUTS):
-                transposed[c, k, j] = head_out[c, j, k]
+        transposed[c] = head_out[c].T
 
 
 @compiled
@@ -77,8 +75,7 @@ def add_colour_gradient(c: int, x: int, spread: np.float32, s: Scratch, a: Adapt
         h = hidden[j]
         for k in range(OUTPUTS):
             gradients.head_out[c, j, k] += h * a.outputs[k]
-    for j in range(HEAD):
-        by_hidden[j] = _ZERO
+    by_hidden[:] = _ZERO
     for k in range(OUTPUTS):
         g = a.outputs[k]
         for j in range(HEAD):
@@ -116,10 +113,11 @@ def take_adam_step(count: int, a: Adaptation) -> None:
     rate = RATE * (a.powers[2] / WARM_UP)
     scale = _ONE / np.float32(count)
     first_scale, second_scale = _ONE / (_ONE - a.powers[0]), _ONE / (_ONE - a.powers[1])
-    for i in range(len(a.flat)):
-        g = a.flat_gradients[i] * scale
-        a.flat_gradients[i] = _ZERO
-        a.first[i] = _DECAYS[0] * a.first[i] + (_ONE - _DECAYS[0]) * g
-        a.second[i] = _DECAYS[1] * a.second[i] + (_ONE - _DECAYS[1]) * (g * g)
-        a.flat[i] -= rate * (a.first[i] * first_scale) / (np.sqrt(a.second[i] * second_scale) + _EPSILON)
+    values, gradients, first, second = a.flat[0], a.flat[1], a.flat[2], a.flat[3]
+    for i in range(len(values)):
+        g = gradients[i] * scale
+        gradients[i] = _ZERO
+        first[i] = _DECAYS[0] * first[i] + (_ONE - _DECAYS[0]) * g
+        second[i] = _DECAYS[1] * second[i] + (_ONE - _DECAYS[1]) * (g * g)
+        values[i] -= rate * (first[i] * first_scale) / (np.sqrt(second[i] * second_scale) + _EPSILON)
     _transpose(a.weights.head_out, a.transposed)

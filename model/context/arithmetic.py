@@ -18,7 +18,8 @@ _EXP_LIMIT = np.float32(80)
 _LOG2_E = np.float32(1.44269504)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _ROUNDING = np.float32(256.5)
-_TERMS = np.array([1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1, 1], np.float32)
+_EXP_TERMS = np.array([1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1, 1], np.float32)
+_LOG_TERMS = np.array([1 / 9, 1 / 7, 1 / 5, 1 / 3, 1], np.float32)
 
 TABLE_BITS = 30  # after the binary point, of the logistic cdf
 _REACH = 16  # beyond this the cdf counts as 0 or 1: the mixture's uniform distribution outweighs the difference
@@ -39,11 +40,9 @@ def log(x: np.float32) -> np.float32:
         exponent += 1
     t = (mantissa - np.float32(1)) / (mantissa + np.float32(1))
     square = t * t
-    series = np.float32(1 / 9)
-    series = series * square + np.float32(1 / 7)
-    series = series * square + np.float32(1 / 5)
-    series = series * square + np.float32(1 / 3)
-    series = series * square + np.float32(1)
+    series = _LOG_TERMS[0]
+    for i in range(1, len(_LOG_TERMS)):
+        series = series * square + _LOG_TERMS[i]
     return np.float32(exponent) * np.float32(0.6931472) + np.float32(2) * t * series
 
 
@@ -53,9 +52,9 @@ def exp(x: np.float32) -> np.float32:
     x = min(max(x, -_EXP_LIMIT), _EXP_LIMIT)
     n = np.int32(x * _LOG2_E + _ROUNDING) - np.int32(256)
     rest = (x - np.float32(n) * _LN2_HIGH) - np.float32(n) * _LN2_LOW
-    total = _TERMS[0]
-    for i in range(1, len(_TERMS)):
-        total = total * rest + _TERMS[i]
+    total = _EXP_TERMS[0]
+    for i in range(1, len(_EXP_TERMS)):
+        total = total * rest + _EXP_TERMS[i]
     return total * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
 
 

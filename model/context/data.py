@@ -93,16 +93,14 @@ def draw_tiles(planes: Sequence[np.ndarray], generator: np.random.Generator, cou
 def load_photographs(root: str | Path | None) -> list[np.ndarray]:
     """The training photographs: uint8 [H, W, 3] each. Raises UserError."""
     opened = datasets.open_photographs(Path(root or paths.DATA) / datasets.PHOTOGRAPHS / "train")
-    images: list[np.ndarray] = []
-    for i, (height, width) in enumerate(opened.sizes):
-        if opened.decoded is not None:
-            images.append(opened.pixels[opened.ends[i] - 3 * height * width : opened.ends[i]].reshape(height, width, 3))
-        else:
-            path = opened.folder / os.fsdecode(opened.names[i])
-            image = datasets.decode(path)
-            if isinstance(image, str):
-                raise UserError(f"{path} has changed since it was checked ({image}); start again")
-            images.append(image)
+    images: list[Any]
+    if opened.decoded is not None:
+        flat = np.split(opened.pixels, opened.ends[:-1])
+        images = [pixels.reshape(*size, 3) for pixels, size in zip(flat, opened.sizes, strict=True)]
+    else:
+        images = [datasets.decode(opened.folder / os.fsdecode(name)) for name in opened.names]
+        if any(isinstance(image, str) for image in images):
+            raise UserError(f"a photograph in {opened.folder} has changed since it was checked; start again")
     if len(images) < 2:
         raise UserError(f"{opened.folder} holds {len(images)} photographs; training requires two or more")
     return images

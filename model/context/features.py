@@ -20,15 +20,10 @@ PAD = 4
 GREY = 128
 ORDER = (1, 0, 2)  # the channels of an RGB image in the order of the planes, and the planes in that of the channels
 
-
-def _nearest(count: int) -> list[tuple[int, int]]:
-    causal = [(y, x) for y in range(-PAD, 1) for x in range(-PAD, PAD + 1) if y < 0 or x < 0]
-    causal.sort(key=lambda offset: (offset[0] ** 2 + offset[1] ** 2, -offset[0], abs(offset[1]), offset[1]))
-    return causal[:count]
-
-
 NEAR = 36  # neighbours that are inputs
-NEIGHBOURS = np.array(_nearest(NEAR))  # int64 [NEAR, 2], offsets (row, column)
+_causal = [(y, x) for y in range(-PAD, 1) for x in range(-PAD, PAD + 1) if y < 0 or x < 0]
+_causal.sort(key=lambda offset: (offset[0] ** 2 + offset[1] ** 2, -offset[0], abs(offset[1]), offset[1]))
+NEIGHBOURS = np.array(_causal[:NEAR])  # int64 [NEAR, 2], offsets (row, column), the nearest first
 ERRORS = 3 * NEAR + 1  # index of the first input that describes a local error
 MEDS = ERRORS + 5  # index of the first input that is a MED prediction
 INPUTS = MEDS + 3
@@ -43,25 +38,22 @@ _NEXT, _DIAGONAL = np.float32(0.24), np.float32(0.13)  # weights in a local erro
 _TWO, _THIRD, _QUARTER, _TENTH = np.float32(2), np.float32(1 / 3), np.float32(0.25), np.float32(0.1)
 
 
-def make_planes(height: int, width: int) -> np.ndarray:
-    """Planes for an image of this size, filled with GREY."""
-    return np.full((3, PAD + height, width + 2 * PAD), GREY, np.uint8)
-
-
-def write_pixels(planes: np.ndarray, pixels: np.ndarray) -> None:
-    """Copy an image, uint8 [H, W, C] with C = 3 or 1, into planes. The padding stays as it is."""
-    planes[:, PAD:, PAD:-PAD] = np.moveaxis(pixels[..., ORDER if pixels.shape[2] == 3 else (0, 0, 0)], 2, 0)
+def make_planes(height: int, width: int, pixels: np.ndarray | None = None) -> np.ndarray:
+    """Planes of this size: an image, uint8 [H, W, C] with C = 3 or 1, if there is one, and GREY elsewhere."""
+    planes = np.full((3, PAD + height, width + 2 * PAD), GREY, np.uint8)
+    if pixels is not None:
+        planes[:, PAD:, PAD:-PAD] = np.moveaxis(pixels[..., ORDER if pixels.shape[2] == 3 else (0, 0, 0)], 2, 0)
+    return planes
 
 
 def pixels_of(planes: np.ndarray, channels: int) -> np.ndarray:
-    """The image in planes, uint8 [H, W, channels]: the inverse of write_pixels()."""
+    """The image in planes, uint8 [H, W, channels]: the inverse of make_planes()."""
     return np.moveaxis(planes[ORDER[:channels], PAD:, PAD:-PAD], 0, 2)
 
 
 def planes_of(pixels: np.ndarray) -> np.ndarray:
     """Planes of an image, uint8 [H, W, C], with the padding that the second and all later rows are coded with."""
-    planes = make_planes(*pixels.shape[:2])
-    write_pixels(planes, pixels)
+    planes = make_planes(*pixels.shape[:2], pixels)
     for row in range(PAD, PAD + len(pixels)):
         pad_left(planes, row)
         pad_right(planes, row)
@@ -73,8 +65,7 @@ def pad_left(planes: np.ndarray, row: int) -> None:
     """Fill the columns left of a row with the pixel above its first one."""
     if row > PAD:
         for c in range(3):
-            for x in range(PAD):
-                planes[c, row, x] = planes[c, row - 1, PAD]
+            planes[c, row, :PAD] = planes[c, row - 1, PAD]
 
 
 @compiled
@@ -82,9 +73,7 @@ def pad_above(planes: np.ndarray, row: int, column: int) -> None:
     """Before a pixel of the first row, fill the rows above with the pixel on its left. Ignores all other rows."""
     if row == PAD:
         for c in range(3):
-            for y in range(PAD):
-                for x in range(column - PAD, column + PAD + 1):
-                    planes[c, y, x] = planes[c, row, column - 1]
+            planes[c, :PAD, column - PAD : column + PAD + 1] = planes[c, row, column - 1]
 
 
 @compiled
@@ -92,20 +81,14 @@ def pad_right(planes: np.ndarray, row: int) -> None:
     """Fill the columns right of a row with its last pixel. After the first row, repeat that row above itself."""
     end = planes.shape[2] - PAD
     for c in range(3):
-        for x in range(end, end + PAD):
-            planes[c, row, x] = planes[c, row, end - 1]
+        planes[c, row, end:] = planes[c, row, end - 1]
         if row == PAD:
-            for y in range(PAD):
-                for x in range(end + PAD):
-                    planes[c, y, x] = planes[c, row, x]
+            planes[c, :PAD] = planes[c, row]
 
 
 @compiled
 def block_position(y: int, grid: int) -> int:
-    """The row of a pixel within its block, from its row in the image; likewise for columns.
-
-    grid: n for blocks of 16x16 cells of n pixels a side, 0 for no blocks.
-    """
+    """The row (or column) of a pixel in its block of 16x16 cells. grid: pixels a side of a cell, or 0 for no blocks."""
     return y // grid % PERIOD if grid else UNKNOWN
 
 
@@ -146,14 +129,7 @@ def describe_pixel(planes: np.ndarray, row: int, column: int, inputs: np.ndarray
     for i in range(5):
         inputs[ERRORS + i] = log(errors[i] * scale + _TENTH)
     for c in range(3):
-        west, north = planes[c, row, column - 1], planes[c, row - 1, column]
-        corner = planes[c, row - 1, column - 1]
-        low, high = min(west, north), max(west, north)
-        if corner >= high:
-            med = np.float32(low)
-        elif corner <= low:
-            med = np.float32(high)
-        else:
-            med = np.float32(west) + np.float32(north) - np.float32(corner)
-        inputs[MEDS + c] = (med - centre[c]) * scale
+        west, north = np.float32(planes[c, row, column - 1]), np.float32(planes[c, row - 1, column])
+        plane = west + north - np.float32(planes[c, row - 1, column - 1])  # exact: these are whole numbers
+        inputs[MEDS + c] = (min(max(plane, min(west, north)), max(west, north)) - centre[c]) * scale
     return spread

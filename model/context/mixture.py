@@ -23,8 +23,7 @@ SCALE_LIMIT = 8.0  # of the logarithm of a scale over the spread, either side
 # The least that a grey level can cost, in bits: no probability is greater than this.
 LEAST_BITS = -math.log2(1 - UNIFORM + UNIFORM / SYMBOLS + SYMBOLS / 2**PRECISION)
 
-_WEIGHT_BITS = 20
-_MASS_BITS = 34
+_WEIGHT_BITS, _MASS_BITS = 20, 34
 _SUM_SHIFT = TABLE_BITS + _WEIGHT_BITS - _MASS_BITS
 _UNIFORM_STEP = 1 << (_MASS_BITS - 16)  # 2^-8 / 256
 _TOTAL = 1 << PRECISION
@@ -33,8 +32,7 @@ _SHARED = _TOTAL - SYMBOLS  # what the mixture shares out
 _WHOLE = np.float32((1 << _WEIGHT_BITS) * (1 - UNIFORM))
 _LEVELS = np.float32(4096)  # no mean is further away, in grey levels
 _SCALE_LIMIT = np.float32(SCALE_LIMIT)
-_MASS = np.float32(1 - UNIFORM)
-_FLOOR = np.float32(UNIFORM / SYMBOLS)
+_MASS, _FLOOR = np.float32(1 - UNIFORM), np.float32(UNIFORM / SYMBOLS)
 _PER_TABLE = np.float32(2.0**-TABLE_BITS)
 _HALF, _ZERO, _ONE = np.float32(0.5), np.float32(0), np.float32(1)
 
@@ -75,8 +73,7 @@ def cumulative_frequency(x: int, s: Scratch) -> int:
 @compiled
 def find_level(frequency: int, s: Scratch) -> tuple[int, int, int]:
     """The grey level whose interval holds a cumulative frequency: (level, start, end)."""
-    low, high = 0, SYMBOLS
-    start, end = 0, _TOTAL
+    low, high, start, end = 0, SYMBOLS, 0, _TOTAL
     while high - low > 1:
         middle = (low + high) // 2
         value = cumulative_frequency(middle, s)

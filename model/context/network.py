@@ -63,18 +63,15 @@ def run_trunk(
     for k in range(WIDTH):
         s.hidden[k] = (weights.first_bias[k] + weights.row[block_row, k]) + weights.column[block_column, k]
     _add_product(s.hidden, s.inputs, INPUTS, weights.first)
-    for c in range(3):
-        s.linear[c] = s.hidden[HIDDEN + c]
+    s.linear[:] = s.hidden[HIDDEN : HIDDEN + 3]
     for k in range(HIDDEN):
         s.hidden[k] = max(s.hidden[k], np.float32(0))
     for i in range(2):
-        for k in range(WIDTH):
-            s.sums[k] = weights.residual_bias[i, k]
+        s.sums[:] = weights.residual_bias[i]
         _add_product(s.sums, s.hidden, HIDDEN, weights.residual[i])
         for k in range(HIDDEN):
             s.hidden[k] += max(s.sums[k], np.float32(0))
-    for k in range(WIDTH):
-        s.heads[k] = weights.head_bias[k]
+    s.heads[:] = weights.head_bias
     _add_product(s.heads, s.hidden, HIDDEN, weights.head_in)
     return spread
 
@@ -90,8 +87,7 @@ def run_head(c: int, weights: Weights, s: Scratch) -> np.float32:
         for i in range(c):
             total += s.residuals[i] * weights.head_seen[i, c * HEAD + k]
         s.head[k] = max(total, np.float32(0))
-    for k in range(OUTPUTS):
-        s.outputs[k] = weights.head_out_bias[c, k]
+    s.outputs[:] = weights.head_out_bias[c]
     for j in range(0, HEAD, 4):
         a, b, d, e = s.head[j], s.head[j + 1], s.head[j + 2], s.head[j + 3]
         for k in range(OUTPUTS):

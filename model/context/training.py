@@ -8,7 +8,6 @@ import argparse
 import copy
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,7 +52,9 @@ def train(dataset: str, args: argparse.Namespace) -> None:
     paths.check_writable(target, full)
     refuse_to_replace(target, full, args.resume, args.force)
     identity = {"steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": args.seed}
-    state = _load_state(full, identity) if args.resume else None
+    state = read_full(full) if args.resume else None
+    if state is not None and state["identity"] | {"lr": None} != identity | {"lr": None}:  # the rate may change
+        raise UserError(f"{full} is of another run, {state['identity']}; use its settings, or {ANEW}")
     source = data.open_source(dataset, args.data)
     torch.manual_seed(args.seed)
     network = TorchContextNetwork()
@@ -107,10 +108,3 @@ def train(dataset: str, args: argparse.Namespace) -> None:
     if step < args.steps:
         print(f"stopped by a signal at step {step:,}; everything is saved in {full}; add --resume to go on")
     print(f"wrote {target}")
-
-
-def _load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    state = read_full(path)
-    if state is not None and state["identity"] | {"lr": None} != identity | {"lr": None}:  # the rate may change
-        raise UserError(f"{path} is of another run, {state['identity']}; use its settings, or {ANEW}")
-    return state

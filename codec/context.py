@@ -73,9 +73,10 @@ def pop(
     return pixels
 
 
-def bits_of(frequencies: np.ndarray) -> float:
-    """What grey levels of these frequencies cost, in bits: the sum of -log2 of their probabilities."""
-    return (mixture.PRECISION - np.log2(frequencies)).sum()
+def code_lengths(pixels: np.ndarray, weights: Weights, coding: Coding) -> np.ndarray:
+    """What each grey level of an image costs, in bits: float64 [H, W, C], -log2 of the probabilities in encode()."""
+    strips = cut_rows(len(pixels), coding.strips)
+    return np.concatenate([_bits(push(empty_lane(), pixels[a:b], weights, coding, a)) for a, b in strips])
 
 
 def encode(
@@ -126,11 +127,11 @@ def encode_chain(images: np.ndarray, weights: Weights, grid: int) -> tuple[np.nd
     """Code small images on top of each other; the network sees each one alone: (words, bits, costs).
 
     images: uint8 [N, H, W, C]. words: uint32, the last two of them the head. bits: int64 [N], what each image added
-    to the stack. costs: float64 [N], bits_of() each image.
+    to the stack. costs: float64 [N], the sum of the code_lengths() of each image.
     """
     coder, coding, counts, costs = empty_lane(), Coding(1, grid, False), [0], []
     for image in images:
-        costs.append(bits_of(push(coder, image, weights, coding)))
+        costs.append(_bits(push(coder, image, weights, coding)).sum())
         counts.append(coder.counts[0])
     return coder.to_words()[0], 32 * np.diff(counts), np.array(costs)
 
@@ -159,7 +160,7 @@ def choose_grid(pixels: np.ndarray, weights: Weights) -> int:
     bands = [pixels[row : row + _BAND, :_BAND_WIDTH] for row in np.unique(tops)]
 
     codings = Coding(1, 0, False), Coding(1, 1, False)
-    without, told = (sum(bits_of(push(empty_lane(), band, weights, each)) for band in bands) for each in codings)
+    without, told = (sum(code_lengths(band, weights, each).sum() for band in bands) for each in codings)
     return int(told < without)
 
 
@@ -192,6 +193,10 @@ def _each_strip(code_strip, strips, width, progress, threads):
 def _batches(height, width):
     """The first row of each batch of rows: a range."""
     return range(0, height, max(1, _BATCH // width))
+
+
+def _bits(frequencies):
+    return mixture.PRECISION - np.log2(frequencies)
 
 
 def _check_empty(coder):

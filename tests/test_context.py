@@ -12,7 +12,7 @@ from pictures import decoding_error, mild, picture_of, reseal, samples, small_ne
 
 from codec import container, context
 from codec import header as file_header
-from codec.context import Coding, bits_of, empty_lane
+from codec.context import Coding, empty_lane
 from model.context import adaptation
 from model.context.features import PERIOD
 from model.context.mixture import LEAST_BITS
@@ -24,10 +24,6 @@ def round_trip(pixels, weights, coding, threads=None):
     decoded = context.decode(words, pixels.shape, weights, coding, threads=threads)
     np.testing.assert_array_equal(decoded, pixels)
     return words
-
-
-def cost(pixels, weights, coding):
-    return bits_of(context.push(empty_lane(), pixels, weights, coding))
 
 
 def extreme_weights(seed, size):
@@ -83,18 +79,21 @@ def test_strips_see_nothing_of_each_other():
         np.testing.assert_array_equal(words, alone)
 
 
-def test_words_take_what_the_intervals_say():
+def test_an_image_has_as_many_bits_as_its_code_lengths_say():
     pixels, coding = mild(50, 40).pixels, Coding(2, True, True)
     words = context.encode(pixels, small_network().weights, coding)
-    strips = (pixels[start:end] for start, end in context.cut_rows(50, 2))
-    expected = sum(cost(strip, small_network().weights, coding) for strip in strips)
+    lengths = context.code_lengths(pixels, small_network().weights, coding)
+    assert lengths.shape == pixels.shape
+    expected = lengths.sum()
     assert 0 <= 32 * sum(map(len, words)) - 2 * 32 - expected < 2 * 33
 
 
 def test_adaptation_learns_what_the_network_does_not_know():
     """An image on which the network is wrong in the same way everywhere; it starts anew in every image."""
     pixels = picture_of("few", 128, 96, "RGB").pixels
-    static, adapting = (cost(pixels, small_network().weights, Coding(1, False, each)) for each in (False, True))
+    static, adapting = (
+        context.code_lengths(pixels, small_network().weights, Coding(1, 0, each)).sum() for each in (False, True)
+    )
     assert adapting < 0.9 * static
     before = [array.copy() for array in small_network().weights]
     first, second = (round_trip(pixels, small_network().weights, Coding(1, False, True)) for _ in range(2))

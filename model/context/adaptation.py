@@ -39,11 +39,9 @@ class Adaptation(NamedTuple):
 def start_adaptation(weights: Weights) -> Adaptation:
     """An Adaptation that starts from these weights, which stay as they are."""
     heads = {name: getattr(weights, name) for name in ADAPTED}
-    start, ends = (
-        np.concatenate([array.ravel() for array in heads.values()]),
-        np.cumsum([a.size for a in heads.values()]),
-    )
-    flat = np.stack((start, *np.zeros((3, len(start)), np.float32)))
+    ends = np.cumsum([head.size for head in heads.values()])
+    flat = np.zeros((4, ends[-1]), np.float32)
+    flat[0] = np.concatenate([head.ravel() for head in heads.values()])
 
     def split(array):
         parts = zip(heads.items(), np.split(array, ends[:-1]), strict=True)

@@ -6,14 +6,14 @@ imagenetcrop: the photographs of imagenetcrop_compress.py, cropped in the same w
 (demo_compress.py --coder context). The rate is the mean over the photographs of their bits/dim.
 
 Writes, under --output, for mnist, cifar and imagenet:
-  plots/<dataset>0/context<variant>_{nets,elbos,cmas,total}.npy   [chains, images]: bits/dim of each image, of the sum
-      of the logarithms of its frequencies, of the chain so far; and the bits of the chain so far
+  plots/<dataset>0/context<variant>_{nets,elbos,cmas,total}.npy   [chains, images]: bits/dim that each image adds, and
+      that the frequencies of its pixels cost; bits/dim of the chain so far; bits of the chain so far
   bitstreams/<dataset>0/context<variant>.npz                      the compressed images
 and for imagenetcrop:
   plots/imagenetcrop0/context<variant>.csv                        the bits of each photograph
   bitstreams/imagenetcrop0/context<variant>/                      a .bitswap file for each photograph, in this order
 
-The variant is empty, or _seed<seed>, _<chains>x<images>, _<count>photos for settings other than the paper's.
+The variant is empty for the paper's settings; _seed<seed>, _<chains>x<images> or _<count>photos name others.
 """
 
 import concurrent.futures
@@ -54,7 +54,8 @@ def arguments(argv=None):
     network = "a context network (default: the one trained here, or else the one that ships)"
     parser.add_argument("--context", metavar="FILE", help=network)
     datasets.add_arguments(parser)
-    parser.add_argument("--nphotos", type=cli.whole_number(1), help="photographs (default: as --experiments)")
+    fewer = f"photographs of imagenetcrop (default: {photographs.COUNT}, or as many as there are)"
+    parser.add_argument("--nphotos", type=cli.whole_number(1), help=fewer)
     parser.add_argument("--no-verify", action="store_true", help="do not decode again")
     parser.add_argument("--verify-only", action="store_true", help="only decode what an earlier run wrote")
     parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")

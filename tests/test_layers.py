@@ -1,4 +1,4 @@
-"""Imports go downwards only: scripts, codec, discretization, model, utils. The paper path excludes the context codec."""
+"""Imports go downwards only: scripts, codec, discretization, model, utils; and none from the paper's codec to the other."""
 
 import ast
 import shutil

@@ -1,4 +1,4 @@
-"""Imports go downwards only: scripts, codec, discretization, model, utils; and none from the paper's codec to the other."""
+"""Imports go downwards only, and the paper's codec imports nothing of the context codec."""
 
 import ast
 import shutil

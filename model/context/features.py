@@ -53,7 +53,7 @@ def pixels_of(planes: np.ndarray, channels: int) -> np.ndarray:
 
 def planes_of(pixels: np.ndarray) -> np.ndarray:
     """Planes of an image, uint8 [H, W, C], with the padding that the second and all later rows are coded with."""
-    planes = make_planes(*pixels.shape[:2], pixels)
+    planes = make_planes(len(pixels), pixels.shape[1], pixels)
     for row in range(PAD, PAD + len(pixels)):
         pad_left(planes, row)
         pad_right(planes, row)

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from codec import conventional
+from codec import competitors
 from utils import cli, datasets, paths, photographs
 
 
@@ -50,17 +50,17 @@ def at_hand(data):
 
 def measure(dataset, args):
     """What compressors make of a data set: (rates {compressor: bits/dim}, the images in words, rows' counts)."""
-    jxl = conventional.has_jxl()
+    jxl = competitors.has_jxl()
     if dataset == datasets.PHOTOGRAPHS:
         chosen = photographs.choose(Path(args.data) / dataset / "test", None, args.seed)
         bar = tqdm(chosen, desc=dataset, unit="photograph", dynamic_ncols=True)
-        each = [conventional.measure(photograph.pixels[None, None], jxl) for photograph in bar]
+        each = [competitors.measure(photograph.pixels[None, None], jxl) for photograph in bar]
         rates = {name: float(np.mean([rate[name] for rate in each])) for name in each[0]}
         return rates, f"{len(chosen)} photographs", (len(chosen), 1)
     images = datasets.load(dataset, "test", args.data)
     chains = datasets.sample_chains(len(images), args.experiments, args.ndatapoints, args.seed)
     bar = functools.partial(tqdm, desc=dataset, unit="experiment", dynamic_ncols=True)
-    rates = conventional.measure(images[chains], jxl, bar)
+    rates = competitors.measure(images[chains], jxl, bar)
     experiments, count = chains.shape
     height, width, channels = images.shape[1:]
     return rates, f"{experiments} x {count} test images of {height}x{width}x{channels}", chains.shape
@@ -98,7 +98,7 @@ def main(argv=None):
         write(path, dataset, rates[dataset], counts, args.seed)
         print(f"wrote {path}")
     print("\n" + "\n".join(described) + f"\n\n{table(rates)}\n\nPNG counts the payload of the IDAT chunks only.")
-    if not conventional.has_jxl():
+    if not competitors.has_jxl():
         print("For JPEG XL: pip install pillow-jxl-plugin")
 
 

@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from codec import autoregressive, command, container, conventional
+from codec import autoregressive, command, competitors, container, models
 from utils import cli, figures, images, paths, photographs, processes, published, results
 from utils.errors import UserError
 
@@ -151,16 +151,16 @@ def context_bits(chosen, folder, network, args):
     Writes the files into a folder, unless args.verify_only, and decodes them from there. Raises UserError where one
     comes back otherwise.
     """
-    bits = []
+    bits, found = [], models.Models(context=lambda _: network)
     for i, photograph in enumerate(tqdm(chosen, desc=CONTEXT, unit="photograph", dynamic_ncols=True)):
         original, path = images.Picture("RGB", photograph.pixels), folder / f"{i}.bitswap"
         if not args.verify_only:
             with paths.replacing(path) as file:
-                file.write(container.encode(original, coder="context", network=network))
+                file.write(container.encode(original, "context", found))
         written = container.read_file(path)
         if not args.no_verify:
             try:
-                decoded = container.decode(written, lambda header: network)
+                decoded = container.decode(written, found)
             except UserError as error:
                 raise UserError(f"{path}: {error}") from None
             if not images.same(decoded, original):
@@ -173,9 +173,9 @@ def context_bits(chosen, folder, network, args):
 
 def benchmark_bits(chosen):
     """What other compressors take for each photograph: {name: int64 [photographs]}."""
-    bits, jxl = [], conventional.has_jxl()
+    bits, jxl = [], competitors.has_jxl()
     for photograph in tqdm(chosen, desc="other compressors", unit="photograph", dynamic_ncols=True):
-        rates = conventional.measure(photograph.pixels[None, None], jxl)
+        rates = competitors.measure(photograph.pixels[None, None], jxl)
         bits.append({name: rate * photograph.pixels.size for name, rate in rates.items()})
     return {name: _rounded([each[name] for each in bits]) for name in bits[0]}
 
@@ -213,7 +213,7 @@ def draw(rates, count):
     """The table {row: bits/dim} as a bar chart, the least at the bottom. count: photographs."""
     figure, [[axes]] = figures.grid(1, 1, 3.4, 1.9)
     colours = {"Bit-Swap": figures.BLUE, "BB-ANS": figures.VERMILLION}
-    others = [name for name in rates if name in (CONTEXT, *conventional.COMPRESSORS, "JPEG XL")]
+    others = [name for name in rates if name in (CONTEXT, *competitors.COMPRESSORS, "JPEG XL")]
     nets = {name: rates[f"{name}, net"] for name in colours}
     sent = {name: rates[f"{name}, sent"] for name in colours} | {name: rates[name] for name in others}
     names = sorted(sent, key=sent.get)

@@ -243,19 +243,19 @@ def choose_grid(pixels: np.ndarray, weights: Weights) -> int:
     return int(cost(bands, weights, Coding(1, 1, False)) < cost(bands, weights, Coding(1, 0, False)))
 
 
+def code_lengths(pixels: np.ndarray, weights: Weights, coding: Coding) -> np.ndarray:
+    """What each grey level takes, in bits: float64 [H, W, C], minus the logarithms of the frequencies of encode()."""
+    ends = bounds(len(pixels), coding.strips)
+    strips = [_fill(pixels[a:b], weights) for a, b in itertools.pairwise(ends)]
+    _run(
+        ends, pixels.shape[1:], coding, False, lambda i: (strips[i], Rans.from_words([_EMPTY])), lambda *_: None
+    )
+    return np.concatenate([PRECISION - np.log2(strip.intervals[..., 1]) for strip in strips])
+
+
 def cost(images: Sequence[np.ndarray], weights: Weights, coding: Coding) -> float:
     """What images take, in bits: the sum of the logarithms of the frequencies that encode() uses."""
-    total = 0.0
-    for image in images:
-        ends = bounds(len(image), coding.strips)
-        strips = [_fill(image[a:b], weights) for a, b in itertools.pairwise(ends)]
-
-        def begin(i, strips=strips):
-            return strips[i], Rans.from_words([_EMPTY])
-
-        _run(ends, image.shape[1:], coding, False, begin, lambda *_: None)
-        total += sum(map(_cost, strips))
-    return total
+    return float(sum(code_lengths(image, weights, coding).sum() for image in images))
 
 
 def _begin(height: int, width: int, channels: int, weights: Weights) -> _Strip:

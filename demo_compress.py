@@ -35,7 +35,7 @@ def arguments(argv=None):
     parser.add_argument("-o", "--to", metavar="OUT.bitswap", help="write this (of one image only)")
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     coders = (
-        "smallest: the one that gives the smallest file; context: the context network, bitswap: Bit-Swap, conventional: "
+        "smallest: whichever gives the smallest file; context: the context network, bitswap: Bit-Swap, conventional: "
         "no model. An image that the coder cannot make smaller than its raw pixels is coded without a model"
     )
     parser.add_argument("--coder", choices=container.CHOICES, default=container.CHOICES[0], help=coders)
@@ -217,7 +217,12 @@ def compress_one(source, target, picture, found, args):
     print(f"\n{source}: {width}x{height}, {picture.mode}")
     ours, way, data = compress(picture, target, found, args)
     header, _ = file_header.unpack(data)
-    print(f"{contents(header.coding)}\n")
+    print(contents(header.coding))
+    if header.alpha:
+        print(f"the alpha plane: {header.alpha.size:,} bytes, {contents(header.alpha)}")
+    if header.metadata:
+        print(f"metadata: {header.metadata.compressed:,} bytes")
+    print()
     if way != "conventional":
         ours.pop("conventional", None)
     sizes = measure(picture, ours, not args.no_comparison)

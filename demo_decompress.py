@@ -1,9 +1,9 @@
 """Decompress what demo_compress.py wrote: python demo_decompress.py photo.bitswap
 
-Writes a PNG file with exactly the pixels that were compressed; if that fails, it writes nothing. It needs the checkpoint
-or the context network that the file was written with, and works on any machine. Only a file written with --floats
-needs similar settings, because floating-point numbers round differently elsewhere: the same kind of device, processor
-and PyTorch. The number of threads is set to that of the encoder.
+Writes a PNG file with exactly the pixels and the metadata that were compressed; if that fails, it writes nothing. It
+needs the checkpoint or the context network that the file was written with, and works on any machine. Only a file
+written with --floats needs similar settings, because floating-point numbers round differently elsewhere: the same kind
+of device, processor and PyTorch. The number of threads is set to that of the encoder.
 """
 
 import functools

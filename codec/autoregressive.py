@@ -247,9 +247,7 @@ def code_lengths(pixels: np.ndarray, weights: Weights, coding: Coding) -> np.nda
     """What each grey level takes, in bits: float64 [H, W, C], minus the logarithms of the frequencies of encode()."""
     ends = bounds(len(pixels), coding.strips)
     strips = [_fill(pixels[a:b], weights) for a, b in itertools.pairwise(ends)]
-    _run(
-        ends, pixels.shape[1:], coding, False, lambda i: (strips[i], Rans.from_words([_EMPTY])), lambda *_: None
-    )
+    _run(ends, pixels.shape[1:], coding, False, lambda i: (strips[i], Rans.from_words([_EMPTY])), lambda *_: None)
     return np.concatenate([PRECISION - np.log2(strip.intervals[..., 1]) for strip in strips])
 
 

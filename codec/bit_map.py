@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from codec import autoregressive, blocks
-from codec.header import Coding, Context, Conventional
+from codec.header import Blocks, Coding, Context
 from codec.models import SHIPPED, Models
 from utils.images import Picture
 
@@ -21,12 +21,12 @@ def bits_per_pixel(picture: Picture, coding: Coding, models: Models = SHIPPED) -
     if isinstance(coding, Context):
         how = autoregressive.Coding(len(coding.words), coding.grid, coding.adapting)
         return autoregressive.code_lengths(picture.pixels, models.context(coding.identity).weights, how).sum(axis=2)
-    side, count = (0, 0) if isinstance(coding, Conventional) else (coding.side, coding.blocks)
+    side, count = (coding.side, coding.blocks) if isinstance(coding, Blocks) else (0, 0)
     bits = np.empty(picture.pixels.shape[:2])
     parts = coding.parts[picture.mode == "P" :]  # without the palette
     for place, (_, length) in zip(blocks.regions(*picture.size, side, count), parts, strict=True):
         bits[place] = 8 * length / math.prod(bits[place].shape)
-    if count:
+    if isinstance(coding, Blocks):
         from codec import block_codec
 
         codec = models.bitswap(coding)

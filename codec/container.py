@@ -19,8 +19,20 @@ import numpy as np
 
 from codec import autoregressive, blocks, conventional
 from codec.bitsback import Progress
-from codec.header import MAGIC, Blocks, Coding, ContainerError, Context, Conventional, Header, Metadata, Parts, Shape
-from codec.header import pack, unpack
+from codec.header import (
+    MAGIC,
+    Blocks,
+    Coding,
+    ContainerError,
+    Context,
+    Conventional,
+    Header,
+    Metadata,
+    Parts,
+    Shape,
+    pack,
+    unpack,
+)
 from codec.models import SHIPPED, Models
 from utils import png
 from utils.errors import UserError
@@ -166,7 +178,7 @@ def decode(data: bytes, models: Models = SHIPPED, progress: Progress = iter) -> 
     if header.alpha:
         decode_alpha, verdict_alpha = _decoder(header.alpha, header.shape._replace(mode="L"), models, progress)
     try:
-        extra = ()
+        extra: tuple[png.Chunk, ...] = ()
         if header.metadata:
             raw = conventional.decompress(metadata, header.metadata.length)
             if zlib.crc32(raw) != header.metadata.crc:

@@ -90,5 +90,6 @@ SHIPPED = Models()
 
 def cached(models: Models) -> Models:
     """The same models, each opened once to encode, and used to decode what it encoded."""
-    opened = functools.cache(lambda which: models[which](None))
-    return models._replace(context=lambda _: opened(0), bitswap=lambda _: opened(1))
+    context = functools.cache(lambda: models.context(None))
+    bitswap = functools.cache(lambda: models.bitswap(None))
+    return models._replace(context=lambda wanted: context(), bitswap=lambda wanted: bitswap())

@@ -40,7 +40,7 @@ def assert_is_picture(path):
 
 def test_the_kept_file_decodes(tmp_path):
     header, _ = file_header.unpack(KEPT.read_bytes())
-    assert header.arithmetic == file_header.INTEGERS and header.blocks > 12
+    assert header.coding.arithmetic == file_header.INTEGERS and header.coding.blocks > 12
     done = run_main(demo_decompress.main, KEPT, "-o", tmp_path / "out.png")
     assert done.returncode == 0, done.stderr
     assert_is_picture(tmp_path / "out.png")
@@ -49,12 +49,12 @@ def test_the_kept_file_decodes(tmp_path):
 def test_the_kept_file_of_the_context_network_decodes(tmp_path):
     """And encodes to the same bytes, but for what the encoder chooses, which may change."""
     header, payload = file_header.unpack(KEPT_CONTEXT.read_bytes())
-    assert header.context and header.adapting
+    assert header.coding.adapting
     done = run_main(demo_decompress.main, KEPT_CONTEXT, "-o", tmp_path / "out.png")
     assert done.returncode == 0, done.stderr
     assert_is_picture(tmp_path / "out.png")
-    network = autoregressive.open_network(wanted=header.context)
-    coding = autoregressive.Coding(len(header.words), header.grid, header.adapting)
+    network = autoregressive.open_network(wanted=header.coding.identity)
+    coding = autoregressive.Coding(len(header.coding.words), header.coding.grid, header.coding.adapting)
     words = autoregressive.encode(picture(), network.weights, coding)
     assert np.concatenate(words).astype("<u4").tobytes() == payload
 
@@ -88,7 +88,7 @@ def there_and_back(tmp_path, **elsewhere):
     assert_is_picture(out)
     run_script("demo_compress.py", out, "-o", there, "--coder", "bitswap", check=0, **elsewhere)
     header, _ = file_header.unpack(there.read_bytes())
-    assert header.arithmetic == file_header.INTEGERS and header.blocks > 12
+    assert header.coding.arithmetic == file_header.INTEGERS and header.coding.blocks > 12
     assert run_main(demo_decompress.main, there, "-o", tmp_path / "back.png").returncode == 0
     assert_is_picture(tmp_path / "back.png")
 

@@ -12,7 +12,7 @@ from PIL import Image
 from test_processes import run_two
 
 import discretization
-from codec import autoregressive, container, conventional
+from codec import container, conventional
 from imagenetcrop_compress import main
 from model import checkpoints, exact, make_exact
 from utils import npz
@@ -118,7 +118,7 @@ def test_the_context_network_codes_whole_photographs(results, data):
     for i, row in enumerate(by_photograph(output)):
         path = output / "bitstreams" / "imagenetcrop2" / "context_6bits" / f"{i}.bitswap"
         assert int(row["context network (bits)"]) == 8 * path.stat().st_size
-        decoded = container.decode(path.read_bytes(), lambda header: autoregressive.open_network())
+        decoded = container.decode(path.read_bytes())
         with Image.open(data / "imagenetcrop" / "test" / row["photograph"]) as image:
             pixels = np.asarray(image)[: int(row["height"]), : int(row["width"])]
         np.testing.assert_array_equal(decoded.pixels, pixels)

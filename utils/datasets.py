@@ -208,7 +208,7 @@ def decode(path: str | Path) -> np.ndarray | str:
         with pictures.opened(path, ("JPEG", "PNG")) as image:
             if image.mode != "RGB":
                 return f"{image.mode}, not RGB"
-            if found := pictures.refusal(image, transparent=False):  # 16 bits, transparent, animated: Pillow would hand on something
+            if found := pictures.refusal(image, transparent=False):  # 16 bits, animated ...
                 return found
             if min(image.size) < PATCH:
                 return f"only {image.width}x{image.height} pixels"

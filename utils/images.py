@@ -158,11 +158,11 @@ def _load(image: ImageFile.ImageFile) -> Image.Image:
         image.load()
         return image
     tags = image.tag_v2
-    turn, colours = _TURN_BACK.get(tags.get(ORIENTATION)), tags.get(320)
+    turn, colours = _TURN_BACK.get(tags.get(ORIENTATION, 1)), tags.get(320, ())
     image.load()
     if image.mode == "P" and max(colours) < 256:  # Pillow expects 16 bits, and would make it black
         image.putpalette(bytes(np.array(colours, np.uint8).reshape(3, -1).T.ravel()))
-    return image.transpose(turn) if turn else image
+    return image if turn is None else image.transpose(turn)
 
 
 def from_pillow(image: Image.Image) -> Picture:
@@ -209,6 +209,6 @@ def to_png(picture: Picture) -> bytes:
 
 def same(a: Picture, b: Picture) -> bool:
     """Whether two pictures are equal in everything."""
-    alphas = [np.empty(0) if each.alpha is None else each.alpha for each in (a, b)]
+    alpha, other = (np.empty(0) if each.alpha is None else each.alpha for each in (a, b))
     equal = (a.mode, a.palette, a.transparency, a.metadata) == (b.mode, b.palette, b.transparency, b.metadata)
-    return equal and np.array_equal(a.pixels, b.pixels) and np.array_equal(*alphas)
+    return equal and np.array_equal(a.pixels, b.pixels) and np.array_equal(alpha, other)

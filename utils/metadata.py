@@ -43,7 +43,9 @@ def collect(path: str | Path, image: Image.Image) -> tuple[tuple[Chunk, ...], li
     if (others := getattr(image, "n_frames", 1) - 1) > 0:
         lost.append(f"{others} further image{'s' * (others > 1)}")
     elif end is not None and end < size:
-        lost.append("a video behind the image" if b"ftyp" in data[end : end + 64] else f"{size - end:,} bytes behind the image")
+        lost.append(
+            "a video behind the image" if b"ftyp" in data[end : end + 64] else f"{size - end:,} bytes behind the image"
+        )
     return tuple(kept), list(dict.fromkeys(lost))
 
 
@@ -80,7 +82,7 @@ def _jpeg(image: Any, data: bytes) -> _Found:
     found, lost = _common(image.info), list[str]()
     unit = {1: _INCH, 2: 0.01}.get(image.info.get("jfif_unit"))
     if unit:
-        found.append(png.resolution(*image.info["jfif_density"], unit))
+        found.append(png.resolution(image.info["jfif_density"], unit))
     for marker, contents in image.applist:
         if marker == "COM":
             found.append(png.text("Comment", contents))
@@ -132,7 +134,7 @@ def _tiff(image: TiffImagePlugin.TiffImageFile, data: bytes) -> _Found:
     if dict(exif):
         found.append((b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
     if 282 in tags and 283 in tags and (unit := {2: _INCH, 3: 0.01}.get(tags.get(296, 2))):
-        found.append(png.resolution(float(tags[282]), float(tags[283]), unit))
+        found.append(png.resolution((float(tags[282]), float(tags[283])), unit))
     return found, lost, None
 
 
@@ -142,7 +144,7 @@ def _other(image: Any, data: bytes) -> _Found:
     if comment := image.info.get("comment"):
         found.append(png.text("Comment", comment))
     if dpi := image.info.get("dpi"):
-        found.append(png.resolution(*dpi, _INCH))
+        found.append(png.resolution(dpi, _INCH))
     if image.format == "PPM" and image.tile[0].codec_name == "raw":
         end = image.tile[0].offset + image.width * image.height * len(image.getbands())
     return found, [], end

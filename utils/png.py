@@ -74,9 +74,9 @@ def profile(data: bytes) -> Chunk:
     return b"iCCP", b"ICC Profile\0\0" + zlib.compress(data, 9)
 
 
-def resolution(x: float, y: float, unit: float) -> Chunk | None:
-    """A chunk with a resolution in pixels per unit, which is so many metres; None if it is none."""
-    per_metre = [round(value / unit) for value in (x, y)]
+def resolution(density: tuple[float, float], unit: float) -> Chunk | None:
+    """A chunk with a resolution, (x, y) in pixels per unit, a unit being so many metres; None if it is none."""
+    per_metre = [round(value / unit) for value in density]
     return (b"pHYs", struct.pack(">IIB", *per_metre, 1)) if all(0 < value < 1 << 31 for value in per_metre) else None
 
 

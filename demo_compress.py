@@ -20,7 +20,7 @@ from pathlib import Path
 from codec import bit_map, competitors, container, models
 from codec import header as file_header
 from codec.conventional import METHODS
-from codec.header import Context, Conventional
+from codec.header import Context, Conventional, payload_size
 from utils import cli, figures, images, paths
 from utils.errors import UserError
 
@@ -115,7 +115,7 @@ def contents(coding):
     lanes, side = len(coding.words), coding.side
     return (
         f"{coding.blocks:,} blocks of {side}x{side} by Bit-Swap in {lanes} lane{'s' * (lanes > 1)}: "
-        f"{coding.size - initial:,} bytes\n"
+        f"{payload_size(coding) - initial:,} bytes\n"
         f"the rest by {methods}: {initial:,} bytes, which are the initial bits of the lanes"
     )
 
@@ -219,9 +219,9 @@ def compress_one(source, target, picture, found, args):
     header, _ = file_header.unpack(data)
     print(contents(header.coding))
     if header.alpha:
-        print(f"the alpha plane: {header.alpha.size:,} bytes, {contents(header.alpha)}")
+        print(f"the alpha plane: {header.sizes[1]:,} bytes, {contents(header.alpha)}")
     if header.metadata:
-        print(f"metadata: {header.metadata.compressed:,} bytes")
+        print(f"metadata: {header.sizes[2]:,} bytes")
     print()
     if way != "conventional":
         ours.pop("conventional", None)

@@ -138,7 +138,7 @@ def _code_with_context(
     for each in (True, False) if adapting else (False,):
         words = autoregressive.encode(plane.pixels, weights, autoregressive.Coding(strips, grid, each), progress)
         found.append((Context(identity, grid, each, tuple(map(len, words))), words))
-    coding, words = min(found, key=lambda pair: pair[0].size)
+    coding, words = min(found, key=lambda pair: sum(pair[0].words))
     return coding, np.concatenate(words).astype("<u4").tobytes()
 
 

@@ -98,11 +98,6 @@ class Conventional(NamedTuple):
 
     parts: Parts
 
-    @property
-    def size(self) -> int:
-        """Bytes of the payload."""
-        return sum(length for _, length in self.parts)
-
     def pack(self) -> bytes:
         """The fields as bytes. A side of 0 means that there are no blocks."""
         return _pack_parts(self.parts) + b"\0"
@@ -122,11 +117,6 @@ class Blocks(NamedTuple):
     threads: int = 1
     settings: str = ""
 
-    @property
-    def size(self) -> int:
-        """Bytes of the payload. The parts are among the words: they are the lanes' initial bits."""
-        return 4 * sum(self.words)
-
     def pack(self) -> bytes:
         """The fields as bytes."""
         lanes = _numbers(self.blocks, len(self.words), *self.words)
@@ -142,11 +132,6 @@ class Context(NamedTuple):
     grid: int  # 1 if the network knows where in its 16x16 block a pixel is, else 0
     adapting: bool
     words: tuple[int, ...]  # of each strip
-
-    @property
-    def size(self) -> int:
-        """Bytes of the payload."""
-        return 4 * sum(self.words)
 
     def pack(self) -> bytes:
         """The fields as bytes."""
@@ -165,6 +150,13 @@ class Context(NamedTuple):
 
 
 Coding = Conventional | Blocks | Context
+
+
+def payload_size(coding: Coding | None) -> int:
+    """Bytes of what is coded. Blocks have their parts among their words: as the lanes' initial bits."""
+    if coding is None:
+        return 0
+    return sum(length for _, length in coding.parts) if isinstance(coding, Conventional) else 4 * sum(coding.words)
 
 
 def _pack_parts(parts):
@@ -221,15 +213,13 @@ class Header(NamedTuple):
 
     def split(self, payload: bytes) -> tuple[bytes, bytes, bytes]:
         """The bytes of the colours, of the alpha plane and of the metadata."""
-        first = self.coding.size
-        second = first + (self.alpha.size if self.alpha else 0)
-        return payload[:first], payload[first:second], payload[second:]
+        first, second, _ = self.sizes
+        return payload[:first], payload[first : first + second], payload[first + second :]
 
     @property
-    def payload_size(self) -> int:
-        """Bytes of the payload."""
-        sections = (self.coding.size, self.alpha and self.alpha.size, self.metadata and self.metadata.compressed)
-        return sum(size or 0 for size in sections)
+    def sizes(self) -> tuple[int, int, int]:
+        """The bytes of these sections of the payload."""
+        return payload_size(self.coding), payload_size(self.alpha), self.metadata.compressed if self.metadata else 0
 
 
 def pack(header: Header, payload: bytes) -> bytes:
@@ -276,10 +266,10 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
         reader.end()
     except ValueError as error:
         raise ContainerError(f"its header makes no sense: {error}") from error
-    payload = data[length:]
-    if len(payload) != header.payload_size:
-        what = "cut short" if len(payload) < header.payload_size else "damaged"
-        raise ContainerError(f"{what}: {len(payload):,} bytes follow its header instead of {header.payload_size:,}")
+    payload, expected = data[length:], sum(header.sizes)
+    if len(payload) != expected:
+        what = "cut short" if len(payload) < expected else "damaged"
+        raise ContainerError(f"{what}: {len(payload):,} bytes follow its header instead of {expected:,}")
     if zlib.crc32(payload) != payload_crc:
         raise ContainerError("damaged: the checksum of its contents is wrong")
     return header, payload
@@ -299,10 +289,8 @@ def _parse(reader: Reader) -> tuple[Header, int]:
     if flags & _TRANSPARENCY:
         if alpha:
             raise ValueError("it has transparent colours and an alpha plane")
-        length = reader.number("length of the transparency", 1, shape.entries or {"L": 2, "RGB": 6}[shape.mode])
-        if shape.mode != "P" and length != {"L": 2, "RGB": 6}[shape.mode]:
-            raise ValueError(f"its transparent colour has {length} bytes")
-        transparency = reader.take(length)
+        least, most = {"P": (1, shape.entries), "L": (2, 2), "RGB": (6, 6)}[shape.mode]
+        transparency = reader.take(reader.number("length of the transparent colours", least, most))
     if flags & _METADATA:
         compressed = reader.number("bytes of the metadata", 1, 2 * MAX_METADATA)
         length = reader.number("length of the metadata", 1, MAX_METADATA)

@@ -1,9 +1,11 @@
 """The .bitswap file: every image comes back, every damaged file is refused, and none is ever much too large."""
 
+import re
 import zlib
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import (
@@ -28,7 +30,7 @@ from codec.header import Blocks, Conventional
 from codec.rans import Rans
 from utils import png
 from utils.errors import UserError
-from utils.images import CHANNELS, MODES, Picture, same
+from utils.images import CHANNELS, MODES, Picture, read, same, to_pillow
 
 
 def test_a_lack_of_memory_is_not_damage(monkeypatch):
@@ -105,7 +107,7 @@ def test_alpha_comes_back(mode, kind):
     picture = mild(33, 45, mode)._replace(alpha=picture_of(kind, 33, 45, "L").pixels)
     header = round_trip(picture, small_codec(CHANNELS[mode]))
     assert isinstance(header.coding, Blocks) and header.alpha is not None
-    assert header.alpha.size < (30 if kind == "constant" else 33 * 45 + 1)
+    assert header.sizes[1] < (30 if kind == "constant" else 33 * 45 + 1)
 
 
 def test_grey_alpha_is_coded_by_the_smallest_way():
@@ -193,3 +195,12 @@ def test_messages():
     coding = header.coding._replace(networks=grey.networks, bins=grey.bins)
     foreign = reseal(data, header._replace(coding=coding))
     assert "do not fit" in decoding_error(foreign, models_of(grey))
+
+
+def test_the_lines_from_the_documentation_run(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "extending.md").read_text()
+    (code,) = re.findall(r"## From Python.*?```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    to_pillow(mild(20, 30)).save("photo.png")
+    exec(code, {})
+    assert same(read("copy.png"), mild(20, 30))

@@ -291,7 +291,7 @@ def jpeg_with(path, *segments, behind=b""):
 
 @pytest.mark.parametrize(
     "lost", ["2 further images", "extra samples", "IPTC", "a gain map", "a video behind the image", "99 bytes behind",
-             "APP11 data", "the chunk bKGD", "over 16,777,216 bytes"],
+             "APP11 data", "the chunks bKGD", "over 16,777,216 bytes"],
 )  # fmt: skip
 def test_what_is_not_kept_is_named_in_a_line(tmp_path, capsys, lost):
     image, path = photograph(), tmp_path / "a.jpg"
@@ -300,7 +300,7 @@ def test_what_is_not_kept_is_named_in_a_line(tmp_path, capsys, lost):
     elif lost == "extra samples":
         path = tmp_path / "a.tiff"
         Image.frombytes("RGBX", (4, 4), bytes(range(64))).save(path, tiffinfo={338: 0})
-    elif lost == "the chunk bKGD":
+    elif lost == "the chunks bKGD":
         png_with(path := tmp_path / "a.png", (b"bKGD", bytes(6)))
     elif lost.startswith("over"):
         png_with(path := tmp_path / "a.png", (b"tEXt", b"Title\0" + bytes([65]) * (17 << 20)))

@@ -54,7 +54,7 @@ _Found = tuple[list[Chunk | None], list[str], int | None]
 
 
 def _png(_: Any, data: bytes) -> _Found:
-    file, found, lost = io.BytesIO(data), list[Chunk | None](), list[str]()
+    file, found, lost, others = io.BytesIO(data), list[Chunk | None](), list[str](), list[str]()
     file.seek(len(png.SIGNATURE))
     for kind, contents, right in png.chunks(file):
         if kind in png.METADATA and right:
@@ -62,7 +62,9 @@ def _png(_: Any, data: bytes) -> _Found:
         elif kind in png.METADATA or (kind[0] & 32 and not right):
             lost.append(f"a damaged chunk {kind.decode('latin-1')}")
         elif kind[0] & 32 and kind not in (b"tRNS", b"acTL", b"fcTL", b"fdAT"):
-            lost.append(f"the chunk {kind.decode('latin-1')}")
+            others.append(kind.decode("latin-1"))
+    if others:
+        lost.append(f"the chunks {', '.join(dict.fromkeys(others))}")
     return found, lost, file.tell()
 
 

@@ -17,6 +17,8 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
+
 from codec import bit_map, competitors, container, models
 from codec import header as file_header
 from codec.conventional import METHODS
@@ -170,9 +172,10 @@ def draw(name, picture, bits, way, sizes):
     shown_name = cli.printable(name)
     shown_name = shown_name if len(shown_name) < 30 else f"{shown_name[:14]}…{shown_name[-13:]}"
     panel.set_title(f"{shown_name}, {width}×{height}", parse_math=False)
-    map_image = heat.imshow(bits, cmap="viridis", vmin=0, aspect="equal")  # gets lighter, in grey as in colour
-    figure.colorbar(map_image, ax=heat, shrink=0.8, label="bits/pixel")
-    heat.set_title(f"where the bits of {NAMES[way]} go")
+    most = float(np.percentile(bits, 99.5))  # a few pixels take many times as much as the others
+    shades = heat.imshow(bits, cmap="viridis", vmin=0, vmax=most)  # gets lighter, in grey as in colour
+    figure.colorbar(shades, ax=heat, shrink=0.8, label="bits/pixel", extend="max")
+    heat.set_title(f"where its bits go ({NAMES[way]})")
     for each in (panel, heat):
         each.set_axis_off()
     sizes = {compressor: size for compressor, size in reversed(sizes.items()) if size is not None}
@@ -190,13 +193,14 @@ def draw(name, picture, bits, way, sizes):
     return figure
 
 
-def write_chart(target, *drawn):
-    """Draw the figure and write it; whether that worked. It is an extra: a failure is one line of warning."""
+def write_chart(target, name, picture, coding, found, way, sizes):
+    """Draw the figure and write it. Returns whether that worked. It is an extra: a failure is one line of warning."""
     chart = chart_of(target)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about characters that the font lacks: they are drawn as boxes
-            figure = draw(*drawn)
+            bits = bit_map.bits_per_pixel(picture, coding, found)
+            figure = draw(name, picture, bits, way, sizes)
             with paths.replacing(chart) as file:
                 figure.savefig(file, format="png", dpi=200)
     except Exception as error:  # its settings, fonts and cache may make Matplotlib raise any
@@ -231,8 +235,7 @@ def compress_one(source, target, picture, found, args):
         print(given_file(source, len(data)))
     written = str(target)
     if not args.no_comparison:
-        bits = bit_map.bits_per_pixel(picture, header.coding, found)
-        if write_chart(target, Path(source).name, picture, bits, way, sizes):
+        if write_chart(target, Path(source).name, picture, header.coding, found, way, sizes):
             written += f", {chart_of(target)}"
     print(f"wrote {written}")
 

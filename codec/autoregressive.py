@@ -244,16 +244,22 @@ def choose_grid(pixels: np.ndarray, weights: Weights) -> int:
 
 
 def code_lengths(pixels: np.ndarray, weights: Weights, coding: Coding) -> np.ndarray:
-    """What each grey level takes, in bits: float64 [H, W, C], minus the logarithms of the frequencies of encode()."""
-    ends = bounds(len(pixels), coding.strips)
-    strips = [_fill(pixels[a:b], weights) for a, b in itertools.pairwise(ends)]
-    _run(ends, pixels.shape[1:], coding, False, lambda i: (strips[i], Rans.from_words([_EMPTY])), lambda *_: None)
-    return np.concatenate([PRECISION - np.log2(strip.intervals[..., 1]) for strip in strips])
+    """What each grey level takes, in bits: float32 [H, W, C], minus the logarithms of the frequencies of encode()."""
+    ends, found = bounds(len(pixels), coding.strips), list[np.ndarray]()
+
+    def begin(i):
+        return _fill(pixels[ends[i] : ends[i + 1]], weights), Rans.from_words([_EMPTY])
+
+    def finish(_, strip, coder):
+        found.append(PRECISION - np.log2(strip.intervals[..., 1], dtype=np.float32))
+
+    _run(ends, pixels.shape[1:], coding, False, begin, finish)
+    return np.concatenate(found)
 
 
 def cost(images: Sequence[np.ndarray], weights: Weights, coding: Coding) -> float:
     """What images take, in bits: the sum of the logarithms of the frequencies that encode() uses."""
-    return float(sum(code_lengths(image, weights, coding).sum() for image in images))
+    return float(sum(code_lengths(image, weights, coding).sum(dtype=float) for image in images))
 
 
 def _begin(height: int, width: int, channels: int, weights: Weights) -> _Strip:

@@ -13,6 +13,7 @@ import demo_compress
 import demo_decompress
 from codec import autoregressive
 from codec import header as file_header
+from utils.images import Picture, read, same
 
 # Written by demo_compress.py --coder bitswap with the checkpoint that ships. It is never to be written anew: a change
 # with which it does not decode breaks every file there is.
@@ -21,6 +22,9 @@ KEPT = ROOT / "tests" / "golden" / "picture.bitswap"
 
 # The same for the context network, with demo_compress.py --coder context.
 KEPT_CONTEXT = KEPT.with_name("context.bitswap")
+
+# A corner of the image with an alpha plane and metadata, with --coder conventional.
+KEPT_ALPHA = KEPT.with_name("alpha.bitswap")
 
 
 def picture():
@@ -31,6 +35,14 @@ def picture():
     disc = (x - 120) ** 2 + (y - 60) ** 2 < 45**2
     pixels = 60 + x // 2 + y // 3 + 10 * c + noise + np.where(disc, 60 - 20 * c, 0)
     return np.where((x > 160) & (y > 110), 200, pixels).clip(0, 255).astype(np.uint8)
+
+
+def picture_with_alpha():
+    """The picture in KEPT_ALPHA."""
+    y, x, _ = np.ogrid[:40, :50, :1]
+    alpha = np.where((x * 7 ^ y * 3) % 11 < 4, 0, 255 - x - y).astype(np.uint8)
+    metadata = ((b"gAMA", (45455).to_bytes(4, "big")), (b"tEXt", b"Title\0a picture"))
+    return Picture("RGB", picture()[40:80, 100:150], alpha=alpha, metadata=metadata)
 
 
 def assert_is_picture(path):
@@ -59,6 +71,12 @@ def test_the_kept_file_of_the_context_network_decodes(tmp_path):
     assert np.concatenate(words).astype("<u4").tobytes() == payload
 
 
+def test_the_kept_file_with_alpha_and_metadata_decodes(tmp_path):
+    done = run_main(demo_decompress.main, KEPT_ALPHA, "-o", tmp_path / "out.png")
+    assert done.returncode == 0, done.stderr
+    assert same(read(tmp_path / "out.png"), picture_with_alpha())
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("ARM64" not in os.environ, reason="ARM64 names no folder for an emulated Debian")
 def test_the_context_network_on_arm64():
@@ -73,7 +91,7 @@ def test_the_context_network_on_arm64():
     assert "the same bytes" in done.stdout and "OTHER" not in done.stdout
 
 
-@pytest.mark.parametrize("kept", [KEPT, KEPT_CONTEXT])
+@pytest.mark.parametrize("kept", [KEPT, KEPT_CONTEXT, KEPT_ALPHA])
 def test_a_single_wrong_bit_in_the_kept_file_is_noticed(tmp_path, kept):
     data = bytearray(kept.read_bytes())
     data[len(data) // 2] ^= 1

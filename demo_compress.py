@@ -1,9 +1,10 @@
 """Compress photographs of your own: python demo_compress.py photo.jpg
 
-Any 8-bit grey, RGB or palette image of any size, not cropped (JPEG, PNG, WebP, TIFF, BMP, GIF, PPM). Without an image,
-the two photographs that scikit-learn ships. Compresses with the context network and with Bit-Swap, writes the smallest
-file, decodes it, compares, and prints the sizes next to those of other compressors (JPEG XL requires the package
-pillow-jxl-plugin). A file is never more than 64 bytes larger than the raw pixels.
+Any 8-bit grey, RGB or palette image of any size, with or without alpha, not cropped (JPEG, PNG, WebP, TIFF, BMP, GIF,
+PPM), and its metadata. Without an image, the two photographs that scikit-learn ships. Compresses with the context
+network and with Bit-Swap, writes the smallest file, decodes it, compares, and prints the sizes next to those of other
+compressors (JPEG XL requires the package pillow-jxl-plugin). A file is never more than 64 bytes larger than the raw
+pixels and the compressed metadata.
 
 Writes, next to the image, or under demo/ without one:
   <name>.bitswap           the compressed image; demo_decompress.py turns it into a PNG file
@@ -140,9 +141,10 @@ def measure(picture, ours, others):
     """{name: bytes} of our files and of the other compressors, the smallest first; None if one cannot code it."""
     sizes = {NAMES[way]: size for way, size in ours.items()}
     compressors = competitors.COMPRESSORS | ({"JPEG XL": competitors.jxl} if competitors.has_jxl() else {})
+    pixels = picture.pixels if picture.alpha is None else np.concatenate((picture.pixels, picture.alpha), axis=2)
     for name, compressor in compressors.items() if others else ():
         try:
-            sizes[name] = compressor(picture.pixels) // 8 + len(picture.palette)
+            sizes[name] = compressor(pixels) // 8 + len(picture.palette)
         except ValueError:
             sizes[name] = None  # more pixels a side than WebP can hold
     sizes["raw"] = picture.raw_bytes
@@ -156,7 +158,7 @@ def table(picture, sizes):
         if size is None:
             lines.append(f"{name:10}{'-':>13}  (the image is too large for it)")
         else:
-            lines.append(f"{name:10}{size:13,}  {8 * size / picture.pixels.size:8.3f}  {picture.raw_bytes / size:6.2f}")
+            lines.append(f"{name:10}{size:13,}  {8 * size / picture.dims:8.3f}  {picture.raw_bytes / size:6.2f}")
     return "\n".join(lines)
 
 
@@ -183,7 +185,7 @@ def draw(name, picture, bits, way, sizes):
     colours = [figures.BLUE if compressor in NAMES.values() else figures.LIGHT_GREY for compressor in sizes]
     bars.barh(list(sizes), [size / scale for size in sizes.values()], color=colours, height=0.7)
     for y, size in enumerate(sizes.values()):
-        text = f" {size / scale:,.0f} {unit}, {8 * size / picture.pixels.size:.2f}"
+        text = f" {size / scale:,.0f} {unit}, {8 * size / picture.dims:.2f}"
         bars.text(size / scale, y, text, va="center", fontsize=7)
     bars.set_xlim(0, 1.5 * max(sizes.values()) / scale)
     bars.set_title("size of the file, and bits/dim")
@@ -233,11 +235,8 @@ def compress_one(source, target, picture, found, args):
     print(table(picture, sizes))
     if args.images:
         print(given_file(source, len(data)))
-    written = str(target)
-    if not args.no_comparison:
-        if write_chart(target, Path(source).name, picture, header.coding, found, way, sizes):
-            written += f", {chart_of(target)}"
-    print(f"wrote {written}")
+    drawn = not args.no_comparison and write_chart(target, Path(source).name, picture, header.coding, found, way, sizes)
+    print(f"wrote {target}" + (f", {chart_of(target)}" if drawn else ""))
 
 
 def check_paths(source, target, args):

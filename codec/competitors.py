@@ -25,8 +25,8 @@ from codec.conventional import save
 
 def _flat(images):
     """uint8 [..., H, W, C] as [N, H, W, C]; ValueError if it is anything else."""
-    if images.dtype != np.uint8 or images.ndim < 3 or images.shape[-1] not in (1, 3) or not images.size:
-        raise ValueError(f"{images.dtype} {list(images.shape)}: not uint8 [..., H, W, C] with 1 or 3 channels")
+    if images.dtype != np.uint8 or images.ndim < 3 or images.shape[-1] > 4 or not images.size:
+        raise ValueError(f"{images.dtype} {list(images.shape)}: not uint8 [..., H, W, C] with 1 to 4 channels")
     return images.reshape(-1, *images.shape[-3:])
 
 
@@ -62,8 +62,11 @@ def png(images: np.ndarray, idat_only: bool = False) -> int:
 
 
 def webp(images: np.ndarray) -> int:
-    """Bits of the images [..., H, W, C], each a lossless WebP file. ValueError if a side exceeds 16383 pixels."""
-    return 8 * sum(len(save(image, "WEBP", lossless=True, quality=100)) for image in _flat(images))
+    """Bits of the images [..., H, W, C], each a lossless WebP file. ValueError if a side exceeds 16383 pixels.
+
+    exact: colours under alpha 0 are kept.
+    """
+    return 8 * sum(len(save(image, "WEBP", lossless=True, quality=100, exact=True)) for image in _flat(images))
 
 
 def jxl(images: np.ndarray) -> int:

@@ -39,7 +39,9 @@ def test_raw_compressors_count_one_stream(shape):
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (5, 28, 28, 1), (5, 32, 32, 3), (2, 3, 32, 32, 3), (7, 41, 3)])
-@pytest.mark.parametrize("name, options", [("PNG", {"optimize": True}), ("WebP", {"lossless": True, "quality": 100})])
+@pytest.mark.parametrize(
+    "name, options", [("PNG", {"optimize": True}), ("WebP", {"lossless": True, "quality": 100, "exact": True})]
+)
 def test_image_compressors_count_whole_lossless_files(shape, name, options):
     images = synthetic(*shape)
     each = images.reshape(-1, *shape[-3:])
@@ -92,7 +94,7 @@ def test_measure():
     assert rates["WebP"] == competitors.webp(images) / dims
 
 
-@pytest.mark.parametrize("shape, dtype", [((2, 8, 8, 1), float), ((8, 8), np.uint8), ((2, 8, 8, 4), np.uint8)])
+@pytest.mark.parametrize("shape, dtype", [((2, 8, 8, 1), float), ((8, 8), np.uint8), ((2, 8, 8, 5), np.uint8)])
 def test_other_arrays_are_refused(shape, dtype):
     images = np.zeros(shape, dtype)
     for compressor in competitors.COMPRESSORS.values():

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from utils import metadata, png
-from utils.cli import UserError
+from utils.errors import UserError
 from utils.metadata import MAX_METADATA as MAX_METADATA
 
 MODES = ("L", "RGB", "P")
@@ -52,10 +52,14 @@ class Picture(NamedTuple):
         return self.pixels.shape[1], self.pixels.shape[0]
 
     @property
+    def dims(self) -> int:
+        """Number of values: of all channels, alpha included, of all pixels."""
+        return self.pixels.size + (0 if self.alpha is None else self.alpha.size)
+
+    @property
     def raw_bytes(self) -> int:
         """Bytes of the pixels, the palette, and what is transparent."""
-        alpha = 0 if self.alpha is None else self.alpha.size
-        return self.pixels.size + len(self.palette) + alpha + len(self.transparency)
+        return self.dims + len(self.palette) + len(self.transparency)
 
 
 def read(path: str | Path, pixels_only: bool = False) -> Picture:

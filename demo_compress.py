@@ -220,7 +220,7 @@ def chart_of(target):
 def compress_one(source, target, picture, found, args):
     """Compress one picture, print what became of it and draw it."""
     width, height = picture.size
-    print(f"\n{source}: {width}x{height}, {picture.mode}")
+    print(f"\n{source}: {width}x{height}, {picture.kind}")
     ours, way, data = compress(picture, target, found, args)
     header, _ = file_header.unpack(data)
     print(contents(header.coding))

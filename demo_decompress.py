@@ -51,7 +51,7 @@ def main(argv=None):
     with paths.replacing(target) as file:
         file.write(images.to_png(picture))
     width, height = picture.size
-    print(f"wrote {target}: {width}x{height}, {picture.mode}, its checksum verified")
+    print(f"wrote {target}: {width}x{height}, {picture.kind}, its checksum verified")
 
 
 if __name__ == "__main__":

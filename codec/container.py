@@ -37,6 +37,7 @@ from codec.models import SHIPPED, Models
 from utils import png
 from utils.errors import UserError
 from utils.images import CHANNELS, MAX_PIXELS, Picture
+from utils.metadata import MAX_METADATA
 
 OVERHEAD = 64  # bytes: no file is more than this larger than the raw pixels
 WAYS = ("conventional", "context", "bitswap")
@@ -74,7 +75,7 @@ def encode_each(
     adapting: let the context network adapt to the image: three times as long, two times in decoding, mostly smaller.
     every: finish every way, even one that is clearly not the smallest.
     progress: wraps the steps of the models, e.g. tqdm.
-    Raises UserError if the picture is empty or too large, or if there is no such model.
+    Raises UserError if the picture or its metadata are too large, or if there is no such model.
     """
     width, height = picture.size
     if not 0 < height * width <= MAX_PIXELS:
@@ -87,6 +88,8 @@ def encode_each(
         _, alpha, behind = min(coded, key=lambda each: len(each[1].pack()) + len(each[2]))
     if picture.metadata:
         raw = png.pack(picture.metadata)
+        if len(raw) > MAX_METADATA:
+            raise UserError(f"{len(raw):,} bytes of metadata cannot be coded: {MAX_METADATA:,} are allowed")
         compressed = conventional.compress(raw)
         metadata, behind = Metadata(len(compressed), len(raw), zlib.crc32(raw)), behind + compressed
     header = Header(

@@ -12,7 +12,8 @@ from typing import NamedTuple, Self
 from codec import blocks
 from codec.conventional import METHODS
 from utils.errors import UserError
-from utils.images import MAX_METADATA, MAX_PIXELS, MODES
+from utils.images import MAX_PIXELS, MODES
+from utils.metadata import MAX_METADATA
 
 MAGIC = b"\x89BSW"
 VERSION, OLD_VERSION = 3, 2
@@ -33,7 +34,7 @@ class Reader:
     def __init__(self, data: bytes) -> None:
         self._stream = io.BytesIO(data)
 
-    def take(self, count: int) -> bytes:
+    def read(self, count: int) -> bytes:
         """The next `count` bytes."""
         data = self._stream.read(count)
         if len(data) < count:
@@ -42,13 +43,13 @@ class Reader:
 
     def integer(self, what: str, size: int = 1, least: int = 0, most: int = (1 << 32) - 1) -> int:
         """A little-endian integer of `size` bytes."""
-        return self.within(what, int.from_bytes(self.take(size), "little"), least, most)
+        return self.within(what, int.from_bytes(self.read(size), "little"), least, most)
 
     def number(self, what: str, least: int, most: int) -> int:
         """A base-128 integer of at most 35 bits."""
         value = 0
         for shift in range(0, 35, 7):
-            byte = self.take(1)[0]
+            byte = self.read(1)[0]
             value |= (byte & 127) << shift
             if byte < 128:
                 return self.within(what, value, least, most)
@@ -143,7 +144,7 @@ class Context(NamedTuple):
         """The inverse of pack()."""
         if shape.mode == "P":
             raise ValueError("the context network codes no palette")
-        identity, flags = reader.take(8).hex(), reader.integer("flags", most=3)
+        identity, flags = reader.read(8).hex(), reader.integer("flags", most=3)
         strips = reader.number("number of strips", 1, min(shape.height, MAX_STRIPS))
         words = tuple(reader.number("length of a strip", 2, 1 << 31) for _ in range(strips))
         return cls(identity, flags & 1, bool(flags & 2), words)
@@ -180,11 +181,11 @@ def _parse_parts(reader: Reader, shape: Shape) -> Conventional | Blocks:
             count,
             words=tuple(reader.number("length of a lane", 2, 1 << 31) for _ in range(lanes)),
             quantbits=reader.integer("quantbits", 1, 1, 16),
-            networks=reader.take(8).hex(),
-            bins=reader.take(8).hex(),
+            networks=reader.read(8).hex(),
+            bins=reader.read(8).hex(),
             arithmetic=reader.integer("arithmetic", most=len(ARITHMETICS) - 1),
             threads=reader.number("number of threads", 1, MAX_THREADS),
-            settings=reader.take(reader.integer("length of the settings")).decode("ascii"),
+            settings=reader.read(reader.integer("length of the settings")).decode("ascii"),
         )
         if not coding.settings.isprintable():
             raise ValueError("its settings are not a line of text")
@@ -290,7 +291,7 @@ def _parse(reader: Reader) -> tuple[Header, int]:
         if alpha:
             raise ValueError("it has transparent colours and an alpha plane")
         least, most = {"P": (1, shape.entries), "L": (2, 2), "RGB": (6, 6)}[shape.mode]
-        transparency = reader.take(reader.number("length of the transparent colours", least, most))
+        transparency = reader.read(reader.number("length of the transparent colours", least, most))
     if flags & _METADATA:
         compressed = reader.number("bytes of the metadata", 1, 2 * MAX_METADATA)
         length = reader.number("length of the metadata", 1, MAX_METADATA)

@@ -14,7 +14,6 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from utils import metadata, png
 from utils.errors import UserError
-from utils.metadata import MAX_METADATA as MAX_METADATA
 
 MODES = ("L", "RGB", "P")
 CHANNELS = {"L": 1, "RGB": 3, "P": 1}
@@ -50,6 +49,11 @@ class Picture(NamedTuple):
     def size(self) -> tuple[int, int]:
         """(width, height)"""
         return self.pixels.shape[1], self.pixels.shape[0]
+
+    @property
+    def kind(self) -> str:
+        """The mode, with an A if there is an alpha plane."""
+        return self.mode + ("" if self.alpha is None else "A")
 
     @property
     def dims(self) -> int:

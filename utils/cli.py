@@ -1,8 +1,10 @@
 """What every script shares at the command line: argument types, the choice of device, errors in one line."""
 
 import argparse
+import codecs
 import contextlib
 import functools
+import io
 import math
 import os
 import signal
@@ -12,10 +14,46 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils import paths
-from utils.errors import UserError
+from utils.errors import UserError, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
+
+
+class _Messages(io.TextIOWrapper):
+    """stderr, without an error where it cannot be written: no work ends for its messages."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
+def _as_utf_8(error: UnicodeError) -> tuple[bytes, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return error.object[error.start : error.end].encode(errors="surrogateescape"), error.end
+
+
+def prepare_streams() -> None:
+    """Make stdout and stderr fit to print anything, whatever the locale, and even if they are closed."""
+    # What an encoding lacks is printed in UTF-8, and names of files that are not UTF-8 as they are.
+    codecs.register_error("as-utf-8", _as_utf_8)
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed, as by >&-; else the next file that is opened would have this number
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
+    if type(sys.stderr) is io.TextIOWrapper:
+        sys.stderr = _Messages(sys.stderr.buffer, sys.stderr.encoding)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="as-utf-8", line_buffering=True)
 
 
 def script(main: Callable) -> Callable:
@@ -23,9 +61,7 @@ def script(main: Callable) -> Callable:
 
     @functools.wraps(main)
     def run(*args, **kwargs):
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="surrogateescape")  # file names that are not UTF-8 are printed as they are
+        prepare_streams()
         try:
             result = main(*args, **kwargs)
             sys.stdout.flush()  # here, to see that the reader has closed the pipe
@@ -40,7 +76,17 @@ def script(main: Callable) -> Callable:
             if not error.strerror:
                 raise
             where = "" if error.filename is None else f"{error.filename}: "
+            try:
+                sys.stdout.flush()
+            except OSError:  # it is stdout that failed, and would again at Python's end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                where = "standard output: "
             print(f"{sys.argv[0]}: error: {where}{error.strerror}", file=sys.stderr)
+            sys.exit(1)
+        except (MemoryError, RuntimeError, ImportError) as error:
+            if not is_out_of_memory(error):
+                raise
+            print(f"{sys.argv[0]}: error: out of memory", file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
@@ -121,10 +167,10 @@ def progress(desc: str, unit: str = "step") -> Iterator[Callable[[Iterable], Ite
 
     The bars end with the context, so that an error message gets a line of its own.
     """
-    from tqdm import tqdm
+    from utils.progress import bar
 
     with contextlib.ExitStack() as bars:
-        yield lambda steps: bars.enter_context(tqdm(steps, desc=desc, unit=unit, dynamic_ncols=True))
+        yield lambda steps: bars.enter_context(bar(steps, desc=desc, unit=unit))
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, least_nz: int = 1) -> None:

@@ -247,7 +247,7 @@ def warm_up(model: Model, images: np.ndarray) -> None:
     device = next(model.parameters()).device
     layers = sum(isinstance(module, WnConv2d) for module in model.modules())
     bar = progress.bar(desc="warm-up", total=len(images), unit="image", unit_scale=True)
-    with bar, torch.no_grad(), init_mode(lambda count: bar.update(count / layers)):
+    with bar, torch.no_grad(), init_mode(lambda count: bar.update(min(count / layers, bar.total - bar.n))):
         log_likelihoods(model.eval(), torch.from_numpy(datasets.to_channels_first(images)).to(device))
 
 

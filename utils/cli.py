@@ -20,17 +20,26 @@ if TYPE_CHECKING:
     import torch
 
 
-class _Messages(io.TextIOWrapper):
-    """stderr, without an error where it cannot be written: no work ends for its messages."""
+class _Stream(io.TextIOWrapper):
+    """stdout, which names itself in errors, or stderr, which raises none: no work ends for its messages."""
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
+        with self._explained():
             super().write(text)
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
+        with self._explained():
             super().flush()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if self.fileno() != 2:
+                error.filename = "standard output"
+                raise
 
 
 def _as_utf_8(error: UnicodeError) -> tuple[bytes, int]:
@@ -47,13 +56,15 @@ def prepare_streams() -> None:
             os.fstat(number)
         except OSError:  # closed, as by >&-; else the next file that is opened would have this number
             os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
-    if type(sys.stderr) is io.TextIOWrapper:
-        sys.stderr = _Messages(sys.stderr.buffer, sys.stderr.encoding)
-    for stream in (sys.stdout, sys.stderr):
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = _Stream(open(number, "wb", closefd=False), "utf-8")
+        elif type(stream) is io.TextIOWrapper:  # as Python has made it, and no test
+            stream = _Stream(stream.buffer, stream.encoding)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="as-utf-8", line_buffering=True)
+        setattr(sys, name, stream)
 
 
 def script(main: Callable) -> Callable:
@@ -76,11 +87,6 @@ def script(main: Callable) -> Callable:
             if not error.strerror:
                 raise
             where = "" if error.filename is None else f"{error.filename}: "
-            try:
-                sys.stdout.flush()
-            except OSError:  # it is stdout that failed, and would again at Python's end
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                where = "standard output: "
             print(f"{sys.argv[0]}: error: {where}{error.strerror}", file=sys.stderr)
             sys.exit(1)
         except (MemoryError, RuntimeError, ImportError) as error:

@@ -59,7 +59,7 @@ def prepare_streams() -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if stream is None:
-            stream = _Stream(open(number, "wb", closefd=False), "utf-8")
+            stream = _Stream(open(number, "wb", closefd=False), "utf-8")  # noqa: SIM115
         elif type(stream) is io.TextIOWrapper:  # as Python has made it, and no test
             stream = _Stream(stream.buffer, stream.encoding)
         if hasattr(stream, "reconfigure"):

@@ -389,10 +389,10 @@ def test(model: Model, images: Split, job: distributed.Job, signals: Collection[
         for first in range(0, len(batches), job.size):
             if start_vote(job, bool(signals), 0, "vote in a test")()[0]:
                 return None
-            for i in range(len(batches))[first : first + job.size][job.rank : job.rank + 1]:
-                torch.manual_seed(i)
-                x = load_batch(images, batches[i]).to(device)
-                logrecon, logdec, logenc = log_likelihoods(model, x)
+            mine = first + job.rank
+            if mine < len(batches):
+                torch.manual_seed(mine)
+                logrecon, logdec, logenc = log_likelihoods(model, load_batch(images, batches[mine]).to(device))
                 sums += torch.cat([term.double().sum(1) for term in (logrecon[None], logdec.sum(-1), logenc.sum(-1))])
             bar.update(sum(map(len, batches[first : first + job.size])))
     sums = distributed.total(job, sums, "test") / (len(images) * math.prod(model.xs))

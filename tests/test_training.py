@@ -332,7 +332,7 @@ with locked(pathlib.Path(sys.argv[1])):
 """
 
 
-@pytest.mark.parametrize("flags", [(), ("--resume",), ("--force",)])
+@pytest.mark.parametrize("flags", [(), ("--resume",)])
 def test_a_second_run_into_the_same_folder_is_refused_until_the_first_ends_or_dies(mnist, tmp_path, flags):
     full = tmp_path / "model" / "params" / "mnist" / "nz2.resume"
     with subprocess.Popen([sys.executable, "-c", HOLD, str(full)], cwd=ROOT, stdout=subprocess.PIPE) as other:

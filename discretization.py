@@ -1,14 +1,13 @@
 """Bins for the latent variables of a model: where rANS sees integers and the networks see real numbers.
 
-The top latent gets 2^q bins of equal mass under its prior. Each dimension of a lower latent gets 2^q bins of equal
-width between the least and the greatest of samples drawn down the generative chain and up the inference chain
+The top latent has 2^q bins of equal mass under its prior. Each dimension of a lower latent has 2^q bins of equal
+width between the smallest and the largest of samples drawn down the generative chain and up the inference chain
 (paper, section 2.5 and appendix B). Only these two numbers are kept; the samples are streamed.
 """
 
+import argparse
 import hashlib
 import math
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,21 +15,21 @@ import numpy as np
 from tqdm import tqdm
 
 from utils import cli, datasets, npz, paths
-from utils.cli import UserError
+from utils.errors import UserError
 from utils.fixed_point import Bins, EqualMassBins, UniformBins, pixel_bins
 from utils.processes import ALONE, gather, joined
 
-if TYPE_CHECKING:  # elsewhere PyTorch is imported where it is needed, so that --help answers at once
+if TYPE_CHECKING:  # PyTorch is imported where it is needed, so that --help answers at once
+    from model.checkpoints import Checkpoint
     from model.vae import LatentVariableModel
-    from utils import distributed
+    from utils.distributed import Job
 
 SAMPLES_PER_BIN = 30  # samples of each chain, per bin
 BATCH = 256
-FIRST = 4  # batches, from which the time that all will take is told
 
 
 class Ranges(NamedTuple):
-    """The least and greatest samples of every lower latent, and what they were drawn with."""
+    """The smallest and largest samples of every lower latent, and what they were drawn with."""
 
     lo: np.ndarray  # float64 [nz - 1, dims]
     hi: np.ndarray
@@ -40,21 +39,21 @@ class Ranges(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """A digest of everything the bins follow from: 16 hexadecimal digits."""
+        """A digest of everything that decides the bins: 16 hexadecimal digits."""
         parts = self.lo.tobytes() + self.hi.tobytes() + f"{self.quantbits} {self.checkpoint}".encode()
         return hashlib.sha256(parts).hexdigest()[:16]
 
 
 def bins(model: "LatentVariableModel", ranges: Ranges, levels: int = 256) -> list[Bins]:
-    """The bins of every variable, pixels first, for codec.conditionals.Conditionals. levels: that a pixel may have.
+    """The bins of every variable, pixels first, for codec.conditionals.Conditionals.
 
-    Raises UserError where a latent ranges wider than integers here can hold.
+    levels: the number of levels of a pixel. Raises UserError if a range is too wide for the integers of fixed_point.
     """
     n = 1 << ranges.quantbits
     try:
         lower = [UniformBins.between(lo, hi, n) for lo, hi in zip(ranges.lo, ranges.hi, strict=True)]
     except ValueError as error:
-        raise UserError(f"the latents of this checkpoint are out of any range ({error}); it is of no use") from None
+        raise UserError(f"the latents of this checkpoint have no usable range ({error})") from None
     return [pixel_bins(int(np.prod(model.xs)), levels), *lower, EqualMassBins(n)]
 
 
@@ -64,15 +63,15 @@ def sample_ranges(
     quantbits: int,
     checkpoint: str = "",
     seed: int = 100,
-    job: "distributed.Job" = ALONE,
+    job: "Job" = ALONE,
 ) -> Ranges:
     """Sample the chains of a model.
 
     images: uint8 [N, H, W, C], the training set, or None to sample the generative chain only.
-    quantbits: q; SAMPLES_PER_BIN * 2^q samples are drawn of each chain. checkpoint: the identity to record.
-    job: of the processes that the samples are dealt to, batch by batch; all of them call this.
-    Returns Ranges, the same for any number of processes on equal machines. Memory: one batch of network activations
-    and one of images.
+    quantbits: q; SAMPLES_PER_BIN * 2^q samples are drawn from each chain. checkpoint: the identity to record.
+    job: the processes that share the batches; all of them call this.
+    Returns Ranges, the same for any number of processes on equal machines. Memory: the activations and images of one
+    batch. Raises UserError if the samples of a dimension are constant or not finite.
     """
     import torch
 
@@ -87,54 +86,38 @@ def sample_ranges(
     least = torch.full((model.nz - 1, *model.zs), torch.inf, device=device)
     greatest = -least
 
-    def see(layer, z):
+    def include(layer, z):
         least[layer] = torch.minimum(least[layer], z.amin(0))
         greatest[layer] = torch.maximum(greatest[layer], z.amax(0))
 
     if model.nz > 1:
         if images is not None:
             images = datasets.recrop(images, seed, math.ceil(count / len(images)))
-            # With replacement only where there are fewer images than samples.
-            indices = _draw(len(images), count, seed)
+            indices = np.random.default_rng(seed).choice(len(images), count, replace=count > len(images))
+        starts = range(0, count, BATCH)[job.rank :: job.size]
+        bar = tqdm(starts, desc=f"bins, {count:,} samples", unit="batch", dynamic_ncols=True, disable=job.rank > 0)
         with torch.inference_mode(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            starts = range(0, count, BATCH)[job.rank :: job.size]
-            bar = tqdm(starts, desc="bins", unit="batch", dynamic_ncols=True, disable=job.rank > 0)
-            for first in foretell(bar, f"the bins of --quantbits={quantbits} take {count:,} samples"):
-                torch.manual_seed(seed + first)  # a batch is the same whatever process draws it
+            for first in bar:
+                torch.manual_seed(seed + first)  # so that a batch does not depend on the process that draws it
                 size = min(BATCH, count - first)
                 _, *lower = sample_latents(model, size)
                 for i, z in enumerate(reversed(lower)):
-                    see(i, z)
+                    include(i, z)
                 if images is not None:
                     batch = datasets.to_channels_first(images[indices[first : first + size]], model.xs[1:])
                     z = to_levels(torch.from_numpy(batch).to(device))
                     for i in range(model.nz - 1):
                         z = rand.sample(*model.infer(i, z))
-                        see(i, z)
+                        include(i, z)
     lo, hi = (limit.flatten(1).double().cpu().numpy() for limit in (least, greatest))
     lo, hi = gather(job, lo[None], job.size).min(0), gather(job, hi[None], job.size).max(0)
-    if not (np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < hi).all()):
-        raise UserError("the latents sampled from this checkpoint are constant or not finite; it is of no use")
+    if not _valid(lo, hi):
+        raise UserError("the latents sampled from this checkpoint are constant or not finite: it cannot be used")
     return Ranges(lo, hi, quantbits, checkpoint, images is not None)
 
 
-def foretell(bar: tqdm, what: str, clock: Callable[[], float] = time.monotonic) -> Iterator[int]:
-    """Iterate over a tqdm bar, and say how long all will take where that is over a minute, after the first few steps.
-
-    The first step is not counted: it may allocate and compile. what: what takes so long, in words.
-    """
-    steps = len(bar)
-    for i, step in enumerate(bar):
-        if i == 1:
-            began = clock()
-        if i == FIRST and (seconds := (clock() - began) / (FIRST - 1) * steps) > 60:
-            long = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{math.ceil(seconds / 60)} minutes"
-            bar.write(f"{what}: about {long}, this once; fewer bits are faster")
-        yield step
-
-
-def _draw(images, count, seed):
-    return np.random.default_rng(seed).choice(images, count, replace=count > images)
+def _valid(lo, hi):
+    return np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < hi).all()
 
 
 def save(ranges: Ranges, path: str | Path) -> None:
@@ -143,73 +126,88 @@ def save(ranges: Ranges, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> Ranges:
-    """Read ranges that save() wrote. Raises UserError where the file holds something else."""
-    lo, hi, quantbits, checkpoint, with_images = npz.load(path, Ranges._fields, "delete it to have it made again")
-    sound = lo.dtype == hi.dtype == np.float64 and lo.ndim == 2 and lo.shape == hi.shape
-    if not (sound and np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < hi).all()):
-        raise UserError(f"{path} does not hold the ranges of latents; delete it to have it made again")
+    """Read ranges that save() wrote. Raises UserError if the file holds something else."""
+    remedy = "delete it to have it made again"
+    lo, hi, quantbits, checkpoint, with_images = npz.load(path, Ranges._fields, remedy)
+    if not (lo.dtype == hi.dtype == np.float64 and lo.ndim == 2 and lo.shape == hi.shape and _valid(lo, hi)):
+        raise UserError(f"{path} does not hold the ranges of latents; {remedy}")
     return Ranges(lo, hi, int(quantbits), str(checkpoint), bool(with_images))
 
 
-def for_checkpoint(
-    path: str | Path,
-    model: "LatentVariableModel",
-    identity: str,
-    dataset: str,
-    quantbits: int,
-    data: str | Path | None = None,
-    output: str | Path = paths.ROOT,
-    job: "distributed.Job" = ALONE,
-) -> Ranges:
-    """The ranges for a checkpoint: those beside it, those in the cache, or new ones, which are then cached.
+def load_published(folder: str | Path, checkpoint: "Checkpoint", quantbits: int) -> Ranges:
+    """Read the bins of a checkpoint that the paper's published code wrote.
 
-    path: the checkpoint's. data: folder of the datasets; without the training set the generative chain alone is
-    sampled, with a warning. job: of the processes that sample together; rank 0 reads and writes the files.
+    folder: holds <dataset>_nz<k>_zendpoints<q>.pt and ..._zcentres<q>.pt, float64 [nz, dims, 2^q - 1], the edges
+    between the bins, and [nz, dims, 2^q], their centres, of z_1, z_2, ...
+    Raises UserError if a file is absent or damaged, or if its bins are not those of the paper: of equal width in the
+    lower latents, of equal mass in the top one.
+    """
+    import torch
+
+    model, n = checkpoint.model, 1 << quantbits
+    arrays = []
+    for name, count in ("zendpoints", n - 1), ("zcentres", n):
+        path = Path(folder) / f"{checkpoint.dataset}_nz{model.nz}_{name}{quantbits}.pt"
+        if not path.is_file():
+            raise UserError(f"{path} does not exist; name the folder of the published bins with --import")
+        try:
+            arrays.append(torch.load(path, map_location="cpu", weights_only=True).numpy())
+        except Exception as error:  # a damaged file makes torch.load() raise all sorts of exceptions
+            raise UserError(f"{path} is corrupt or not a tensor ({type(error).__name__})") from None
+        expected = model.nz, math.prod(model.zs), count
+        if arrays[-1].shape != expected or arrays[-1].dtype != np.float64:
+            shape = list(arrays[-1].shape)
+            raise UserError(f"{path} holds {arrays[-1].dtype} {shape} instead of float64 {list(expected)}")
+    edges, centres = arrays
+    # A centre lies in the middle of its bin, so that the first and the last give the ends, which are not stored.
+    lo, hi = (2 * centres[:-1, :, end] - edges[:-1, :, end] for end in (0, -1))
+    fractions = np.arange(1, 2 * n) / (2 * n)  # of a range, or of the mass, at every centre and edge in turn
+    same = _valid(lo, hi)
+    for points, at in (centres, fractions[::2]), (edges, fractions[1::2]):
+        same = same and np.allclose(points[-1], np.log(at / (1 - at)), atol=1e-3)
+        for layer, low, high in zip(points[:-1], lo, hi, strict=True):
+            same = same and np.allclose((layer - low[:, None]) / (high - low)[:, None], at, rtol=0, atol=1e-3 / n)
+    if not same:
+        what = f"bins of equal width, and of equal mass in z{model.nz}, as the paper has them"
+        raise UserError(f"{path} and ..._zendpoints{quantbits}.pt do not hold {what}")
+    return Ranges(lo, hi, quantbits, checkpoint.identity, True)
+
+
+def for_checkpoint(
+    checkpoint: "Checkpoint", quantbits: int, data: str | Path | None = None, job: "Job" = ALONE
+) -> Ranges:
+    """The ranges for a checkpoint: those that find() finds, or new ones, which are kept in OUTPUT/bins.
+
+    data: the folder of the datasets. Without the training set, the generative chain alone is sampled, with a warning.
+    job: the processes that sample together; rank 0 reads and writes the files.
     """
     from utils import distributed
 
-    cached = _cached(model, identity, dataset, quantbits, output)
-    found = None if job.rank else find(path, model, identity, dataset, quantbits, output)
-    found = distributed.broadcast_object(job, found)
+    kept = checkpoint.bins_files(quantbits)[-1]
+    found = distributed.broadcast_object(job, None if job.rank else find(checkpoint, quantbits))
     if found is not None and found.with_images:
         return found
     if found is None:
-        paths.check_folder_writable(cached.parent)  # before the work
-    images = distributed.in_turn(job, lambda: _training_images(dataset, data))
+        paths.check_folder_writable(kept.parent)  # before the work
+    images = distributed.in_turn(job, lambda: _training_images(checkpoint.dataset, data))
     if images is None and found is not None:
         return found
-    ranges = sample_ranges(model, images, quantbits, identity, job=job)
+    ranges = sample_ranges(checkpoint.model, images, quantbits, checkpoint.identity, job=job)
     if job.rank == 0:
-        save(ranges, cached)
+        save(ranges, kept)
     return ranges
 
 
-def _cached(model, identity, dataset, quantbits, output):
-    return paths.bins(output) / f"{dataset}_nz{model.nz}_{quantbits}bits_{identity}.npz"
-
-
-def find(
-    path: str | Path,
-    model: "LatentVariableModel",
-    identity: str,
-    dataset: str,
-    quantbits: int,
-    output: str | Path = paths.ROOT,
-) -> Ranges | None:
-    """As for_checkpoint(), but None where neither it nor the cache has any; those of both chains come first."""
-    from model import checkpoints
-
-    partial = None
-    cached = _cached(model, identity, dataset, quantbits, output)
-    for candidate in checkpoints.companions(path, ".bins.npz", cached):
-        ranges = load(candidate)
-        if (ranges.checkpoint, ranges.quantbits) == (identity, quantbits):
-            if ranges.lo.shape != (model.nz - 1, int(np.prod(model.zs))):
-                raise UserError(f"{candidate} does not fit its checkpoint; delete it to have it made again")
-            if ranges.with_images:
-                return ranges
-            partial = ranges
-    return partial
+def find(checkpoint: "Checkpoint", quantbits: int) -> Ranges | None:
+    """The ranges that were made for a checkpoint, or None. Ranges of both chains come first."""
+    model, found = checkpoint.model, []
+    for file in filter(Path.exists, checkpoint.bins_files(quantbits)):
+        ranges = load(file)
+        if (ranges.checkpoint, ranges.quantbits) == (checkpoint.identity, quantbits):
+            if ranges.lo.shape != (model.nz - 1, math.prod(model.zs)):
+                raise UserError(f"{file} does not fit its checkpoint; delete it to have it made again")
+            found.append(ranges)
+    return max(found, key=lambda ranges: ranges.with_images, default=None)
 
 
 def _training_images(dataset, data):
@@ -220,18 +218,26 @@ def _training_images(dataset, data):
         return None
 
 
-@cli.script
-def main(argv: list[str] | None = None) -> None:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = cli.parser(
-        "Make the bins of a checkpoint's latents. The compression scripts do so by themselves where they are missing.\n"
-        "mpiexec -np 8 python discretization.py ..., or torchrun --nproc-per-node 8, deals samples to 8 processes.\n"
-        "\nWrites bins/<dataset>_nz<k>_<q>bits_<checkpoint>.npz, or the file that --to names."
+        "Make the bins of a checkpoint's latents, as the compression scripts do if there are none.\n"
+        "mpiexec -np 8 python discretization.py ..., or torchrun --nproc-per-node 8, shares the work of 8 processes.\n"
+        "\nWrites OUTPUT/bins/<dataset>_nz<k>_<q>bits_<checkpoint>.npz, or the file that --to names."
     )
     parser.add_argument("dataset", choices=sorted(datasets.NAMES), help="the dataset the checkpoint was trained on")
     cli.add_checkpoint_arguments(parser)
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
-    parser.add_argument("--to", help="write here; CHECKPOINT.bins.npz beside CHECKPOINT.pt is found by itself")
-    args = parser.parse_args(argv)
+    published = "take the bins from the paper's files <dataset>_nz<k>_{zendpoints,zcentres}<q>.pt in this folder"
+    parser.add_argument("--import", dest="published", metavar="FOLDER", help=published)
+    parser.add_argument("--to", help="write here; CHECKPOINT.bins.npz next to CHECKPOINT.pt is found without a flag")
+    return parser.parse_args(argv)
+
+
+@cli.script
+def main(argv: list[str] | None = None) -> None:
+    """Make or import the bins that the flags ask for, and describe them."""
+    args = arguments(argv)
     with joined(args, "sampling") as job:
         _make(args, job)
 
@@ -240,18 +246,25 @@ def _make(args, job):
     from model import checkpoints
     from utils import distributed
 
-    path, model, identity = checkpoints.open_for(args.dataset, args)
-    if args.to:
-        paths.check_writable(args.to)
-        images = distributed.in_turn(job, lambda: datasets.load(args.dataset, "train", args.data))
-        ranges = sample_ranges(model, images, args.quantbits, identity, job=job)
+    checkpoint = checkpoints.open_for(args.dataset, args)
+    beside, kept = checkpoint.bins_files(args.quantbits)
+    if args.published or args.to:
+        if beside.exists() and not args.to:
+            raise UserError(f"{beside} is used before imported bins; replace it with --to={beside}")
+        to = Path(args.to or kept)
+        paths.check_writable(to)
+        if args.published:
+            ranges = load_published(args.published, checkpoint, args.quantbits)
+        else:
+            images = distributed.in_turn(job, lambda: datasets.load(args.dataset, "train", args.data))
+            ranges = sample_ranges(checkpoint.model, images, args.quantbits, checkpoint.identity, job=job)
         if job.rank == 0:
-            save(ranges, args.to)
+            save(ranges, to)
     else:
-        ranges = for_checkpoint(path, model, identity, args.dataset, args.quantbits, args.data, args.output, job)
+        ranges = for_checkpoint(checkpoint, args.quantbits, args.data, job)
     for i, (lo, hi) in enumerate(zip(ranges.lo, ranges.hi, strict=True), start=1):
         print(f"z{i}: {len(lo)} dimensions, from {lo.min():.3f} to {hi.max():.3f}")
-    print(f"z{model.nz}: {1 << ranges.quantbits} bins of equal mass under the prior")
+    print(f"z{checkpoint.model.nz}: {1 << ranges.quantbits} bins of equal mass under the prior")
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def main(argv=None):
     from model.logs import to_pixels
     from model.vae import for_inference, sample_latents
 
-    _, model, _ = checkpoints.open_for(args.dataset, args)
+    model = checkpoints.open_for(args.dataset, args).model
     target = args.to or Path(args.output) / "plots" / f"samples_{args.dataset}_nz{model.nz}.png"
     paths.check_writable(target)
     test = datasets.load(args.dataset, "test", args.data)

@@ -1,7 +1,7 @@
 """Blocks of an image coded by Bit-Swap, in the lanes of one coder, which start from bits that are sent anyway.
 
-The bits that the first latents are popped with are those of the parts of the image that no model codes
-(codec.container), so no bits are sent for the sake of starting. Blocks are dealt to the lanes in turn, in raster order.
+The first latents are popped with the bits of the parts of the image that no model codes (codec.container), so that
+starting costs nothing. Blocks are dealt to the lanes in turn, in raster order.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from codec.header import ARITHMETICS, FLOAT_CPU, FLOAT_GPU, INTEGERS, MAX_LANES,
 from codec.rans import EmptyLaneError, Rans
 from model import checkpoints, exact, make_exact
 from model.vae import ARITHMETIC, Model
-from utils.cli import UserError
+from utils.errors import UserError
 from utils.images import CHANNELS, Picture
 from utils.torch.modules import fold_weight_norm
 
-DATASET = "imagenetcrop"  # whose checkpoints code blocks
+DATASET = "imagenetcrop"  # the dataset of the checkpoints that code blocks
 _ATTEMPTS = 4  # at finding how many initial bits the lanes need
 
 
@@ -48,51 +48,41 @@ def open_checkpoint(
     quantbits: int = 10,
     wanted: str | None = None,
 ) -> BlockCodec | None:
-    """The BlockCodec of the checkpoint at path, with the bins beside it or, where there are none, cached or made.
+    """The BlockCodec of the checkpoint at path, with its bins, which are made if there are none.
 
-    integers: whether to compute with its exact form (model.exact) or in floats. An exact form is made where there is
-    none, which takes the training set. wanted: the identity of the networks that a file names; then neither an exact
-    form nor bins are made, as they would not be those of the file, and for networks of another identity None is
-    returned.
-    Raises UserError where it is not a checkpoint that can code blocks, or has no exact form, or no bins to decode with.
+    integers: compute with its exact form (model.exact), or in floats. An exact form is made if there is none, which
+    requires the training set. wanted: the identity of the networks that a file names. Then neither an exact form nor
+    bins are made, as they would not be those of the file, and None is returned for networks of another identity.
+    Raises UserError if it is no checkpoint that can code blocks, or has no exact form, or no bins to decode with.
     """
-    model, identity = checkpoints.load(path, device)
+    checkpoint = checkpoints.load(path, DATASET, device)
+    model = checkpoint.model
     if model.xs[1] != model.xs[2] or model.xs[0] not in CHANNELS.values():
         raise UserError(f"{path} is for images of shape {model.xs}, not for square blocks of grey or RGB pixels")
-    if model.context is not None:
-        raise UserError(f"{path} has a context likelihood given latents; files take the logistic one")
-    networks: exact.ExactModel | None = None
+    networks = None
     if integers:
-        choose = exact.find if wanted else make_exact.for_checkpoint
-        networks = choose(path, model, identity, DATASET)
+        networks = exact.find(checkpoint) if wanted else make_exact.for_checkpoint(checkpoint)
         if networks is None:
-            raise exact.NoExactFormError(
-                f"{path} has no exact form; make it with model/make_exact.py {DATASET} --checkpoint {path}"
-            )
-    if wanted not in (None, networks.identity if networks else identity):
+            make = f"model/make_exact.py {DATASET} --checkpoint {path}"
+            raise exact.NoExactFormError(f"{path} has no exact form; make it with {make}")
+    if wanted not in (None, networks.identity if networks else checkpoint.identity):
         return None
     look = discretization.find if wanted else discretization.for_checkpoint
-    ranges = look(path, model, identity, DATASET, quantbits)
+    ranges = look(checkpoint, quantbits)
     if ranges is None:
-        beside = Path(path).with_suffix(".bins.npz").name
-        raise UserError(f"{path} has no 2^{quantbits} bins; decoding takes its bins beside it, as {beside}")
-    return of_model(model, ranges, identity, networks)
+        beside = checkpoint.bins_files(quantbits)[0].name
+        raise UserError(f"{path} has no 2^{quantbits} bins; decoding requires its bins next to it, as {beside}")
+    return of_model(model, ranges, networks)
 
 
-def of_model(
-    model: Model, ranges: discretization.Ranges, identity: str, networks: exact.ExactModel | None = None
-) -> BlockCodec:
-    """The BlockCodec of a model, its latents' ranges (discretization.Ranges) and the identity of its parameters.
-
-    networks: the model's ExactModel, to compute in integers.
-    """
-    bins = discretization.bins(model, ranges)
+def of_model(model: Model, ranges: discretization.Ranges, networks: exact.ExactModel | None = None) -> BlockCodec:
+    """The BlockCodec of a model and the ranges of its latents. networks: its exact form, to compute in integers."""
+    bins, latents = discretization.bins(model, ranges), (model.nz, ranges.quantbits)
     if networks is not None:
-        conditional = Conditionals(networks, bins)
-        return BlockCodec(conditional, model.nz, ranges.quantbits, networks.identity, ranges.identity, INTEGERS)
+        return BlockCodec(Conditionals(networks, bins), *latents, networks.identity, ranges.identity, INTEGERS)
     conditional = Conditionals(FloatNetwork(fold_weight_norm(model)), bins)
     arithmetic = FLOAT_CPU if conditional.device.type == "cpu" else FLOAT_GPU
-    return BlockCodec(conditional, model.nz, ranges.quantbits, identity, ranges.identity, arithmetic)
+    return BlockCodec(conditional, *latents, ranges.checkpoint, ranges.identity, arithmetic)
 
 
 def codes_blocks(picture: Picture, channels: int = 3, side: int = 32) -> bool:
@@ -101,7 +91,7 @@ def codes_blocks(picture: Picture, channels: int = 3, side: int = 32) -> bool:
 
 
 def settings(device: torch.device) -> str:
-    """What decides, beside the number of threads, how the networks round: one line of ASCII."""
+    """What decides, apart from the number of threads, how the networks round: one line of ASCII."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     libraries = f"PyTorch {torch.__version__}, NumPy {np.__version__}"
     text = f"arithmetic {ARITHMETIC}, {libraries}, {platform.machine()} {name}"
@@ -110,7 +100,7 @@ def settings(device: torch.device) -> str:
 
 @contextlib.contextmanager
 def _threads(count):
-    """Let PyTorch compute with so many threads; None leaves it as it is."""
+    """Inside this context, PyTorch computes with so many threads; None changes nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -125,9 +115,9 @@ def _schedule(codec: BlockCodec) -> Schedule:
 
 
 def trial(codec: BlockCodec, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What blocks, uint8 [n, C, side, side], each in a lane of its own, cost: two arrays [n] of 32-bit words.
+    """The cost of blocks, uint8 [n, C, side, side], each in a lane of its own: two arrays [n] of 32-bit words.
 
-    They are the words that each adds to its lane, and the depth to which it takes words off the lane before.
+    The first are the words that each adds to its lane, the second those that it pops from the lane before that.
     """
     count = sum(codec.conditional.dims[1:]) + 2  # no pop takes more than a word
     coder = Rans.from_words(np.random.default_rng(0).integers(1, 1 << 32, (len(images), count), np.uint32))
@@ -144,9 +134,9 @@ def _plan(
 ) -> tuple[int, int, list[tuple[int, bytes]]] | None:
     """Choose what to code conventionally so that its bytes can start the lanes.
 
-    need: words that each lane starts from. lanes: as many are wanted. block_words: about what a block takes.
-    Moves up to an eighth of the blocks, the last ones, to the conventional part to have all the lanes; more only
-    to have one. Returns (blocks, lanes, parts as of blocks.encode_rest()), or None where it takes all blocks.
+    need: words that each lane starts from. lanes: the number wanted. block_words: about the size of a coded block.
+    Moves up to an eighth of the blocks, the last ones, to the conventional part to start all the lanes; more only
+    to start one. Returns (blocks, lanes, parts as of blocks.encode_rest()), or None if no block would be left.
     """
     whole = blocks.count(*picture.size, side)
     affordable = whole // 8
@@ -163,9 +153,9 @@ def _plan(
 
 
 def _lane_starts(data: bytes, lanes: int) -> list[np.ndarray]:
-    """The words that the lanes start from, a list of uint32 arrays, made of the conventional part's bytes.
+    """The words that the lanes start from, a list of uint32 arrays, made from the bytes of the conventional part.
 
-    On top of each is a 1, the head's upper half: so the head is what it must be, 2^32 at least, and holds 32 bits.
+    On top of each is a 1, the upper half of the head, which must be at least 2^32.
     """
     words = np.frombuffer(data + bytes(-len(data) % 4), "<u4")
     return [np.append(part, np.uint32(1)) for part in np.array_split(words, lanes)]
@@ -176,9 +166,9 @@ def encode(
 ) -> tuple[dict[str, Any], list[tuple[int, bytes]], bytes] | None:
     """Code the blocks of a picture on top of the conventional parts.
 
-    lanes: how many are wanted, None for a number by the size. progress: wraps the steps.
-    Returns (header fields, parts as of blocks.encode_rest(), payload), or None where blocks cannot be coded, or would
-    clearly take over `most` bytes.
+    lanes: the number wanted, None for a number by the size. progress: wraps the steps.
+    Returns (header fields, parts as of blocks.encode_rest(), payload), or None if blocks cannot be coded, or would
+    clearly need more than `most` bytes.
     """
     side = codec.conditional.xs[-1]
     whole = blocks.count(*picture.size, side)
@@ -208,7 +198,7 @@ def encode(
         try:
             with _threads(floats.get("threads")):
                 bitsback.encode_chains(_schedule(codec), coder, codec.conditional, chains, progress)
-        except EmptyLaneError:  # a block took more initial bits than those of the trial
+        except EmptyLaneError:  # a block popped more initial bits than those of the trial
             need = need * 5 // 4 + 16
             continue
         found = coder.to_words()
@@ -223,7 +213,7 @@ def encode(
 def decode(header: Header, payload: bytes, codec: BlockCodec, progress: Progress) -> tuple[list[np.ndarray], bytes]:
     """Undo encode(): (each lane's blocks, uint8 [N_i, C, side, side], bytes of the conventional parts).
 
-    Raises all sorts of exceptions where the payload is not what encode() wrote, or floats round in other ways.
+    Raises all sorts of exceptions if the payload is not what encode() wrote, or if floats round differently.
     """
     with _threads(None if codec.arithmetic == INTEGERS else min(header.threads, os.cpu_count() or 1)):
         return _decode(header, payload, codec, progress)
@@ -236,7 +226,7 @@ def _decode(header: Header, payload: bytes, codec: BlockCodec, progress: Progres
     each, more = divmod((conventional + 3) // 4, lanes)  # as np.array_split() has it
     starts = [each + (lane < more) for lane in range(lanes)]
     for words, start, length in zip(header.words, starts, lengths, strict=True):
-        # No push adds more than a word: a longer lane is damage, and refusing it bounds the memory.
+        # No push adds more than a word, so that a longer lane is damage. Refusing it bounds the memory.
         if words > start + 1 + length * sum(codec.conditional.dims):
             raise ValueError("a lane is longer than its blocks can make it")
     lane_words = np.split(np.frombuffer(payload, "<u4").astype(np.uint32), np.cumsum(header.words)[:-1])

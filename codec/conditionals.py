@@ -6,22 +6,18 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from codec.autoregressive import Pixels
 from codec.bitsback import Distribution
 from codec.logistic import Logistic, Uniform
-from model.context import Weights
 from model.vae import LatentVariableModel
 from utils.fixed_point import FRACTION, Bins, quantize
 
 
 class Network(Protocol):
-    """A hierarchical latent-variable model in integers, as utils.fixed_point has them: model.exact.ExactModel, or any
-    network in floats behind FloatNetwork.
+    """A hierarchical latent-variable model in integers (utils.fixed_point): model.exact.ExactModel, or FloatNetwork.
 
     given: int64 on the CPU, z_i or z_{i+1} [B, *zs] with FRACTION fraction bits, or the levels x [B, *xs] for infer(0).
     Parameters (mu, scale): int64 on any device, of the shape of what they describe; mu with FRACTION fraction bits and
-    scale an index into the table of scales. The scale of x may lack the batch axis. Where a context network codes x,
-    mu are the features that it is given, [B, HIDDEN, H, W], and scale is None.
+    scale an index into the table of scales. The scale of x may lack the batch axis.
     """
 
     xs: tuple[int, ...]  # the shape of an image
@@ -32,7 +28,7 @@ class Network(Protocol):
     def infer(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Parameters of q(z_{i+1} | z_i), or q(z_1 | x) for i = 0."""
 
-    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Parameters of p(z_i | z_{i+1}), or p(x | z_1) for i = 0."""
 
     def to_levels(self, pixels: Any) -> Any:
@@ -43,49 +39,43 @@ class Network(Protocol):
 
 
 class FloatNetwork:
-    """The integer seam of a network that computes in floats: its mu and scale are quantized.
+    """A Network made from a model that computes in floats: its mu and scale are quantized.
 
-    model: e.g. a folded model.vae.Model; to_levels() and to_pixels() are asked for where it has them, otherwise its
-    levels are the pixels. It has to give the same floats whenever it is asked.
+    model: e.g. a folded model.vae.Model. Equal inputs must give it equal outputs at every call. If it lacks
+    to_levels() and to_pixels(), its levels are the pixels.
     """
 
     def __init__(self, model: LatentVariableModel) -> None:
         self.model = model
         self.xs, self.zs, self.nz = tuple(model.xs), tuple(model.zs), model.nz
         self.device = next(model.parameters()).device
-        self.to_levels = getattr(model, "to_levels", _identity)
-        self.to_pixels = getattr(model, "to_pixels", _identity)
+        self.to_levels = getattr(model, "to_levels", lambda pixels: pixels)
+        self.to_pixels = getattr(model, "to_pixels", lambda levels: levels)
 
     def infer(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See Network."""
         values = given.float() if i == 0 else given.float() / (1 << FRACTION)
         return _quantized(*self.model.infer(i, values.to(self.device)))
 
-    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See Network."""
         return _quantized(*self.model.generate(i, (given.float() / (1 << FRACTION)).to(self.device)))
 
 
-def _identity(x: Any) -> Any:
-    return x
-
-
-def _quantized(mu: torch.Tensor, scale: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
-    integers = quantize(mu.cpu().numpy(), None if scale is None else scale.cpu().numpy())
-    return torch.from_numpy(integers[0]), None if integers[1] is None else torch.from_numpy(integers[1])
+def _quantized(mu: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    mu, scale = map(torch.from_numpy, quantize(mu.cpu().numpy(), scale.cpu().numpy()))
+    return mu, scale
 
 
 class Conditionals:
-    """The distributions that a network and its bins define (codec.bitsback.CodedVariables): logistics over bins, but
-    for x where a context network codes it.
+    """The distributions that a network and its bins define, logistics over bins: see codec.bitsback.CodedVariables.
 
-    bins: for each variable its bins, pixels first. context: that network's weights.
+    bins: those of each variable, pixels first.
     """
 
-    def __init__(self, network: Network, bins: Sequence[Bins], context: Weights | None = None) -> None:
+    def __init__(self, network: Network, bins: Sequence[Bins]) -> None:
         self.network = network
         self.bins = bins
-        self.context = context
         self.device = network.device
         self._shapes = [tuple(network.xs)] + [tuple(network.zs)] * network.nz
         self.dims: Sequence[int] = [int(np.prod(shape)) for shape in self._shapes]
@@ -108,8 +98,6 @@ class Conditionals:
         values = symbols.astype(np.int64) if given == 0 else self.bins[given].centres(symbols)
         network = self.network.infer if variable > given else self.network.generate
         parameters = network(min(variable, given), torch.from_numpy(values).view(-1, *self._shapes[given]))
-        if self.context is not None and variable == 0:
-            return Pixels(self.context, parameters[0].cpu().numpy())
         mu, scale = (part.cpu().numpy() for part in parameters)
         dims = self.dims[variable]
         lane_axis = [-1] if scale.ndim == mu.ndim else []  # a pixel scale that the model learned has none

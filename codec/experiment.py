@@ -1,13 +1,13 @@
 """The compression experiment of the paper (section 4.2): independent chains of test images, coded and decoded again.
 
 The chains are the lanes of one coder: each network call is a batch with one image of every chain, and the bits are
-those of coding one chain after the other. Several processes are dealt a part of the chains each.
+those of coding one chain after the other. Several processes share the chains.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,32 +20,34 @@ from codec import bitsback
 from codec.bitsback import CodedVariables, Schedule
 from codec.conditionals import Conditionals, FloatNetwork
 from codec.rans import Rans
-from model import context, make_exact
+from model import make_exact
+from model.checkpoints import Checkpoint
 from model.vae import ARITHMETIC, Model, for_inference, log_likelihoods
 from utils import distributed, npz
-from utils.cli import PRECISIONS, UserError
+from utils.errors import UserError
 from utils.processes import ALONE, deal, gather, gather_words, slowest
 from utils.torch import rand
 
 FORMAT = 2  # of the bitstream files
-# What a file was written with whose header does not say.
+REMEDY = "compress again"
+# What the header of an older file does not say.
 UNRECORDED = {"precision": "float32", "processes": 1, "arithmetic": 1}
 
 
 class Setup(NamedTuple):
     """What the flags of a compression script choose: see open_setup()."""
 
-    model: Model  # for inference; what the ELBO is of
+    checkpoint: Checkpoint
+    model: Model  # for inference, to compute the ELBO
     conditional: Conditionals  # of that model, or of its exact form
-    floats: Conditionals | None  # of the model, to compare the rates where `conditional` is exact
-    header: dict[str, Any]  # of the bitstream files, as far as these determine it
-    decoder: Callable[[str], Conditionals]  # what to decode with, given the precision that a file was written in
+    floats: Conditionals | None  # of the model if `conditional` is exact, to compare the rates
+    header: dict[str, Any]  # of the bitstream files, as far as the setup decides it
 
 
 class Result(NamedTuple):
-    """What coding E chains of N images gave; arrays are float64 [E, N], per dimension of the (padded) model input.
+    """The rates of E chains of N images; arrays are float64 [E, N], per dimension of the (padded) model input.
 
-    Where chains differ in length, N is that of the longest, and a shorter one's rows end in NaN.
+    If chains differ in length, N is the length of the longest, and the rows of the others end in NaN.
     """
 
     words: list[np.ndarray]  # each chain's words, uint32, as Rans.to_words() returns them
@@ -53,7 +55,7 @@ class Result(NamedTuple):
     elbos: np.ndarray  # bits/dim, negative ELBO of each image at fresh samples of z
     cmas: np.ndarray  # bits/dim of the chain so far, the initial bits included
     total: np.ndarray  # bits of the chain so far, the initial bits included
-    seconds: float  # spent encoding, the ELBO not included
+    seconds: float  # spent encoding, without the ELBO
 
 
 def compress(
@@ -68,18 +70,18 @@ def compress(
 ) -> Result:
     """Code chains of images side by side; a lane whose chain has ended leaves the batch.
 
-    schedule: of codec.bitsback. chains: uint8 [N_i, *xs] each, the longest first; or all in one, uint8 [E, N, *xs].
+    schedule: of codec.bitsback. chains: uint8 [N_i, *xs] each, the longest first; or one array uint8 [E, N, *xs].
     initial: the words each chain starts from, uint32 [E, W]. unit: what the progress bar calls an image.
-    job: of the processes that chains are dealt to; all of them call this, with the same arguments.
-    Returns a Result, the same on every process. The initial bits of a chain, counted in total and cmas, are those that
-    the pops before its first push take.
+    job: the processes that share the chains; all of them call this, with the same arguments.
+    Returns a Result, the same on every process. Its total and cmas include the initial bits of a chain, which are
+    those that the pops before its first push consume.
     """
     everywhere = np.array([len(chain) for chain in chains])  # lengths, in all processes
     number, count = len(chains), everywhere[0]
     chains, initial, lengths = deal(job, chains), deal(job, initial), deal(job, everywhere)
     dims = conditional.dims[0]
     coder = Rans.from_words(initial)
-    # Compiled code is loaded, and the network's first call made, before the clock starts.
+    # Loads compiled code, and calls the network for the first time, before the clock starts.
     bitsback.encode(schedule, Rans.from_words(initial[:1]), conditional, chains[0][:1])
     first_push = next(i for i, step in enumerate(schedule) if step.action == "push")
     added, elbos, stack = (np.full((len(chains), count), np.nan) for _ in range(3))
@@ -118,8 +120,8 @@ def negative_elbo(
 ) -> np.ndarray:
     """The negative ELBO, in bits, of images uint8 [B, *xs], each at one fresh sample of the latents: [B].
 
-    everywhere: images in all processes of the job. The random numbers are drawn for all of these, so that an image has
-    the same ones however many processes there are.
+    everywhere: the number of images in all processes of the job. Random numbers are drawn for all of them, so that
+    those of an image do not depend on the number of processes.
     """
 
     def sample(mu, scale):
@@ -140,9 +142,9 @@ def decompress(
     unit: str = "image",
     job: distributed.Job = ALONE,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Undo compress(): from each chain's words and the number of images in it, of the chains of this process.
+    """Undo compress() for the chains of this process, given the words of each and the number of its images.
 
-    Returns (chains, a list of uint8 [N_i, *xs], the words left, which are the initial ones).
+    Returns (chains, a list of uint8 [N_i, *xs]; the words left, which are the initial ones).
     """
     coder = Rans.from_words(words)
     with _bar(lengths, desc, unit, job) as bar:
@@ -163,7 +165,7 @@ def initial_words(chains: int, conditional: CodedVariables, seed: int) -> np.nda
 
 
 def save_bitstreams(path: str | Path, header: dict[str, Any], words: Sequence[np.ndarray]) -> None:
-    """Write the words of all chains and a header (a dict that JSON can hold) to one file."""
+    """Write a header (a dict that JSON can hold) and the words of all chains to one file."""
     npz.save(
         path,
         header=np.frombuffer(json.dumps({"format": FORMAT} | header).encode(), np.uint8),
@@ -172,54 +174,65 @@ def save_bitstreams(path: str | Path, header: dict[str, Any], words: Sequence[np
     )
 
 
-def load_bitstreams(path: str | Path, header: dict[str, Any]) -> tuple[list[np.ndarray], str]:
-    """Read a file of bitstreams whose header must be `header`, but for the precision, which the file decides.
+def load_bitstreams(path: str | Path, header: dict[str, Any]) -> list[np.ndarray]:
+    """Read the words of each chain from a file of bitstreams whose header must be `header`.
 
-    Returns (each chain's words, the precision of the networks that they were coded with).
-    Raises UserError where the file is corrupt, or was written with another model, bins or set of images.
+    Raises UserError if the file is corrupt, or was written with another model, bins or set of images.
     """
-    remedy = "compress again"
-    packed, lengths, words = npz.load(path, ("header", "lengths", "words"), remedy)
-    try:
-        found = json.loads(packed.tobytes())
-        sound = lengths.dtype == np.int64 and lengths.ndim == 1 and lengths.min(initial=2) >= 2
-        sound = sound and words.dtype == np.uint32 and words.shape == (lengths.sum(),)
-        if not (sound and isinstance(found, dict)):
-            raise ValueError("its arrays do not fit together")
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a file of bitstreams ({error}); {remedy}") from None
-    found = UNRECORDED | found
+    found = read_header(path)
+    lengths, words = npz.load(path, ("lengths", "words"), REMEDY)
+    sound = lengths.dtype == np.int64 and lengths.ndim == 1 and lengths.min(initial=2) >= 2
+    if not (sound and words.dtype == np.uint32 and words.shape == (lengths.sum(),)):
+        raise UserError(f"{path} is not a file of bitstreams (its arrays do not fit together); {REMEDY}")
     wanted = {"format": FORMAT} | header
-    if found["precision"] in PRECISIONS:
-        wanted["precision"] = found["precision"]
     differing = [f"{key} {found.get(key)} instead of {wanted[key]}" for key in wanted if found.get(key) != wanted[key]]
     if differing:
-        raise UserError(f"{path} was written with {', '.join(differing)}; {remedy}, or decode with the same settings")
-    return np.split(words, np.cumsum(lengths)[:-1]), str(found["precision"])
+        raise UserError(f"{path} was written with {', '.join(differing)}; {REMEDY}, or decode with the same settings")
+    return np.split(words, np.cumsum(lengths)[:-1])
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The header of a file of bitstreams. Raises UserError if the file has none."""
+    (packed,) = npz.load(path, ("header",), REMEDY)
+    try:
+        return UNRECORDED | json.loads(packed.tobytes())
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a file of bitstreams ({error}); {REMEDY}") from None
+
+
+def refuse_to_replace(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Raise UserError if a file of bitstreams, and the rates of the same name, come from another checkpoint."""
+    try:
+        other = read_header(path)["checkpoint"]
+    except (UserError, KeyError):  # absent or damaged
+        return
+    if other != checkpoint.identity:
+        raise UserError(
+            f"{path} holds the results of another checkpoint ({other}, and {checkpoint.path} is {checkpoint.identity}):"
+            " name another folder with --output, or delete that file"
+        )
 
 
 def verify(
     path: str | Path,
     header: dict[str, Any],
     schedule: Schedule,
-    decoder: Callable[[str], CodedVariables],
+    conditional: CodedVariables,
     chains: Sequence[np.ndarray] | np.ndarray,
     initial: np.ndarray,
     unit: str = "image",
     job: distributed.Job = ALONE,
 ) -> None:
-    """Decode a file of bitstreams, compare everything that went into it and say so; each process does its own chains.
+    """Decode a file of bitstreams, compare all images and initial words, and say so; each process does its own chains.
 
-    decoder: of a Setup. The other arguments are those of compress(). Raises UserError where one image or one initial
-    word is not the same.
+    The arguments are those of compress(). Raises UserError if one image or one initial word differs.
     """
-    words, precision = load_bitstreams(path, header)
+    words = load_bitstreams(path, header)
     if len(words) != len(chains):
-        raise UserError(f"{path} holds {len(words)} chains instead of {len(chains)}; compress again")
+        raise UserError(f"{path} holds {len(words)} chains instead of {len(chains)}; {REMEDY}")
     remedy = "it is corrupt, or was written on another device or with another PyTorch or number of threads"
     words, chains, initial = deal(job, words), deal(job, chains), deal(job, initial)
-    lengths, conditional = [len(chain) for chain in chains], decoder(precision)
-    began = time.perf_counter()
+    lengths, began = [len(chain) for chain in chains], time.perf_counter()
     try:
         decoded, left = decompress(schedule, conditional, words, lengths, unit=unit, job=job)
     except ValueError as error:
@@ -235,27 +248,21 @@ def verify(
     print(f"all {count:,} {unit}s and all initial words are identical")
 
 
-def open_setup(
-    dataset: str, args: argparse.Namespace, path: Path, model: Model, identity: str, job: distributed.Job = ALONE
-) -> Setup:
-    """The Setup of a checkpoint, as checkpoints.open_for() gives it, with bins that are made where there are none."""
-    ranges = discretization.for_checkpoint(path, model, identity, dataset, args.quantbits, args.data, args.output, job)
-    header = {"dataset": dataset, "quantbits": args.quantbits, "checkpoint": identity, "bins": ranges.identity}
+def open_setup(checkpoint: Checkpoint, args: argparse.Namespace, job: distributed.Job = ALONE) -> Setup:
+    """The Setup of a checkpoint, with its bins and, with --exact, its exact form, which are made if there are none."""
+    model = checkpoint.model
+    ranges = discretization.for_checkpoint(checkpoint, args.quantbits, args.data, job)
     bins = discretization.bins(model, ranges)
-
-    weights = None if model.context is None else context.check(model.context.weights(), path)[0]
-
-    def in_floats(precision):
-        return Conditionals(FloatNetwork(for_inference(model, precision)), bins, weights)
-
-    folded, floats = for_inference(model, args.precision), in_floats(args.precision)
-    header |= {"precision": args.precision}
+    folded = for_inference(model, args.precision)
+    floats = Conditionals(FloatNetwork(folded), bins)
+    header = {
+        "dataset": checkpoint.dataset, "quantbits": args.quantbits, "checkpoint": checkpoint.identity,
+        "bins": ranges.identity, "precision": args.precision,
+    }  # fmt: skip
     if not args.exact:
-        # Batches are smaller in several processes, and networks in floats may round otherwise in these.
+        # Batches are smaller in several processes, and networks in floats may round differently then.
         header |= {"exact": None, "processes": job.size, "arithmetic": ARITHMETIC}
-        return Setup(folded, floats, None, header, in_floats)
-    networks = distributed.in_turn(
-        job, lambda: make_exact.for_checkpoint(path, model, identity, dataset, args.data, args.output)
-    )
-    exact = Conditionals(networks, bins, weights)
-    return Setup(folded, exact, floats, header | {"exact": networks.identity, "processes": 1}, lambda precision: exact)
+        return Setup(checkpoint, folded, floats, None, header)
+    networks = distributed.in_turn(job, lambda: make_exact.for_checkpoint(checkpoint, args.data))
+    header |= {"exact": networks.identity, "processes": 1}
+    return Setup(checkpoint, folded, Conditionals(networks, bins), floats, header)

@@ -1,10 +1,10 @@
-"""Finding and reading the checkpoints that the compression scripts use."""
+"""Checkpoints: finding one, reading it, and where the bins and the exact form that belong to it lie."""
 
 import argparse
 import hashlib
 import pickle
-import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,85 +12,104 @@ import torch
 
 from model.vae import Model
 from utils import cli, datasets, paths, results
-from utils.cli import UserError
+from utils.errors import UserError
+
+# Under which keys others save a state dict, in the order of preference, and what they put in front of its names.
+WRAPPERS = ("ema", "state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
-def open_for(dataset: str, args: argparse.Namespace) -> tuple[Path, Model, str]:
-    """Find and read the checkpoint that cli.add_checkpoint_arguments()'s flags name: (path, model, identity).
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model as load() reads it.
 
-    Raises UserError where there is none or it is not one for this dataset.
+    The bins and the exact form of the model lie next to its file or in OUTPUT/bins. They record the identity of the
+    model that they were made from, so that those of another model are never used.
+    """
+
+    path: Path
+    model: Model  # in evaluation mode
+    identity: str  # of the parameters: see identify()
+    dataset: str
+    output: Path  # the folder under which bins/ lies
+
+    def bins_files(self, quantbits: int) -> tuple[Path, Path]:
+        """Where its bins (discretization.py) may lie: next to the checkpoint, and in OUTPUT/bins."""
+        return self._companions(".bins.npz", f"_{quantbits}bits_{self.identity}.npz")
+
+    def exact_files(self) -> tuple[Path, Path]:
+        """Where its exact form (model.exact) may lie: next to the checkpoint, and in OUTPUT/bins."""
+        return self._companions(".exact.npz", f"_{self.identity}.exact.npz")
+
+    def _companions(self, suffix: str, cached: str) -> tuple[Path, Path]:
+        return self.path.with_suffix(suffix), paths.bins(self.output) / f"{self.dataset}_nz{self.model.nz}{cached}"
+
+
+def open_for(dataset: str, args: argparse.Namespace) -> Checkpoint:
+    """Find and read the checkpoint that the flags of cli.add_checkpoint_arguments() name.
+
+    Raises UserError if there is none, or if it is not one for this dataset.
     """
     device = cli.device(args.gpu)
-    path = find(dataset, args.nz, args.checkpoint, args.output, args.likelihood)
-    model, identity = load(path, device)
-    if model.likelihood != args.likelihood:
-        raise UserError(f"{path} has a {model.likelihood} likelihood: it goes with --likelihood={model.likelihood}")
+    path = find(dataset, args.nz, args.checkpoint, args.output)
+    checkpoint = load(path, dataset, device, args.output)
+    model = checkpoint.model
     if model.xs != datasets.model_shape(dataset):
         raise UserError(f"{path} is for images of shape {model.xs}; {dataset}'s are {datasets.model_shape(dataset)}")
     if args.nz not in (None, model.nz):
         raise UserError(f"{path} has {model.nz} latent layers; leave out --nz={args.nz}")
-    return path, model, identity
+    return checkpoint
 
 
 def find(
-    dataset: str,
-    nz: int | None = None,
-    checkpoint: str | Path | None = None,
-    output: str | Path = paths.ROOT,
-    likelihood: str = cli.LIKELIHOODS[0],
+    dataset: str, nz: int | None = None, checkpoint: str | Path | None = None, output: str | Path = paths.ROOT
 ) -> Path:
-    """The path of the checkpoint to use.
+    """The path of the checkpoint to use: `checkpoint` if it is given, else one that was trained for the dataset.
 
-    checkpoint: a path that settles it. nz: number of latent layers; by default the most there is a checkpoint for.
-    One under model/params is taken before the small one that ships under model/pretrained.
-    Raises UserError where there is none, naming the command that makes it.
+    nz: the number of latent layers; the default is the largest. Models under model/params, of OUTPUT or of the
+    repository, come before the small ones that ship under model/pretrained, whatever their nz.
+    Raises UserError if there is none; the message names the command that trains one.
     """
     if checkpoint is not None:
         return Path(checkpoint)
-    family = paths.family(dataset, likelihood)
-    found = paths.checkpoints(family, output)
+    found = paths.checkpoints(dataset, output)
+    own = [layers for layers, path in found.items() if path.parent != paths.PRETRAINED]
+    folders = " and ".join(map(str, dict.fromkeys((paths.params(dataset, output), paths.params(dataset)))))
+    wanted = "checkpoint" if nz is None else f"checkpoint for --nz={nz}"
     if nz is None:
-        nz = max(found, default=None)
+        nz = max(own or found, default=None)
     if nz not in found:
-        wanted = "no checkpoint" if nz is None else f"no checkpoint for --nz={nz}"
-        there = f"; there is one for --nz={', '.join(map(str, sorted(found)))}" if found else ""
         published = results.DEPTHS[dataset]
-        other = "" if likelihood == cli.LIKELIHOODS[0] else f" --likelihood={likelihood}"
-        train = f"python model/{dataset}_train.py{other} --nz={nz if nz in published else published[-1]}"
-        makes = f"{train} makes it"
+        train = f"python model/{dataset}_train.py --nz={nz if nz in published else published[-1]}"
+        advice = f"{train} trains one"
         if nz not in (None, *published):
-            makes = f"the published depths are {', '.join(map(str, published))}, e.g. {train}"
-        searched = dict.fromkeys((paths.params(family, output), paths.params(family), paths.PRETRAINED))
-        raise UserError(f"{wanted} in {', '.join(map(str, searched))}{there}; {makes}")
+            advice = f"the published depths are {', '.join(map(str, published))}, e.g. {train}"
+        others = f"; there is one for --nz={', '.join(map(str, sorted(found)))}" if found else ""
+        raise UserError(f"no {wanted} in {folders} and {paths.PRETRAINED}{others}; {advice}")
     if found[nz].parent == paths.PRETRAINED:
-        print(f"No checkpoint in {paths.params(family, output)}: using the small one that ships, {found[nz]}")
+        print(f"No {wanted} in {folders}: using the small one that ships, {found[nz]}")
     return found[nz]
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Model, str]:
-    """Read a checkpoint, a state dict as the paper publishes them or as training writes them.
+def load(
+    path: str | Path, dataset: str, device: str | torch.device = "cpu", output: str | Path = paths.ROOT
+) -> Checkpoint:
+    """Read a checkpoint: a state dict as the paper publishes them, as training writes them, or as plain() finds it.
 
-    Returns (model, identity), the model in evaluation mode on `device`.
-    Raises UserError where the file is absent, is corrupt or holds something else.
+    Raises UserError if the file is absent, is damaged or holds something else.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} does not exist; name a checkpoint with --checkpoint or train one")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {what}; name a checkpoint with --checkpoint or train one")
     try:
-        state_dict = plain(torch.load(path, map_location="cpu", weights_only=True))
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" not in str(error):  # then it is damaged
-            raise UserError(f"{path} is corrupt or not a PyTorch checkpoint ({type(error).__name__})") from None
-        code = (
-            f"import torch; c = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
-            "c = c.get('state_dict', c.get('model', c)) if isinstance(c, dict) else c; "
-            "torch.save(c.state_dict() if hasattr(c, 'state_dict') else c, 'weights.pt')"
-        )
-        raise UserError(
-            f"{path} holds other Python objects than weights, which can run code when they are read. If you trust it, "
-            f"take the weights out: python -c {shlex.quote(code)}"
-        ) from None
-    except Exception as error:  # torch.load may raise any on a damaged file
+        state_dict = plain(torch.load(path, map_location="cpu", weights_only=True), path)
+    except Exception as error:  # a damaged file makes torch.load() raise all sorts of exceptions
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
+            raise UserError(
+                f"{path} holds other Python objects than weights, which can run code when they are read. If you trust "
+                "it, read it with torch.load(..., weights_only=False) and write its state_dict() with torch.save()"
+            ) from None
         raise UserError(f"{path} is corrupt or not a PyTorch checkpoint ({type(error).__name__})") from None
     try:
         model = Model.from_state_dict(state_dict)
@@ -98,29 +117,39 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Model, s
         raise UserError(f"{path}: {error}") from None
     for name, value in model.state_dict().items():
         if not torch.isfinite(value).all():
-            raise UserError(f"{path}: {name} holds values that are NaN or infinite; take an earlier checkpoint")
-    return model.to(device), identity(model.state_dict())
+            raise UserError(f"{path}: {name} holds values that are NaN or infinite; use an earlier checkpoint")
+    return Checkpoint(path, model.to(device), identify(model.state_dict()), dataset, Path(output))
 
 
-def plain(checkpoint: Any) -> Any:
-    """The state dict in what others save: inside {"state_dict": ...} or {"model": ...}, keys with "module." before."""
-    for key in ("state_dict", "model"):
-        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
-            checkpoint = checkpoint[key]
-    if isinstance(checkpoint, dict) and checkpoint and all(str(key).startswith("module.") for key in checkpoint):
-        checkpoint = {key.removeprefix("module."): value for key, value in checkpoint.items()}
-    return checkpoint
+def plain(entries: Any, path: Path) -> Any:
+    """The state dict in what torch.load() gives: out of its wrappers, and without prefixes on its names.
+
+    Averaged weights ("ema"), which our .resume files hold too, come before raw ones.
+    """
+    while isinstance(entries, dict):
+        wrapper = next((key for key in WRAPPERS if isinstance(entries.get(key), dict)), None)
+        prefix = next((each for each in PREFIXES if all(str(name).startswith(each) for name in entries)), None)
+        if wrapper == "ema":
+            print(f"{path}: using its averaged weights (ema)")
+        if wrapper:
+            entries = entries[wrapper]
+        elif prefix and entries:
+            entries = {str(name).removeprefix(prefix): value for name, value in entries.items()}
+        else:
+            break
+    return entries
 
 
-def companions(path: str | Path, suffix: str, cached: Path) -> list[Path]:
-    """What goes with the checkpoint at `path`, where it exists: CHECKPOINT<suffix> beside it, then a cached file."""
-    return [candidate for candidate in (Path(path).with_suffix(suffix), cached) if candidate.exists()]
-
-
-def identity(state_dict: Mapping[str, torch.Tensor]) -> str:
+def identify(state_dict: Mapping[str, torch.Tensor]) -> str:
     """A digest of the parameters: 16 hexadecimal digits, the same however and wherever they are stored."""
     digest = hashlib.sha256()
     for name, value in sorted(state_dict.items()):
         digest.update(f"{name} {list(value.shape)} {value.dtype}\n".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def save(state_dict: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Write a checkpoint, whole or not at all. Raises UserError if it cannot be written."""
+    with paths.replacing(path) as file:
+        torch.save(state_dict, file)

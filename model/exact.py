@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import checkpoints
-from model.context import HIDDEN
+from model.checkpoints import Checkpoint
 from model.vae import Model
-from utils import integer_tables, npz, paths
-from utils.cli import UserError
+from utils import integer_tables, npz
+from utils.errors import UserError
 from utils.fixed_point import FRACTION, LEAST_SCALE_LOG2, SCALES, SCALES_PER_OCTAVE
 from utils.torch.integers import EXACT, Layer, check, convolve, exact_arithmetic, prove
 from utils.torch.modules import fold_weight_norm
@@ -32,14 +30,20 @@ FORMAT = 1  # of the files
 STREAM = 14  # fraction bits of the residual stream, and of all that enters an ELU
 STREAM_LIMIT = 1 << 23  # so that float32 holds the sum of two
 VALUE_LIMIT = 1 << 30  # of latent values, mu and std
+# The arguments of Model in the header of a file, with their least and greatest values.
+LIMITS = {
+    "nz": (1, 64), "zchannels": (1, 1024), "nprocessing": (0, 64), "kernel_size": (1, 31), "resdepth": (0, 1024),
+    "reswidth": (1, 8192),
+}  # fmt: skip
+FLAGS = ("conditional_scale", "colour_transform")
 
 
 class NoExactFormError(UserError):
-    """A checkpoint has no exact form, and it cannot be made."""
+    """A checkpoint has no exact form, and none can be made."""
 
 
 class Fields(NamedTuple):
-    """The content of a file: every layer's numbers, one layer after the other in the order of walk()."""
+    """The content of a file: the numbers of every layer, one layer after the other in the order of walk()."""
 
     architecture: dict[str, Any]  # the arguments of Model
     checkpoint: str  # identity of the float parameters
@@ -47,11 +51,14 @@ class Fields(NamedTuple):
     biases: np.ndarray  # int32, one per output channel, as in Layer
     exponents: np.ndarray  # int8, likewise
     inputs: np.ndarray  # int32 [layers, 3]: unit, low and most, as in Layer; for least see input_least()
-    pixel_std: np.ndarray  # int32 [*xs], FRACTION fraction bits; empty where p(x|z_1) has a conditional scale
+    pixel_std: np.ndarray  # int32 [*xs], FRACTION fraction bits; empty if p(x|z_1) has a conditional scale
+
+
+DTYPES = (np.int16, np.int32, np.int8, np.int32, np.int32)  # of the arrays
 
 
 class Network(NamedTuple):
-    """The layers of one conditional: input; blocks of pairs, the residual layers; head, which gives mu and std."""
+    """The layers of one conditional: input; blocks of residual layers (pairs); head, which gives mu and std."""
 
     input: Layer
     blocks: list[list[tuple[Layer, Layer]]]
@@ -61,10 +68,9 @@ class Network(NamedTuple):
 class ExactModel:
     """Integer networks with the seam of a Model: infer, generate, to_levels, to_pixels, xs, zs and nz.
 
-    fields: as make_exact.make() computes them. device: where the networks run. identity: a digest of the fields,
-    16 hexadecimal digits; two exact forms of one checkpoint give different outputs, and so have different identities.
-    Raises ValueError where the fields do not describe networks or a convolution is not proved to be exact, and
-    ArithmeticError where those of this machine turn out not to be.
+    fields: as make_exact.make() computes them. device: where the networks run.
+    Raises ValueError if the fields do not describe networks or a convolution cannot be proved to be exact, and
+    ArithmeticError if the convolutions of this machine turn out not to be.
     """
 
     def __init__(self, fields: Fields, device: str | torch.device = "cpu") -> None:
@@ -85,7 +91,10 @@ class ExactModel:
 
     @property
     def identity(self) -> str:
-        """A digest of everything that the outputs follow from: 16 hexadecimal digits."""
+        """A digest of everything that decides the outputs: 16 hexadecimal digits.
+
+        Two exact forms of one checkpoint give different outputs, and so have different identities.
+        """
         digest = hashlib.sha256(json.dumps(self.fields.architecture, sort_keys=True).encode())
         for array in self.fields[2:]:
             digest.update(f"{array.shape}\n".encode() + array.astype("<i4").tobytes())
@@ -95,8 +104,8 @@ class ExactModel:
         """Parameters of the posterior q(z_{i+1} | z_i), or q(z_1 | x) for i = 0.
 
         given: z_i, integers [B, *zs] with FRACTION fraction bits; for i = 0 the levels x, integers [B, *xs] in 0..255.
-        Returns (mu, scale): int64 [B, *zs], mu with FRACTION fraction bits and scale by its number, 0..SCALES-1.
-        Values that are out of range are clamped.
+        Returns (mu, scale): int64 [B, *zs], mu with FRACTION fraction bits and scale an index into the table of
+        scales, 0..SCALES-1. Values that are out of range are clamped.
         """
         with exact_arithmetic(self.device):
             if i == 0:
@@ -108,27 +117,24 @@ class ExactModel:
             mu, std = out.chunk(2, 1)
             return mu.contiguous(), self._scale("posterior", std)
 
-    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Parameters of the likelihood p(z_i | z_{i+1}), or p(x | z_1) for i = 0.
 
         given: z_{i+1}, integers [B, *zs] with FRACTION fraction bits.
         Returns (mu, scale) as infer() does; for i = 0 of shape [B, *xs], on the pixel scale [-1, 1], where the
-        scale has no batch axis unless the model has a conditional scale; and of a context likelihood mu are its
-        features, [B, HIDDEN, H, W], and scale is None.
+        scale has no batch axis unless the model has a conditional scale.
         """
         with exact_arithmetic(self.device):
             out = self._run("generate", i, self._latent(given), FRACTION)
             if i == 0 and self.fields.pixel_std.size:
                 return F.pixel_shuffle(out, 2), self._pixel_scale
-            if i == 0 and self.fields.architecture.get("likelihood") == "context":
-                return F.pixel_shuffle(out, 2), None
             mu, std = out.chunk(2, 1)
             if i == 0:
                 return F.pixel_shuffle(mu, 2), self._scale("pixel", F.pixel_shuffle(std, 2))
             return mu.contiguous(), self._scale("latent", std)
 
     def _latent(self, given):
-        # float64, as these have more than 24 bits.
+        # These have more than the 24 bits of float32.
         return given.to(self.device, torch.int64).clamp(-VALUE_LIMIT, VALUE_LIMIT).double()
 
     def _scale(self, kind, std):
@@ -157,8 +163,8 @@ class ExactModel:
 
 
 def skeleton(arguments: dict[str, Any]) -> Model:
-    """A folded Model of an architecture; only its structure is of use."""
-    with torch.random.fork_rng([]):
+    """A folded Model of an architecture without any numbers: names and shapes only."""
+    with torch.device("meta"):
         return fold_weight_norm(Model(**arguments))
 
 
@@ -192,12 +198,20 @@ def walk(model: Model, visit: Callable[[str, list[nn.Conv2d]], Layer]) -> dict[s
 
 
 def input_least(name: str, unit: int, most: int) -> int:
-    """Where a layer's input is clamped below: at -1, which ELU does not go beyond, or in a first layer at -most."""
+    """The lower bound of a layer's input: -1, the lower bound of ELU, or in a first layer -most."""
     return -most if name.endswith(".in") else -(1 << unit)
 
 
 def unpack(fields: Fields, model: Model, device: torch.device) -> dict[str, list[Network]]:
-    """The Networks that the fields describe, proved and checked. Raises ValueError where they do not fit the model."""
+    """The Networks that the fields describe, proved and checked.
+
+    model: a folded one, of which only the shapes are used. Raises ValueError if the fields do not fit it.
+    """
+    for name, array, dtype in zip(Fields._fields[2:], fields[2:], DTYPES, strict=True):
+        if array.dtype.newbyteorder("=") != dtype:
+            raise ValueError(f"{name} is of type {array.dtype}")
+    if fields.pixel_std.shape != ((0,) if isinstance(model.gen_std, nn.Module) else model.xs):
+        raise ValueError("pixel_std is not of the shape of an image")
     taken = dict.fromkeys(("weights", "biases", "exponents", "inputs"), 0)
     checked = set()
 
@@ -253,87 +267,51 @@ def header(fields: Fields) -> str:
 def load(path: str | Path, device: str | torch.device = "cpu") -> ExactModel:
     """Read an ExactModel that save() wrote.
 
-    Raises UserError where the file is absent, corrupt or something else, and where convolutions are not exact here.
+    Raises UserError if the file is absent, damaged or something else, or if convolutions are not exact on this machine.
     """
     remedy = "model/make_exact.py makes it from a checkpoint"
     text, *arrays = npz.load(path, ("header", *Fields._fields[2:]), remedy)
     try:
-        architecture, checkpoint = read_header(str(text))
-        return ExactModel(Fields(architecture, checkpoint, *check_arrays(arrays, architecture)), device)
+        fields = Fields(*read_header(str(text)), *arrays)
+        a = fields.architecture
+        # Before any network is built: a damaged header must not describe one that is larger than its file.
+        if fields.inputs.shape != (4 * (a["nz"] + a["nprocessing"] + a["resdepth"]), 3):
+            raise ValueError("its layers are not those of its architecture")
+        return ExactModel(fields, device)
     except ValueError as error:
         raise UserError(f"{path}: {error}; {remedy}") from None
     except ArithmeticError as error:
         raise UserError(f"{error}; use another device or another build of PyTorch") from None
 
 
-def find(
-    path: str | Path, model: Model, identity: str, dataset: str, output: str | Path = paths.ROOT
-) -> ExactModel | None:
-    """The exact form of a checkpoint, beside it or in the cache, on the model's device; None where there is none.
-
-    path, model, identity: as checkpoints.open_for() gives them.
-    """
-    for candidate in checkpoints.companions(path, ".exact.npz", cached(dataset, model, identity, output)):
-        exact = load(candidate, next(model.parameters()).device)
-        if exact.fields.checkpoint == identity:
+def find(checkpoint: Checkpoint) -> ExactModel | None:
+    """The exact form that was made for a checkpoint, on the device of its model, or None."""
+    for file in filter(Path.exists, checkpoint.exact_files()):
+        exact = load(file, next(checkpoint.model.parameters()).device)
+        if exact.fields.checkpoint == checkpoint.identity:
             return exact
     return None
 
 
-def cached(dataset: str, model: Model, identity: str, output: str | Path = paths.ROOT) -> Path:
-    """Where an exact form is kept that does not lie beside its checkpoint."""
-    return paths.bins(output) / f"{dataset}_nz{model.nz}_{identity}.exact.npz"
-
-
 def read_header(text: str) -> tuple[dict[str, Any], str]:
-    """(architecture, checkpoint) from the header of a file. Raises ValueError where it is not one."""
+    """(architecture, checkpoint) from the header of a file. Raises ValueError if it is not one."""
     parts = json.loads(text)
     if not isinstance(parts, dict) or set(parts) != {"format", "architecture", "checkpoint"}:
         raise ValueError("not the header of an exact network")
     if parts["format"] != FORMAT:
         raise ValueError(f"format {parts['format']!r}, and this program reads format {FORMAT}")
-    arguments, checkpoint = parts["architecture"], parts["checkpoint"]
-    least = {"nz": 1, "zchannels": 1, "nprocessing": 0, "kernel_size": 1, "resdepth": 0, "reswidth": 1}
-    flags = {"conditional_scale", "colour_transform"}
-    sound = (
-        isinstance(arguments, dict)
-        and set(arguments) - {"likelihood"} == {"xs", *least, *flags}
-        and arguments.get("likelihood", "context") == "context"  # not recorded of the other
-        and all(type(arguments[name]) is int and n <= arguments[name] <= 4096 for name, n in least.items())
-        and all(type(arguments[name]) is bool for name in flags)
-        and isinstance(arguments["xs"], list)
-        and len(arguments["xs"]) == 3
-        and all(type(n) is int and 1 <= n <= 4096 for n in arguments["xs"])
-        and arguments["xs"][1] % 2 == arguments["xs"][2] % 2 == 0
-        and arguments["kernel_size"] % 2 == 1
-        and isinstance(checkpoint, str)
-    )
+    found, checkpoint = parts["architecture"], parts["checkpoint"]
+    try:
+        values = [*(found[name] for name in LIMITS), *found["xs"]]
+        limits = [*LIMITS.values(), *[(1, 4096)] * 3]
+        sound = all(
+            type(value) is int and least <= value <= most for value, (least, most) in zip(values, limits, strict=True)
+        )
+        _, height, width = found["xs"]
+        sound = sound and height % 2 == width % 2 == 0 and found["kernel_size"] % 2 == 1 and type(checkpoint) is str
+        sound = sound and len(found) == len(LIMITS) + 3 and all(type(found[name]) is bool for name in FLAGS)
+    except (TypeError, KeyError, ValueError):  # it lacks one of them
+        sound = False
     if not sound:
         raise ValueError("not the architecture of a Bit-Swap model")
-    return arguments | {"xs": tuple(arguments["xs"])}, checkpoint
-
-
-def check_arrays(arrays: list[np.ndarray], architecture: dict[str, Any]) -> list[np.ndarray]:
-    """The arrays of a file as they are. Raises ValueError where their types or sizes do not fit an architecture.
-
-    That is before any network is built: a damaged header must not have one of an absurd size built.
-    """
-    types = (np.int16, np.int32, np.int8, np.int32, np.int32)
-    for name, array, dtype in zip(Fields._fields[2:], arrays, types, strict=True):
-        if array.dtype.newbyteorder("=") != dtype:
-            raise ValueError(f"{name} is of type {array.dtype}")
-    a = SimpleNamespace(**architecture)
-    area, channels = a.kernel_size**2, 4 * a.xs[0]
-    inputs = 25 * channels + (2 * a.nz - 1) * area * a.zchannels
-    residual = 4 * a.reswidth * (25 * a.nprocessing + area * a.resdepth)
-    context = "likelihood" in architecture
-    pixel_head = 4 * HIDDEN if context else (1 + a.conditional_scale) * channels
-    heads = area * ((4 * a.nz - 2) * a.zchannels + pixel_head)
-    if arrays[0].shape != (a.reswidth * (inputs + residual + heads),):
-        raise ValueError("weights are not as many as the architecture has")
-    if arrays[4].shape != ((0,) if a.conditional_scale or context else a.xs):
-        raise ValueError("pixel_std is not of the shape of an image")
-    # An input and a head for every network, four layers for a residual one of each direction.
-    if arrays[3].shape != (4 * (a.nz + a.nprocessing + a.resdepth), 3):
-        raise ValueError("inputs are not as many as the architecture has layers")
-    return arrays
+    return found | {"xs": tuple(found["xs"])}, checkpoint

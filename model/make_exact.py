@@ -1,18 +1,16 @@
 """Make the exact form of a checkpoint: its networks in integers (model.exact), without retraining.
 
-A layer's fixed-point numbers are chosen so that float32 holds every sum (utils.torch.integers), from how large its
-inputs are on some images of the training set.
+A layer's fixed-point numbers are chosen so that float32 holds every sum (utils.torch.integers). How large the inputs
+of a layer are is measured on some images of the training set.
 """
 
 import argparse
-import contextlib
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -20,22 +18,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils import cli, datasets, paths
 
-TOLERANCE = 0.003  # bits/dim that single passes may cost
+TOLERANCE = 0.003  # bits/dim: the most that single passes may cost
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = cli.parser(
-        "Make the exact form of a checkpoint: its networks in integers, which give the same on every machine.\n\n"
+        "Make the exact form of a checkpoint: its networks in integers, with the same outputs on every machine.\n\n"
         "Reads the checkpoint and, under --data, images of the training set, which show how large activations are,\n"
         "and of the test set, on which the rate (the negative ELBO) of both forms is compared.\n"
-        "Writes CHECKPOINT.exact.npz beside CHECKPOINT.pt, or the file that --to names."
+        "Writes CHECKPOINT.exact.npz next to CHECKPOINT.pt, or the file that --to names."
     )
     parser.add_argument("dataset", choices=sorted(datasets.NAMES), help="the dataset the checkpoint was trained on")
     cli.add_model_arguments(parser)
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--to", help="write here")
-    passes = f"the layers that get two passes (default: the heads alone if that costs under {TOLERANCE} bits/dim)"
+    passes = f"the layers with two passes (default: the heads alone if that costs under {TOLERANCE} bits/dim)"
     parser.add_argument("--two-passes", choices=("heads", "all"), help=passes)
     parser.add_argument("--compare", type=cli.whole_number(1), default=100, help="test images to compare the rates on")
     parser.set_defaults(gpu=-1, output=paths.ROOT)
@@ -49,19 +47,10 @@ import torch
 from torch import nn
 
 from model import checkpoints
-from model.exact import (
-    VALUE_LIMIT,
-    ExactModel,
-    Fields,
-    NoExactFormError,
-    cached,
-    find,
-    input_least,
-    save,
-    walk,
-)
+from model.checkpoints import Checkpoint
+from model.exact import DTYPES, VALUE_LIMIT, ExactModel, Fields, NoExactFormError, find, input_least, save, walk
 from model.vae import Model, architecture, log_likelihoods
-from utils.cli import UserError
+from utils.errors import UserError
 from utils.fixed_point import FRACTION, LEAST_SCALE_LOG2, SCALES_PER_OCTAVE
 from utils.torch import rand
 from utils.torch.integers import EXACT, largest_sums
@@ -70,43 +59,33 @@ from utils.torch.modules import fold_weight_norm
 MARGIN = 1.5  # activations are clamped at so many times the largest one in calibration
 CALIBRATION = 64  # images
 
-_T = TypeVar("_T")
-Seen = dict[nn.Module, tuple[float, float]]  # {convolution: (peak, power) of its inputs, as quantize() takes them}
+Seen = dict[nn.Module, tuple[float, float]]  # {convolution: (peak, power) of its inputs}: see quantize()
 
 
 def make(model: Model, pixels: torch.Tensor, checkpoint: str = "", two_passes: str | None = None) -> ExactModel:
     """Turn a trained model into integers: an ExactModel.
 
     pixels: uint8 [B, *xs], images that show how large activations are. checkpoint: the identity to record.
-    two_passes: which layers get two passes, "heads" or "all"; by default the heads alone, unless that costs more than
-    TOLERANCE bits/dim on these images.
-    Raises ValueError where the activations of the model are too large for the fixed-point numbers here.
+    two_passes: which layers have two passes, "heads" or "all"; the default is the heads alone, unless that costs more
+    than TOLERANCE bits/dim on these images.
+    Raises ValueError if the activations of the model are too large for its fixed-point numbers.
     """
     folded = fold_weight_norm(model).cpu()
     arguments = architecture(model.state_dict()) | {"xs": model.xs}
-    with inputs_seen(folded, lambda x: (x.abs().max().item(), x.square().mean().item())) as seen:
-        rate = bits_per_dim(folded, pixels).mean()
+    seen: Seen = {}
+
+    def note(convolution, inputs):
+        seen[convolution] = inputs[0].abs().max().item(), inputs[0].square().mean().item()
+
+    hooks = [m.register_forward_pre_hook(note) for m in folded.modules() if isinstance(m, nn.Conv2d)]
+    rate = bits_per_dim(folded, pixels).mean()
+    for hook in hooks:
+        hook.remove()
     for which in [two_passes] if two_passes else ["heads", "all"]:
         exact = ExactModel(quantize_all(folded, seen, which, arguments, checkpoint))
-        if which == "all" or two_passes or bits_per_dim(in_floats(exact, folded), pixels).mean() - rate <= TOLERANCE:
+        if which == "all" or two_passes or bits_per_dim(in_floats(exact), pixels).mean() - rate <= TOLERANCE:
             break
     return exact
-
-
-@contextlib.contextmanager
-def inputs_seen(folded: nn.Module, describe: Callable[[torch.Tensor], _T]) -> Iterator[dict[nn.Module, _T]]:
-    """Inside this context, {convolution: describe(its latest input)} of what goes through a folded module."""
-    seen: dict[nn.Module, _T] = {}
-
-    def see(convolution, inputs):
-        seen[convolution] = describe(inputs[0])
-
-    hooks = [m.register_forward_pre_hook(see) for m in folded.modules() if isinstance(m, nn.Conv2d)]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def quantize_all(folded: Model, seen: Seen, two_passes: str, arguments: dict[str, Any], checkpoint: str) -> Fields:
@@ -124,28 +103,28 @@ def quantize_all(folded: Model, seen: Seen, two_passes: str, arguments: dict[str
     walk(folded, visit)
     weights, biases, exponents, inputs = zip(*parts, strict=True)
     std = np.zeros(0) if isinstance(folded.gen_std, nn.Module) else folded.gen_std.double().numpy()
-    return Fields(
-        arguments,
-        checkpoint,
-        np.concatenate([weight.ravel() for weight in weights]).astype(np.int16),
-        np.concatenate(biases).astype(np.int32),
-        np.concatenate(exponents).astype(np.int8),
-        np.array(inputs, np.int32),
-        np.clip(np.rint(std * (1 << FRACTION)), -VALUE_LIMIT, VALUE_LIMIT).astype(np.int32),
+    arrays = (
+        np.concatenate([weight.ravel() for weight in weights]),
+        np.concatenate(biases),
+        np.concatenate(exponents),
+        np.array(inputs),
+        np.clip(np.rint(std * (1 << FRACTION)), -VALUE_LIMIT, VALUE_LIMIT),
     )
+    typed = (array.astype(dtype) for array, dtype in zip(arrays, DTYPES, strict=True))
+    return Fields(arguments, checkpoint, *typed)
 
 
 def quantize(
     name: str, weight: np.ndarray, bias: np.ndarray, peak: float, power: float, two_passes: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int, int]]:
-    """Choose the fixed-point numbers of a layer that prove() accepts and whose expected squared error is least.
+    """Choose the fixed-point numbers of a layer with the smallest expected squared error that prove() accepts.
 
     The more bits the activations have, the fewer are left to the weights. weight: float64 [out, in, k, k].
     bias: float64 [out]. peak, power: the largest absolute value and the mean square of the layer's inputs.
     Returns (weight, bias, exponent, (unit, low, most)), integers as in Layer; exponent [out]: the fraction bits of the
-    sums. Raises ValueError where there are none.
+    sums. Raises ValueError if prove() accepts none.
     """
-    if name == "infer0.in":  # levels, which are integers as they are
+    if name == "infer0.in":  # the levels, which are integers already
         weight, power, choices = weight / 255, power * 255**2, [(0, 255)]
     else:
         choices = [(unit, math.ceil(max(1, MARGIN * peak) * 2**unit)) for unit in range(20)]
@@ -169,12 +148,12 @@ def quantize(
     return np.rint(weight), np.rint(bias), unit - low + exponent, (unit, low, most)
 
 
-def in_floats(exact: ExactModel, model: Model) -> SimpleNamespace:
-    """A view of the exact form of a Model that log_likelihoods() takes: latents, mu and scale as float32."""
+def in_floats(exact: ExactModel) -> SimpleNamespace:
+    """The exact form of a model with the seam of log_likelihoods(): latents, mu and scale as float32."""
 
     def floats(parameters):
         mu, number = parameters
-        scale = None if number is None else torch.exp2(number / SCALES_PER_OCTAVE + LEAST_SCALE_LOG2).float()
+        scale = torch.exp2(number / SCALES_PER_OCTAVE + LEAST_SCALE_LOG2).float()
         return (mu.double() / 2**FRACTION).float(), scale
 
     def fixed(given):
@@ -182,7 +161,6 @@ def in_floats(exact: ExactModel, model: Model) -> SimpleNamespace:
 
     return SimpleNamespace(
         nz=exact.nz,
-        context=model.context,  # the same in either form
         to_levels=exact.to_levels,
         infer=lambda i, given: floats(exact.infer(i, given if i == 0 else fixed(given))),
         generate=lambda i, given: floats(exact.generate(i, fixed(given))),
@@ -193,7 +171,7 @@ def in_floats(exact: ExactModel, model: Model) -> SimpleNamespace:
 def bits_per_dim(model: Any, pixels: torch.Tensor, seed: int = 0) -> torch.Tensor:
     """The negative evidence lower bound of images uint8 [B, *xs], float32 [B], at one sample of every latent.
 
-    model: a Model, or in_floats() of an ExactModel, which sees the same uniform variates for the same seed.
+    model: a Model, or in_floats() of an ExactModel. Both use the same uniform variates for the same seed.
     """
 
     def sample(mu, scale):
@@ -206,44 +184,38 @@ def bits_per_dim(model: Any, pixels: torch.Tensor, seed: int = 0) -> torch.Tenso
     return -(logrecon + (logdec - logenc).sum((0, 2))) / pixels[0].numel()
 
 
-def for_checkpoint(
-    path: str | Path,
-    model: Model,
-    identity: str,
-    dataset: str,
-    data: str | Path | None = None,
-    output: str | Path = paths.ROOT,
-) -> ExactModel:
-    """find(), or a new one, which is then cached.
+def for_checkpoint(checkpoint: Checkpoint, data: str | Path | None = None) -> ExactModel:
+    """The exact form that find() finds, or a new one, which is kept in OUTPUT/bins.
 
-    data: folder of the datasets; to make one, images of the training set are needed.
-    Raises NoExactFormError where it cannot be made.
+    data: the folder of the datasets; a new one requires images of the training set.
+    Raises NoExactFormError if it cannot be made.
     """
-    exact = find(path, model, identity, dataset, output)
+    exact = find(checkpoint)
     if exact is not None:
         return exact
-    paths.check_folder_writable(cached(dataset, model, identity, output).parent)
+    kept = checkpoint.exact_files()[-1]
+    paths.check_folder_writable(kept.parent)
     try:
-        pixels = sample_images(dataset, "train", data, CALIBRATION)
+        pixels = sample_images(checkpoint.dataset, "train", data, CALIBRATION)
     except UserError as error:
-        raise NoExactFormError(f"{path} has no exact form, and images to make it from are lacking: {error}") from None
-    exact = from_checkpoint(path, model, identity, pixels)
-    save(cached(dataset, model, identity, output), exact)
-    return exact.to(next(model.parameters()).device)
+        raise NoExactFormError(
+            f"{checkpoint.path} has no exact form, and images to make it from are missing: {error}"
+        ) from None
+    exact = from_checkpoint(checkpoint, pixels)
+    save(kept, exact)
+    return exact.to(next(checkpoint.model.parameters()).device)
 
 
-def from_checkpoint(
-    path: str | Path, model: Model, identity: str, pixels: torch.Tensor, two_passes: str | None = None
-) -> ExactModel:
-    """make() for a checkpoint; raises NoExactFormError where it cannot be done."""
+def from_checkpoint(checkpoint: Checkpoint, pixels: torch.Tensor, two_passes: str | None = None) -> ExactModel:
+    """make() for a checkpoint; raises NoExactFormError if it fails."""
     try:
-        return make(model, pixels, identity, two_passes)
+        return make(checkpoint.model, pixels, checkpoint.identity, two_passes)
     except (ValueError, ArithmeticError) as error:
-        raise NoExactFormError(f"{path} has no exact form here: {error}") from None
+        raise NoExactFormError(f"{checkpoint.path} has no exact form here: {error}") from None
 
 
 def sample_images(dataset: str, split: str, data: str | Path | None, count: int, seed: int = 0) -> torch.Tensor:
-    """Images drawn from a dataset, as the models take them: uint8 [count, *xs]."""
+    """Images drawn from a dataset, in the layout of the models: uint8 [count, *xs]."""
     images = datasets.load(dataset, split, data)
     chosen = np.random.default_rng(seed).choice(len(images), min(count, len(images)), replace=False)
     return torch.from_numpy(datasets.to_channels_first(images[np.sort(chosen)]))
@@ -253,13 +225,12 @@ def sample_images(dataset: str, split: str, data: str | Path | None, count: int,
 def main(argv: list[str] | None = None) -> None:
     """Make the exact form, write it, and compare the rates of both forms."""
     args = arguments(argv)
-    path, model, identity = checkpoints.open_for(args.dataset, args)
-    to = Path(args.to or path.with_suffix(".exact.npz"))
+    checkpoint = checkpoints.open_for(args.dataset, args)
+    to = Path(args.to or checkpoint.exact_files()[0])
     paths.check_writable(to)
-    pixels = sample_images(args.dataset, "train", args.data, CALIBRATION)
-    exact = from_checkpoint(path, model, identity, pixels, args.two_passes)
+    exact = from_checkpoint(checkpoint, sample_images(args.dataset, "train", args.data, CALIBRATION), args.two_passes)
     save(to, exact)
-    forms, rates = (fold_weight_norm(model), in_floats(exact, model)), []
+    forms, rates = (fold_weight_norm(checkpoint.model), in_floats(exact)), []
     for pixels in sample_images(args.dataset, "test", args.data, args.compare).split(50):
         rates.append([bits_per_dim(form, pixels).numpy() for form in forms])
     float_rate, exact_rate = (np.concatenate(each).mean() for each in zip(*rates, strict=True))

@@ -1,8 +1,7 @@
 """The hierarchical ResNet VAE of Bit-Swap (Kingma, Abbeel, Ho 2019, section 4 and appendix D).
 
 The latent variables form a Markov chain: q(z_1|x) q(z_2|z_1) ... and p(x|z_1) p(z_1|z_2) ... p(z_nz), where the
-prior p(z_nz) is Logistic(0, 1) and every conditional is an element-wise logistic. Beyond the paper, p(x|z_1) may be
-that of a context network (model.context), which sees z_1 and the pixels before.
+prior p(z_nz) is Logistic(0, 1) and every conditional is an element-wise logistic.
 """
 
 import math
@@ -14,9 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.context import HIDDEN
-from model.context_network import ContextNetwork
-from utils.cli import LIKELIHOODS
 from utils.colour import add_green, subtract_green
 from utils.torch import rand
 from utils.torch.modules import ELU, Convolution, ResNetBlock, WnConv2d, fold_weight_norm
@@ -37,7 +33,7 @@ class LatentVariableModel(Protocol):
     def infer(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(mu, scale) of q(z_{i+1} | z_i), or of q(z_1 | x) for i = 0, given the levels x."""
 
-    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(mu, scale) of p(z_i | z_{i+1}), or of p(x | z_1) for i = 0, the levels spread over [-1, 1]."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -53,8 +49,6 @@ class Model(nn.Module):
     conditional_scale: predict the scale of p(x|z_1) from z_1 rather than learning one per pixel.
     colour_transform: model red and blue relative to green (utils.colour); beyond the paper, and recorded in the
     state dict, so that whatever loads a checkpoint knows.
-    likelihood: of x given z_1, of LIKELIHOODS. "context": the networks give features to a context network, which is
-    trained with them, `context`; beyond the paper.
 
     Parameter names and shapes are those of the paper's published checkpoints.
     """
@@ -71,11 +65,8 @@ class Model(nn.Module):
         dropout_p: float = 0.0,
         conditional_scale: bool = False,
         colour_transform: bool = False,
-        likelihood: str = LIKELIHOODS[0],
     ) -> None:
         super().__init__()
-        if likelihood == "context" and (conditional_scale or colour_transform):
-            raise ValueError("a context network takes the pixels as they are, and needs no scale")
         self.xs: tuple[int, ...] = tuple(xs)
         self.zs: tuple[int, ...] = (zchannels, xs[1] // 2, xs[2] // 2)
         self.nz = nz
@@ -95,8 +86,8 @@ class Model(nn.Module):
         def latent_head(scale):
             return WnConv2d(reswidth, zchannels, k, init_scale=scale)
 
-        def pixel_head(channels):
-            return nn.Sequential(WnConv2d(reswidth, 4 * channels, k, init_scale=0.1), nn.PixelShuffle(2))
+        def pixel_head():
+            return nn.Sequential(WnConv2d(reswidth, 4 * xs[0], k, init_scale=0.1), nn.PixelShuffle(2))
 
         def posterior_scale(layer):
             return math.sqrt(2) * c if layer == nz - 1 else c
@@ -123,13 +114,9 @@ class Model(nn.Module):
         self.gen_in = embed(zchannels)
         self.gen_res1 = residual(k, depths[0])
         self.gen_res0 = residual(5, nprocessing)
-        self.context: ContextNetwork | None = None
+        self.gen_mu = pixel_head()
         self.gen_std: nn.Module | nn.Parameter
-        if likelihood == "context":
-            self.gen_mu, self.gen_std, self.context = pixel_head(HIDDEN), nn.Identity(), ContextNetwork()
-        else:
-            self.gen_mu = pixel_head(xs[0])
-            self.gen_std = pixel_head(xs[0]) if conditional_scale else nn.Parameter(torch.zeros(self.xs))
+        self.gen_std = pixel_head() if conditional_scale else nn.Parameter(torch.zeros(self.xs))
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, torch.Tensor]) -> "Model":
@@ -144,11 +131,6 @@ class Model(nn.Module):
             what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
             raise ValueError(f"not the parameters of a Bit-Swap model ({what})") from None
         return model.eval()
-
-    @property
-    def likelihood(self) -> str:
-        """Of x given z_1, of LIKELIHOODS."""
-        return LIKELIHOODS[self.context is not None]
 
     def to_levels(self, pixels: Any) -> Any:
         """The levels x that the model describes, from pixels: uint8 [..., *xs], NumPy or PyTorch; mostly the same."""
@@ -173,18 +155,15 @@ class Model(nn.Module):
             mu, std = self.deepinfer_mu[i - 1](h), self.deepinfer_std[i - 1](h)
         return mu.float(), 0.1 + 0.9 * torch.sigmoid(std.float() + 2)  # not float32 already under autocast
 
-    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    def generate(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Parameters of the likelihood p(z_i | z_{i+1}), or p(x | z_1) for i = 0.
 
         given: z_{i+1}, [B, *zs] floats.
         Returns (mu, scale): float32 [B, *zs], or for i = 0 [B, *xs] on the pixel scale [-1, 1], where the
-        scale has no batch axis unless the model has a conditional scale. Of a context likelihood mu are its features,
-        [B, HIDDEN, H, W], and scale is None.
+        scale has no batch axis unless the model has a conditional scale.
         """
         if i == 0:
             h = self.gen_res0(self.gen_res1(self.gen_in(given)))
-            if self.context is not None:
-                return self.gen_mu(h).float(), None
             std = self.gen_std(h) if isinstance(self.gen_std, nn.Module) else self.gen_std
             return self.gen_mu(h).float(), (2 / 255) / 8 + F.softplus(std.float())
         h = self.deepgen_res[i - 1](self.deepgen_in[i - 1](given))
@@ -244,7 +223,7 @@ def log_likelihoods(
         logenc.append(rand.log_density(z, mu, scale).sum((2, 3)))
         mu, scale = model.generate(i, z)
         if i == 0:
-            logrecon = _pixel_log_likelihood(model, x, mu, scale)
+            logrecon = rand.discretized_log_likelihood(to_unit_range(x), mu, scale).sum((1, 2, 3))
         else:
             logdec.append(rand.log_density(given, mu, scale).sum((2, 3)))
         given = z
@@ -253,19 +232,11 @@ def log_likelihoods(
     return logrecon / bit, torch.stack(logdec) / bit, torch.stack(logenc) / bit
 
 
-def _pixel_log_likelihood(model, x, mu, scale):
-    if model.context is not None:
-        return model.context.log_likelihood(x, mu)
-    return rand.discretized_log_likelihood(to_unit_range(x), mu, scale).sum((1, 2, 3))
-
-
 def architecture(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Read the constructor arguments of Model off the parameter names and shapes.
 
     Raises KeyError or IndexError where the names are not those of a Model.
     """
-    context = "context.first" in state_dict
-    conditional_scale = "gen_std" not in state_dict and not context
     reswidth, channels4, _, _ = state_dict["infer_in.1.v"].shape
     zchannels, _, kernel_size, _ = state_dict["infer_mu.v"].shape
 
@@ -281,7 +252,6 @@ def architecture(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         "kernel_size": kernel_size,
         "resdepth": count(r"infer_res1\.0\.[^.]*\.") + count(r"deepinfer_res\.\d+\.0\.[^.]*\."),
         "reswidth": reswidth,
-        "conditional_scale": conditional_scale,
+        "conditional_scale": "gen_std" not in state_dict,
         "colour_transform": "colour_transform" in state_dict,
-        **({"likelihood": "context"} if context else {}),  # exact forms of before are named by the rest
     }

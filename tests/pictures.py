@@ -29,10 +29,10 @@ def small_codec(channels=3, nz=2, exact=False):
         model.gen_mu[0].gain -= 3
         model.gen_mu[0].b.zero_()
         model.gen_std[0].b -= 3
-    identity = checkpoints.identity(model.state_dict())
+    identity = checkpoints.identify(model.state_dict())
     images = np.stack([mild(SIDE, SIDE, "RGB" if channels == 3 else "L", seed=k).pixels for k in range(16)])
     networks = make(model, torch.from_numpy(images).permute(0, 3, 1, 2), identity) if exact else None
-    return block_codec.of_model(model, discretization.sample_ranges(model, None, 6, identity), identity, networks)
+    return block_codec.of_model(model, discretization.sample_ranges(model, None, 6, identity), networks)
 
 
 def torch_network(seed=0, amplitude=0.05):

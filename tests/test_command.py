@@ -6,12 +6,6 @@ from codec import command
 from utils import results
 
 
-def test_a_context_network_goes_with_its_likelihood(capsys):
-    with pytest.raises(SystemExit):
-        command.parse("mnist", ["--context", "network.npz"])
-    assert "--context goes with --likelihood=context" in capsys.readouterr().err
-
-
 def test_without_flags_a_first_look_that_names_the_full_experiment(monkeypatch):
     monkeypatch.setattr("sys.argv", ["mnist_compress.py"])
     args = command.parse("mnist")

@@ -33,7 +33,7 @@ def small(tmp_path_factory):
         model.gen_std[0].b -= 3
     path = tmp_path_factory.mktemp("checkpoint") / "small.pt"
     torch.save(model.state_dict(), path)
-    identity = checkpoints.identity(model.state_dict())
+    identity = checkpoints.identify(model.state_dict())
     ranges = discretization.sample_ranges(model, None, 10, identity)
     discretization.save(ranges._replace(with_images=True), path.with_suffix(".bins.npz"))
     images = np.stack([np.asarray(image(32, 32, seed=k)) for k in range(16)])
@@ -253,7 +253,7 @@ def test_a_file_that_does_not_decode_again_replaces_nothing(tmp_path, monkeypatc
 def test_grey_images_are_coded_with_a_checkpoint_for_them(tmp_path):
     model = small_model(2)
     torch.save(model.state_dict(), tmp_path / "grey.pt")
-    ranges = discretization.sample_ranges(model, None, 10, checkpoints.identity(model.state_dict()))
+    ranges = discretization.sample_ranges(model, None, 10, checkpoints.identify(model.state_dict()))
     discretization.save(ranges._replace(with_images=True), tmp_path / "grey.bins.npz")
     image(70, 75, "L").save(tmp_path / "photo.png")
     more = "--coder=bitswap", "--floats", "--checkpoint", tmp_path / "grey.pt"
@@ -265,7 +265,7 @@ def test_grey_images_are_coded_with_a_checkpoint_for_them(tmp_path):
     assert_same(tmp_path / "photo.png", out)
     (tmp_path / "grey.bins.npz").unlink()  # decoding makes no others, which would not be those of the file
     flags = tmp_path / "photo.bitswap", "-o", tmp_path / "other.png", "--checkpoint", tmp_path / "grey.pt"
-    assert_one_line_error(run_main(demo_decompress.main, *flags), "grey.pt", "bins beside it")
+    assert_one_line_error(run_main(demo_decompress.main, *flags), "grey.pt", "bins next to it")
 
 
 def test_errors_of_compress(tmp_path, small):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from conftest import assert_one_line_error, digits, run_main, run_script, small_model
 from photograph_files import fill_data, load_train
-from tqdm import tqdm
 
 import discretization
 from model import checkpoints
@@ -64,7 +63,7 @@ def test_lower_bins_divide_the_range_evenly():
 def test_latents_beyond_all_bounds_are_refused():
     model = small_model(2)
     ranges = discretization.sample_ranges(model, digits(8), 4, "id")
-    with pytest.raises(UserError, match="of no use"):
+    with pytest.raises(UserError, match="no usable range"):
         discretization.bins(model, ranges._replace(hi=ranges.hi + 1e7))
 
 
@@ -95,38 +94,39 @@ def test_damaged_ranges_are_refused(tmp_path, damage):
         discretization.load(path)
 
 
+def saved(folder, dataset="mnist", **options):
+    """The Checkpoint of a small model that is written to folder/x.pt, whose bins are kept under the same folder."""
+    checkpoints.save(small_model(**options).state_dict(), folder / "x.pt")
+    return checkpoints.load(folder / "x.pt", dataset, output=folder)
+
+
 def test_cache_is_keyed_by_the_checkpoint(tmp_path, mnist, capsys):
     ids = []
     for seed in (0, 1):
-        model = small_model(2, seed=seed)
-        identity = checkpoints.identity(model.state_dict())
-        arguments = (tmp_path / "x.pt", model, identity, "mnist", 2, mnist, tmp_path)
-        first = discretization.for_checkpoint(*arguments)
-        again = discretization.for_checkpoint(*arguments)
+        checkpoint = saved(tmp_path, seed=seed)
+        first = discretization.for_checkpoint(checkpoint, 2, mnist)
+        again = discretization.for_checkpoint(checkpoint, 2, mnist)
         assert first.identity == again.identity
         ids.append(first.identity)
     assert ids[0] != ids[1]
-    assert len(list((tmp_path / "bins").iterdir())) == 2
 
 
 def test_without_training_images_it_warns_and_later_makes_up_for_it(tmp_path, mnist, monkeypatch, capsys):
     def absent(*args):
         raise UserError("no images here")
 
-    model = small_model(2)
+    checkpoint = saved(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(datasets, "load", absent)
-        ranges = discretization.for_checkpoint(tmp_path / "x.pt", model, "id", "mnist", 2, mnist, tmp_path)
-    assert not ranges.with_images
+        assert not discretization.for_checkpoint(checkpoint, 2, mnist).with_images
     assert "Warning: no images here" in capsys.readouterr().out
-    ranges = discretization.for_checkpoint(tmp_path / "x.pt", model, "id", "mnist", 2, mnist, tmp_path)
-    assert ranges.with_images
+    assert discretization.for_checkpoint(checkpoint, 2, mnist).with_images
 
 
 def test_folding_does_not_change_the_identity(checkpoint):
-    model, identity = checkpoints.load(checkpoint)
-    fold_weight_norm(model)
-    assert checkpoints.identity(model.state_dict()) == identity
+    stored = checkpoints.load(checkpoint, "mnist")
+    fold_weight_norm(stored.model)
+    assert checkpoints.identify(stored.model.state_dict()) == stored.identity
 
 
 def test_script(tmp_path, mnist, checkpoint):
@@ -170,13 +170,73 @@ def test_bins_of_photographs_from_the_command_line(tmp_path):
     assert len(list((tmp_path / "bins").glob("imagenetcrop_nz2_3bits_*.npz"))) == 1
 
 
-@pytest.mark.parametrize("each, says", [(0.001, ""), (0.09, "bins: about 2 minutes"), (7, "bins: about 1.9 hours")])
-def test_how_long_the_sampling_takes_is_told_after_a_few_batches(each, says, capsys):
-    now, told = [0.0], None
-    bar = tqdm(range(1000), disable=True)
-    for done, _ in enumerate(discretization.foretell(bar, "bins", lambda: now[0])):
-        if done == discretization.FIRST:
-            told = capsys.readouterr().out
-        now[0] += 300 if done == 0 else each  # the first batch is slow
-    assert done == 999 and says in told and bool(says) == bool(told)
-    assert capsys.readouterr().out == ""
+def write_published(folder, checkpoint, quantbits, seed=0, **changes):
+    """Files of bins as the published discretization.py writes them, of samples in float16; returns these [dims] each.
+
+    changes: functions of the arrays "edges" and "centres" that damage them.
+    """
+    nz, dims, n = checkpoint.model.nz, math.prod(checkpoint.model.zs), 1 << quantbits
+    edges, centres = np.zeros((nz, dims, n - 1)), np.zeros((nz, dims, n))
+    rng = np.random.default_rng(seed)
+    lo, hi = (rng.uniform(*ends, (nz - 1, dims)).astype(np.float16).astype(np.float64) for ends in ((-9, -1), (1, 9)))
+    for layer in range(nz - 1):
+        ends = np.linspace(lo[layer], hi[layer], n + 1)
+        edges[layer], centres[layer] = ends[1:-1].T, ((ends[:-1] + ends[1:]) / 2).T
+    p = torch.arange(1.0, n) / n
+    edges[-1] = torch.log(p / (1 - p)).numpy()
+    p = (torch.arange(n) + 0.5) / n
+    centres[-1] = torch.log(p / (1 - p)).numpy()
+    folder.mkdir(exist_ok=True)
+    for name, array in (("endpoints", edges), ("centres", centres)):
+        array = changes.get("edges" if name == "endpoints" else name, lambda array: array)(array)
+        torch.save(torch.from_numpy(array), folder / f"{checkpoint.dataset}_nz{nz}_z{name}{quantbits}.pt")
+    return lo, hi
+
+
+@pytest.mark.parametrize("nz, quantbits", [(1, 4), (2, 2), (3, 10)])
+def test_published_bins_are_imported_as_they_are(tmp_path, nz, quantbits):
+    checkpoint = saved(tmp_path, nz=nz)
+    lo, hi = write_published(tmp_path / "bins", checkpoint, quantbits)
+    ranges = discretization.load_published(tmp_path / "bins", checkpoint, quantbits)
+    assert (ranges.quantbits, ranges.checkpoint, ranges.with_images) == (quantbits, checkpoint.identity, True)
+    np.testing.assert_allclose(ranges.lo, lo, rtol=0, atol=1e-14)
+    ours = discretization.bins(checkpoint.model, ranges)
+    theirs = discretization.bins(checkpoint.model, ranges._replace(lo=lo, hi=hi))
+    for a, b in zip(ours[1:-1], theirs[1:-1], strict=True):
+        np.testing.assert_array_equal(a.lo, b.lo)
+        np.testing.assert_array_equal(a.width, b.width)
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"edges": lambda edges: edges**3}, "equal width"),
+        ({"edges": lambda edges: -edges}, "equal width"),
+        ({"centres": lambda centres: centres + 0.1}, "equal width"),
+        ({"centres": lambda centres: centres * np.nan}, "equal width"),
+        ({"edges": lambda edges: edges[:, :, 1:]}, r"zendpoints4\.pt holds float64 \[2, 256, 14\]"),
+        ({"centres": lambda centres: centres.astype(np.float32)}, r"zcentres4\.pt holds float32"),
+    ],
+)
+def test_other_published_bins_are_refused(tmp_path, changes, says):
+    checkpoint = saved(tmp_path)
+    write_published(tmp_path, checkpoint, 4, **changes)
+    with pytest.raises(UserError, match=says):
+        discretization.load_published(tmp_path, checkpoint, 4)
+
+
+def test_published_bins_from_the_command_line_are_those_that_coding_uses(tmp_path):
+    checkpoint = saved(tmp_path)
+    flags = "mnist", "--checkpoint", checkpoint.path, "--quantbits=4", "--output", tmp_path, "--gpu=-1", "--import"
+    done = run_main(discretization.main, *flags, tmp_path / "theirs")
+    assert_one_line_error(done, tmp_path / "theirs" / "mnist_nz2_zendpoints4.pt", "does not exist", "--import")
+    lo, _ = write_published(tmp_path / "theirs", checkpoint, 4)
+    done = run_main(discretization.main, *flags, tmp_path / "theirs")
+    assert done.returncode == 0 and f"from {lo.min():.3f}" in done.stdout, done.stderr
+    np.testing.assert_allclose(discretization.for_checkpoint(checkpoint, 4).lo, lo)
+    (tmp_path / "theirs" / "mnist_nz2_zcentres4.pt").write_bytes(b"no tensor")
+    assert_one_line_error(run_main(discretization.main, *flags, tmp_path / "theirs"), "zcentres4.pt is corrupt")
+    write_published(tmp_path / "theirs", checkpoint, 4, seed=1)
+    beside = tmp_path / "x.bins.npz"
+    assert run_main(discretization.main, *flags, tmp_path / "theirs", "--to", beside).returncode == 0
+    assert_one_line_error(run_main(discretization.main, *flags, tmp_path / "theirs"), f"--to={beside}")

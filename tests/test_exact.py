@@ -91,9 +91,11 @@ def damage_header(fields, **changes):
 DAMAGES = {
     "newer": lambda f: damage_header(f, format=exact.FORMAT + 1),
     "no architecture": lambda f: damage_header(f, architecture=None),
+    "another likelihood": lambda f: damage_header(f, architecture=f.architecture | {"likelihood": "context"}),
     "odd sides": lambda f: damage_header(f, architecture=f.architecture | {"xs": [1, 31, 31]}),
     "wider": lambda f: damage_header(f, architecture=f.architecture | {"reswidth": 4096}),
     "deeper": lambda f: damage_header(f, architecture=f.architecture | {"nz": 4096, "resdepth": 4096}),
+    "as deep as allowed": lambda f: damage_header(f, architecture=f.architecture | {"nz": 64, "resdepth": 1024}),
     "larger": lambda f: damage_header(f, architecture=f.architecture | {"xs": [1, 4096, 4096]}),
     "even kernel": lambda f: damage_header(f, architecture=f.architecture | {"kernel_size": 2}),
     "not JSON": lambda f: {"header": "{"},
@@ -122,14 +124,6 @@ def test_damaged_files_are_refused(damage, tmp_path):
     with pytest.raises(UserError, match=r"damaged.exact.npz: .*model/make_exact.py makes it") as caught:
         exact.load(path)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("options", [GREY, COLOUR, COLOUR | {"nz": 1, "zchannels": 3}], ids=str)
-def test_counts_of_check_arrays_are_those_of_the_networks(options):
-    fields = networks(**options)[1].fields
-    exact.check_arrays(fields[2:], fields.architecture)
-    with pytest.raises(ValueError, match="weights are not as many"):
-        exact.check_arrays((fields.weights[1:], *fields[3:]), fields.architecture)
 
 
 def test_loading_leaves_the_random_state_alone(tmp_path):

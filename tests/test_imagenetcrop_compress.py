@@ -12,7 +12,7 @@ from PIL import Image
 from test_processes import run_two
 
 import discretization
-from codec import autoregressive, container, conventional
+from codec import conventional
 from imagenetcrop_compress import main
 from model import checkpoints, exact, make_exact
 from utils import npz
@@ -20,7 +20,7 @@ from utils import npz
 pytestmark = pytest.mark.xdist_group("imagenetcrop_compress")  # they share what takes long
 SIZES = {"a.png": (32, 65), "b.jpg": (33, 47), "c.png": (32, 32), "d.jpg": (100, 40)}  # heights, widths
 INITIAL = 2 * 512 + 2  # words that a chain of the small model starts from
-TABLE = ["Bit-Swap, net", "Bit-Swap, sent", "ELBO", "BB-ANS, net", "BB-ANS, sent", "context network"]
+TABLE = ["Bit-Swap, net", "Bit-Swap, sent", "ELBO", "BB-ANS, net", "BB-ANS, sent"]
 TABLE += [*conventional.COMPRESSORS, *["JPEG XL"] * conventional.has_jxl()]
 
 
@@ -45,11 +45,11 @@ def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "small.pt"
     model = small_model(2, (3, 32, 32), zchannels=2, conditional_scale=True, colour_transform=True)
     torch.save(model.state_dict(), path)
-    model, identity = checkpoints.load(path)
-    ranges = discretization.sample_ranges(model, None, 6, identity)._replace(with_images=True)
+    stored = checkpoints.load(path, "imagenetcrop")
+    ranges = discretization.sample_ranges(stored.model, None, 6, stored.identity)._replace(with_images=True)
     discretization.save(ranges, path.with_suffix(".bins.npz"))
     patches = torch.from_numpy(np.stack([photograph(32, 32, seed) for seed in range(16)])).permute(0, 3, 1, 2)
-    exact.save(path.with_suffix(".exact.npz"), make_exact.make(model, patches, identity))
+    exact.save(path.with_suffix(".exact.npz"), make_exact.from_checkpoint(stored, patches))
     return path
 
 
@@ -82,14 +82,12 @@ def test_everything_is_written_and_verified(results):
     assert files(output) == [
         "bitstreams/imagenetcrop2/bbans_6bits.npz",
         "bitstreams/imagenetcrop2/bitswap_6bits.npz",
-        *(f"bitstreams/imagenetcrop2/context_6bits/{i}.bitswap" for i in range(4)),
         "plots/imagenetcrop2/photographs_6bits.csv",
         "plots/imagenetcrop2/table_6bits.csv",
         "plots/imagenetcrop2/table_6bits.pdf",
         "plots/imagenetcrop2/table_6bits.png",
     ]
     assert printed.count("all 7 blocks and all initial words are identical") == 2
-    assert "all pixels of 4 photographs are identical" in printed
     assert "Note: there are 4 photographs: using all of them" in printed
     for name, reason in {"flat.png": "200x31", "grey.jpg": "L", "torn.jpg": "", "notes.txt": ""}.items():
         assert f"skipped class/{name}: " in printed
@@ -111,17 +109,6 @@ def test_other_compressors_see_the_same_pixels(results, data):
         for name, compressor in conventional.COMPRESSORS.items():
             bits = conventional.png(pixels, idat_only=True) if name == "PNG" else compressor(pixels)
             assert int(row[f"{name} (bits)"]) == bits
-
-
-def test_the_context_network_codes_whole_photographs(results, data):
-    output, _ = results
-    for i, row in enumerate(by_photograph(output)):
-        path = output / "bitstreams" / "imagenetcrop2" / "context_6bits" / f"{i}.bitswap"
-        assert int(row["context network (bits)"]) == 8 * path.stat().st_size
-        decoded = container.decode(path.read_bytes(), lambda header: autoregressive.open_network())
-        with Image.open(data / "imagenetcrop" / "test" / row["photograph"]) as image:
-            pixels = np.asarray(image)[: int(row["height"]), : int(row["width"])]
-        np.testing.assert_array_equal(decoded.pixels, pixels)
 
 
 @pytest.mark.parametrize("scheme, name", [("bitswap", "Bit-Swap"), ("bbans", "BB-ANS")])
@@ -199,14 +186,7 @@ def test_verify_only_decodes_an_earlier_run(copy, data, checkpoint):
     done = run_main(main, *flags(data, checkpoint, copy, "--verify-only"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("all 7 blocks and all initial words are identical") == 2
-    assert "all pixels of 4 photographs are identical" in done.stdout
     assert not (copy / "plots").exists()
-    one, other = (copy / "bitstreams" / "imagenetcrop2" / "context_6bits" / f"{i}.bitswap" for i in (0, 1))
-    shutil.copy(other, one)
-    done = run_main(main, *flags(data, checkpoint, copy, "--verify-only"))
-    assert_one_line_error(done, one, "other pixels than those of class/d.jpg")
-    one.write_bytes(one.read_bytes()[:-9])
-    assert_one_line_error(run_main(main, *flags(data, checkpoint, copy, "--verify-only")), one, "cut short")
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "word", "initial", "absent", "scheme"])
@@ -252,10 +232,6 @@ def test_bad_arguments(data, checkpoint, tmp_path):
     assert_one_line_error(done, "argument --seed: 4294967296")
     done = run_main(main, *flags(data, tmp_path / "absent.pt", output))
     assert_one_line_error(done, tmp_path / "absent.pt")
-    done = run_main(main, *flags(data, checkpoint, output, "--context", tmp_path / "absent.npz"))
-    assert_one_line_error(done, tmp_path / "absent.npz")
-    done = run_main(main, *flags(data, checkpoint, output, "--bitswap=1", "--context", tmp_path / "absent.npz"))
-    assert_one_line_error(done, "--context", "--bitswap=1")
     done = run_main(main, *flags(data, checkpoint, output, "--verify-only", "--no-verify"))
     assert_one_line_error(done, "exclude each other")
     assert not output.exists()

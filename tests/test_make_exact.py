@@ -16,7 +16,7 @@ from utils.torch.modules import fold_weight_norm
 def test_as_good_as_the_float_network(options):
     model, ours = networks(**options)
     pixels = blobs(8, model.xs[0], seed=1)
-    float_rate, exact_rate = bits_per_dim(fold_weight_norm(model), pixels), bits_per_dim(in_floats(ours, model), pixels)
+    float_rate, exact_rate = bits_per_dim(fold_weight_norm(model), pixels), bits_per_dim(in_floats(ours), pixels)
     assert (exact_rate - float_rate).abs().max() < 0.03
     assert (exact_rate - float_rate).mean().abs() < 0.003
     assert not torch.equal(exact_rate, float_rate)

@@ -74,7 +74,6 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
 SEED = whole_number(0, 2**32 - 1)  # as NumPy takes it
 QUANTBITS = whole_number(2, 16)  # of the bins of latents
 PRECISIONS = ("float32", "bfloat16")  # of the networks' bodies: see model.vae.for_inference()
-LIKELIHOODS = ("logistic", "context")  # of x, given z_1: see model.vae.Model
 
 
 def real_number(condition: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
@@ -127,21 +126,16 @@ def progress(desc: str, unit: str = "step") -> Iterator[Callable[[Iterable], Ite
         yield lambda steps: bars.enter_context(tqdm(steps, desc=desc, unit=unit, dynamic_ncols=True))
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, least_nz: int = 1) -> None:
-    """The arguments that choose a checkpoint. least_nz: 0 where a context network may do without latents."""
-    likelihood = "of x: the paper's, or a context network's, which latents are one more input to"
-    without = "" if least_nz else "; 0, or none given: a context likelihood without latents"
-    latents = f"latent layers (default: the most there are trained{without})"
-    parser.add_argument("--likelihood", choices=LIKELIHOODS, default=LIKELIHOODS[0], help=likelihood)
-    parser.add_argument("--nz", type=whole_number(least_nz), help=latents)
-    parser.add_argument(
-        "--checkpoint", help="a checkpoint (default: model/params/<dataset>[_context]/nz<k> or the shipped one)"
-    )
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that choose a checkpoint."""
+    parser.add_argument("--nz", type=whole_number(1), help="latent layers (default: the most that a trained model has)")
+    default = "model/params/<dataset>/nz<k>, or the one that ships"
+    parser.add_argument("--checkpoint", help=f"a checkpoint, a file (default: {default})")
 
 
-def add_checkpoint_arguments(parser: argparse.ArgumentParser, least_nz: int = 1) -> None:
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that choose a checkpoint, its bins, the device it runs on and where everything is written."""
-    add_model_arguments(parser, least_nz)
+    add_model_arguments(parser)
     parser.add_argument("--quantbits", type=QUANTBITS, default=10, metavar="Q", help="2^Q bins, 2..16")
     parser.add_argument("--gpu", type=whole_number(-1), help="index of the GPU, -1 for the CPU (default: any GPU)")
     parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")

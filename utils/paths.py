@@ -20,11 +20,6 @@ DATA = ROOT / "model" / "data"
 PRETRAINED = ROOT / "model" / "pretrained"
 
 
-def family(dataset: str, likelihood: str) -> str:
-    """What the models of a likelihood are called in names of files and folders: what the functions below take."""
-    return dataset if likelihood == "logistic" else f"{dataset}_{likelihood}"
-
-
 def params(dataset: str, output: str | Path = ROOT) -> Path:
     """Folder of the checkpoints trained on a dataset, one file nz<k> per number of latent layers."""
     return Path(output) / "model" / "params" / dataset

@@ -26,8 +26,8 @@ from model import context, context_adaptation, context_mixture
 from model.context import PAD, PERIOD, SMALL_GRID, UNKNOWN, Weights
 from model.context_adaptation import EVERY, Adaptation
 from model.context_mixture import PRECISION, SYMBOLS, Mixture, cumulative
-from utils import paths, processors
-from utils.compiled import compiled
+from utils import paths
+from utils.compiled import compiled, processors
 from utils.fixed_point import FRACTION
 
 _ROWS = 64  # of a strip, at least
@@ -231,7 +231,7 @@ class Pixels:
 
 
 def _each_lane(function, lanes):
-    with concurrent.futures.ThreadPoolExecutor(processors.count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(processors()) as pool:
         list(pool.map(function, range(lanes)))
 
 
@@ -300,7 +300,7 @@ def _run(
     shape: (width, channels). begin(i) gives a strip and its coder, finish(i, strip, coder) takes them back.
     """
     width, channels = shape
-    threads = threads or processors.count()
+    threads = threads or processors()
     step = max(1, _BATCH // width)
     heights = [b - a for a, b in itertools.pairwise(ends)]
     groups = [range(i, min(i + threads, coding.strips)) for i in range(0, coding.strips, threads)]

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from codec import autoregressive, experiment
 from model.context import SMALL_GRID
-from utils import paths, processors
+from utils import paths
+from utils.compiled import processors
 from utils.errors import UserError
 
 SCHEME = "context"  # in the names of files
@@ -69,5 +70,5 @@ def _verify(file, header, chosen, network):
 
 def _each(function, chains, desc):
     """[function(chain) for every chain], on as many threads as there are processors."""
-    with concurrent.futures.ThreadPoolExecutor(processors.count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(processors()) as pool:
         return list(tqdm(pool.map(function, chains), total=len(chains), desc=desc, unit="chain", dynamic_ncols=True))

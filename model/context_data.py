@@ -19,6 +19,7 @@ from model.context import FEATURES, INPUTS, ORDER, PAD, PERIOD, SMALL_GRID
 from utils import datasets, paths
 from utils.compiled import compiled
 from utils.errors import UserError
+from utils.photographs import decode, open_photographs
 
 TILE = (8, 16)
 VALIDATION = 40  # photographs
@@ -93,14 +94,14 @@ def describe(photographs: Photographs, tiles: np.ndarray, blocks: np.ndarray) ->
 
 def load_photographs(root: str | Path | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The training photographs and those for validation: two lists of uint8 [H, W, 3]. Raises UserError."""
-    opened = datasets.open_photographs(Path(root or paths.DATA) / datasets.PHOTOGRAPHS / "train")
+    opened = open_photographs(Path(root or paths.DATA) / datasets.PHOTOGRAPHS / "train")
     images = []
     for i, (height, width) in enumerate(opened.sizes):
         if opened.decoded is not None:
             images.append(opened.pixels[opened.ends[i] - 3 * height * width : opened.ends[i]].reshape(height, width, 3))
         else:
             path = opened.folder / os.fsdecode(opened.names[i])
-            image = datasets.decode(path)
+            image = decode(path)
             if isinstance(image, str):
                 raise UserError(f"{path} has changed since it was checked ({image}); start again")
             images.append(image)

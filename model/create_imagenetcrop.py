@@ -1,15 +1,15 @@
 """Divide photographs into a training and a test set: python create_imagenetcrop.py FOLDER [FOLDER ...]
 
-The published split is 5,000 photographs for testing, drawn at random from the validation and test sets of ILSVRC 2012,
-and the others for training; which ones, is not published. Here it follows from the seed and the names of the files.
-Any other photographs will do: JPEG or PNG files, in sub-folders or not. Nothing in FOLDER is changed: the sets are hard
-links to its files, which take no room, or copies where they lie on another disk.
+The published split has 5,000 photographs for testing, drawn at random from the validation and test sets of ILSVRC 2012,
+and the others for training. Which ones is not published; here the seed and the names of the files decide. Any other
+photographs will do: JPEG or PNG files, in sub-folders or not. A photograph that lies in several places counts once.
+Nothing in FOLDER is changed: the sets are hard links to its files, which use no space, or copies on another disk.
 
-Writes  DATA/imagenetcrop/train/ and DATA/imagenetcrop/test/   each in full or not at all: both are made aside and then
-        renamed, one after the other
+Writes  DATA/imagenetcrop/train/ and DATA/imagenetcrop/test/   each whole or not at all
 """
 
 import argparse
+import filecmp
 import os
 import shutil
 import signal
@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils import cli, datasets, paths
+from utils.errors import UserError
 
 TEST = 5000
 SUFFIXES = (".jpeg", ".jpg", ".png")
@@ -40,26 +41,48 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def list_photographs(folders: Iterable[Path]) -> dict[str, Path]:
-    """The photographs in folders, {path to give it in its set: path}, sorted; others are counted on stdout."""
+    """The photographs in folders, {path in the set: path}, sorted, each once; the other files are counted on stdout.
+
+    Raises UserError if a folder does not exist, or two photographs have the same name.
+    """
     found: dict[str, Path] = {}
-    others = 0
+    alike: dict[tuple[int, bytes], list[Path]] = {}  # {size and last bytes: photographs}
+    others = copies = 0
     for folder in folders:
         if not folder.is_dir():
-            raise cli.UserError(f"{folder} is absent or no folder; name a folder of photographs (JPEG or PNG)")
-        for name in paths.list_files(folder):
-            if not name.lower().endswith(SUFFIXES):
+            raise UserError(f"{folder} is not a folder; name a folder of photographs (JPEG or PNG)")
+        names, hidden = paths.list_files(folder)
+        others += hidden
+        for name in names:
+            path = folder / name
+            if not name.lower().endswith(SUFFIXES) or not path.is_file():
                 others += 1
-            elif name in found:
-                raise cli.UserError(f"{folder / name} has the name of {found[name]}; rename one")
-            else:
-                found[name] = folder / name
+                continue
+            same = alike.setdefault(fingerprint(path), [])
+            if any(filecmp.cmp(path, other, shallow=False) for other in same):
+                copies += 1
+                continue
+            if name in found:
+                raise UserError(f"{path} has the same name as {found[name]}; rename one")
+            found[name] = path
+            same.append(path)
     if others:
-        print(f"{others} files that are neither JPEG nor PNG left out")
+        print(f"left out: {others} hidden files, or neither JPEG nor PNG")
+    if copies:
+        print(f"left out: {copies} photographs that are there already")
     return dict(sorted(found.items()))
 
 
+def fingerprint(path: Path) -> tuple[int, bytes]:
+    """The size and the last bytes of a file, which differ between nearly all photographs."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 64))
+        return size, file.read()
+
+
 def place(source: str | Path, target: Path) -> None:
-    """Link a file, or copy it where that is not possible."""
+    """Link to a file, or copy it if that is not possible."""
     target.parent.mkdir(parents=True, exist_ok=True)
     source = os.path.realpath(source)
     try:
@@ -70,21 +93,21 @@ def place(source: str | Path, target: Path) -> None:
 
 @cli.script
 def main(argv: list[str] | None = None) -> None:
-    """Draw the test set, and place every photograph in one of the two."""
+    """Draw the test set, and place every photograph in one of the two sets."""
     args = arguments(argv)
-    # End as on an exception, so that nothing unfinished is left.
+    # As on an exception, leave nothing unfinished.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     root = args.data / datasets.PHOTOGRAPHS
     targets = {split: root / split for split in ("train", "test")}
     for target in targets.values():
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise cli.UserError(f"{target} is there already; move it away, or choose another folder with --data")
+            raise UserError(f"{target} exists; move it away, or choose another folder with --data")
     paths.check_folder_writable(root)
     photographs = list_photographs(args.folders)
     count = args.count or min(TEST, max(1, len(photographs) // 10))
     if len(photographs) <= count:
         where = ", ".join(map(str, args.folders))
-        raise cli.UserError(f"{where}: {len(photographs)} photographs are too few to draw {count} of them for testing")
+        raise UserError(f"{where}: {len(photographs)} photographs are too few to draw {count} of them for testing")
     drawn = set(np.random.default_rng(args.seed).choice(len(photographs), count, replace=False).tolist())
     aside = root / f".{os.getpid()}.tmp"
     try:
@@ -92,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
         for i, (name, source) in enumerate(bar):
             place(source, aside / ("test" if i in drawn else "train") / name)
         for split, target in targets.items():
-            os.replace(aside / split, target)  # in place of an empty folder, too
+            os.replace(aside / split, target)  # also replaces an empty folder
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     print(f"wrote {targets['train']}: {len(photographs) - count} photographs, and {targets['test']}: {count}")

@@ -1,7 +1,7 @@
 """The networks of a trained Model in integers, which give the same outputs on every machine.
 
 Weights and activations are fixed-point numbers, and the convolutions those of utils.torch.integers, which are exact.
-ELU and the scales go through the integer tables of utils.integer_tables. So nothing depends on how a machine rounds.
+ELU and the scales go through the integer tables of utils.fixed_point. So nothing depends on how a machine rounds.
 (Integer networks for this purpose: Ballé, Johnston, Minnen, "Integer networks for data compression with
 latent-variable models", 2019.)
 """
@@ -20,9 +20,9 @@ from torch import nn
 
 from model.checkpoints import Checkpoint
 from model.vae import Model
-from utils import integer_tables, npz
+from utils import fixed_point, npz
 from utils.errors import UserError
-from utils.fixed_point import FRACTION, LEAST_SCALE_LOG2, SCALES, SCALES_PER_OCTAVE
+from utils.fixed_point import FRACTION
 from utils.torch.integers import EXACT, Layer, check, convolve, exact_arithmetic, prove
 from utils.torch.modules import fold_weight_norm
 
@@ -79,9 +79,9 @@ class ExactModel:
         self.xs, self.zs, self.nz = model.xs, model.zs, model.nz
         self.to_levels, self.to_pixels = model.to_levels, model.to_pixels
         self._networks = unpack(fields, model, self.device)
-        self._elu = integer_tables.elu(STREAM).to(self.device, torch.float32)
-        scales = integer_tables.scale_thresholds(FRACTION, SCALES_PER_OCTAVE, LEAST_SCALE_LOG2, SCALES)
-        self._thresholds = {kind: table.to(self.device) for kind, table in scales.items()}
+        self._elu = torch.from_numpy(fixed_point.elu_table(STREAM)).to(self.device, torch.float32)
+        scales = fixed_point.scale_thresholds()
+        self._thresholds = {kind: torch.from_numpy(table).to(self.device) for kind, table in scales.items()}
         if fields.pixel_std.size:
             self._pixel_scale = self._scale("pixel", torch.from_numpy(fields.pixel_std.astype(np.int64)))
 

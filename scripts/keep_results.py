@@ -1,6 +1,6 @@
 """Keep results with the repository: copy a folder of results to docs/results, its arrays as float32.
 
-cma.py, stackplot.py and savings.py draw these where there are no others.
+cma.py and stackplot.py draw these if there are no others.
 
 Reads   FROM/<dataset><nz>/*.npy, rates that a compression script measured, and *.csv, curves of a training script
 Writes  docs/results/<dataset><nz>/, the same files
@@ -23,12 +23,12 @@ def main(argv=None):
     parser.add_argument("folder", metavar="FROM", type=Path, help="a folder of results, e.g. plots")
     parser.add_argument("--to", type=Path, default=results.SHIPPED, help="write here")
     args = parser.parse_args(argv)
-    found = results.found(args.folder, lambda name: results.parse(name) or name.endswith(".csv"))
+    found = results.found([args.folder], lambda name: results.parse(name) or name.endswith(".csv"))
     if not found:
         raise cli.UserError(f"{args.folder} has no results; they are what the compression and training scripts write")
-    for (dataset, nz), names in found.items():
+    for (dataset, nz), (folder, names) in found.items():
         for name in names:
-            source = results.folder(dataset, nz, args.folder) / name
+            source = folder / name
             with paths.replacing(results.folder(dataset, nz, args.to) / name) as file:
                 if results.parse(name):
                     np.save(file, results.load_array(source).astype(np.float32))

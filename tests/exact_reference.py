@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from conftest import small_model
 
-from model import exact, make_exact
+from model import make_exact
 from model.exact import FRACTION, STREAM
+from utils.fixed_point import SCALES
 
 GREY = {"nz": 2, "two_passes": "all"}
 COLOUR = {"nz": 3, "xs": (3, 32, 32), "zchannels": 2, "conditional_scale": True, "colour_transform": True}
@@ -190,4 +191,4 @@ def scale_number(kind, std):
             scale = Decimal("0.1") + Decimal("0.9") * (1 + (x + (Decimal(1).exp() - 1).ln()).exp()).ln()
         else:
             scale = Decimal(2) / 255 / 8 + (1 + x.exp()).ln()
-        return min(exact.SCALES - 1, max(0, round((scale.ln() / Decimal(2).ln() + 12) * 256)))
+        return min(SCALES - 1, max(0, round((scale.ln() / Decimal(2).ln() + 12) * 256)))

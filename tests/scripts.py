@@ -12,7 +12,6 @@ import demo_decompress
 import discretization
 import imagenetcrop_compress
 import samples
-import savings
 import stackplot
 from codec import command
 from model import create_imagenet, create_imagenetcrop, make_exact, train_options
@@ -26,7 +25,6 @@ MAINS = {
     "benchmark_compress.py": benchmark_compress.main,
     "cma.py": cma.main,
     "stackplot.py": stackplot.main,
-    "savings.py": savings.main,
     "samples.py": samples.main,
     "demo_compress.py": demo_compress.main,
     "demo_decompress.py": demo_decompress.main,

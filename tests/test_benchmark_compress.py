@@ -62,7 +62,7 @@ def test_script_uses_what_there_is(run, flag, used):
         (["--experiments=26", "--ndatapoints=10"], "260 different images, and the test set has 250"),
         (["--experiments=251"], "the test set has 250"),
         (["--ndatapoints=251"], "the test set has 250"),
-        (["imagenet"], "imagenet/test.npy is absent; python model/create_imagenet.py prepares it"),
+        (["imagenet"], "imagenet/test.npy does not exist; python model/create_imagenet.py prepares it"),
         (["--ndatapoints=1", "--experiments=1", "--output=mnist/test.npy"], "cannot write"),
     ],
 )

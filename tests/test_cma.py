@@ -9,7 +9,7 @@ from result_files import check_figure, check_refused, overwrite, save_both, save
 
 import cma
 from utils import results
-from utils.cli import UserError
+from utils.errors import UserError
 
 HEADER = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }"
 HUGE = b"\x93NUMPY\x01\x00\x76\x00" + HEADER.ljust(118)  # 8 TB, says the header
@@ -85,7 +85,7 @@ def test_cma_says_what_is_missing(tmp_path):
 
 def drawn(folder):
     """cma.py's figure of a folder: {(dataset, nz): axes}."""
-    models = results.load(folder)
+    models = results.load([folder])
     return dict(zip(models, (axes for axes in cma.draw(models).axes if axes.get_visible()), strict=True))
 
 
@@ -102,7 +102,7 @@ def test_cma_panels(tmp_path):
     images = np.arange(1, 61)
     np.testing.assert_allclose(both["Bit-Swap"], 4 + 2 / images)
     np.testing.assert_allclose(both["BB-ANS"], 4 + 8 / images)
-    np.testing.assert_allclose(both["net rate, mean"], 4)
+    np.testing.assert_allclose(both["net rate"], 4)
     bottom, top = panels["cifar", 2].get_ylim()
     assert bottom < 4 - 1 and top > 4 + 2  # the whole of the band and of Bit-Swap
     assert panels["cifar", 8].get_ylim() == (bottom, top)
@@ -124,7 +124,11 @@ def test_cma_marks_a_start_off_the_scale(tmp_path):
 
 
 def test_variants_are_told_apart(tmp_path):
-    """The paper's protocol is drawn before others; where there is none, the most images, and the title says which."""
+    """The paper's protocol is drawn before others; without it the most images, and the title says which."""
+
+    def drawn_rate(*counts):
+        return results.load([tmp_path], *counts)["cifar", 2]["bitswap"].nets.mean()
+
     for variant, rate, shape in (
         ("10bits_exact", 2.0, (100, 100)),
         ("10bits_2x60", 3.0, (2, 60)),
@@ -134,12 +138,12 @@ def test_variants_are_told_apart(tmp_path):
     ):
         save_result(tmp_path / "cifar2", "bitswap", np.full(shape, rate), np.full(shape, rate), 0, 3072, variant)
     (panel,) = drawn(tmp_path).values()
-    assert "2 × 60" in panel.get_title() and results.load(tmp_path)["cifar", 2]["bitswap"].nets.mean() == 3
-    assert results.load(tmp_path, exact=True)["cifar", 2]["bitswap"].nets.mean() == 2
-    assert results.load(tmp_path, whiten=True)["cifar", 2]["bitswap"].nets.mean() == 5
+    assert "2 chains of 60" in panel.get_title() and drawn_rate() == 3
+    assert drawn_rate(lambda variant: variant.exact) == 2
+    assert drawn_rate(lambda variant: variant.whiten) == 5
     save_result(tmp_path / "cifar2", "bitswap", np.full((100, 100), 6.0), np.full((100, 100), 6.0), 0, 3072)
     (panel,) = drawn(tmp_path).values()
-    assert "×" not in panel.get_title() and results.load(tmp_path)["cifar", 2]["bitswap"].nets.mean() == 6
+    assert "chains" not in panel.get_title() and drawn_rate() == 6
 
 
 def test_cma_quantbits(tmp_path):
@@ -194,7 +198,7 @@ def test_cma_damaged_array(tmp_path, content):
     path = tmp_path / "cifar4" / "bbans_10bits_cmas.npy"
     overwrite(path, content)
     with pytest.raises(UserError) as error:
-        results.load(tmp_path)
+        results.load([tmp_path])
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -217,3 +221,33 @@ def test_cma_cannot_write(tmp_path):
     done = run_script("cma.py", "--results", tmp_path, "--output", tmp_path / "file")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"error: cannot write {tmp_path / 'file' / 'plots'}" in done.stderr.splitlines()[-1]
+
+
+def test_savings(tmp_path):
+    """The difference of two results, with the paper's numbers next to it; one latent layer is not on the log axis."""
+    save_both(tmp_path, "cifar", 1, images=100)
+    save_both(tmp_path, "cifar", 2, images=100)
+    save_both(tmp_path, "cifar", 4, images=20)
+    ours = cma.measured_savings(results.load([tmp_path]))
+    assert ours == {
+        ("cifar", 1): {1: pytest.approx(6), 2: pytest.approx(6), 4: pytest.approx(6)},
+        ("cifar", 10): {1: pytest.approx(0.6), 2: pytest.approx(0.6), 4: pytest.approx(0.6)},
+        ("cifar", 100): {1: pytest.approx(0.06), 2: pytest.approx(0.06)},
+    }
+    papers = cma.published_savings()
+    assert papers["mnist", 100][8] == pytest.approx(0.1853, abs=1e-4)
+    (panel,) = cma.draw_savings(ours, papers, {("cifar", 2)}).axes
+    assert len({line.get_color() for line in panel.lines}) == 4
+    lines = {line.get_label(): line for line in panel.lines}
+    assert {"after 1 image", "paper"} <= set(lines)
+    np.testing.assert_array_equal(lines["after 1 image"].get_xdata(), [2, 4])
+    assert panel.get_yscale() == "log" and panel.get_ylim()[0] > 0
+    assert panel.get_title() == "CIFAR-10\nshipped: 2 layers"
+    assert "cifar                 1   2    6.0000   5.9018  shipped" in cma.savings_table(ours, papers, {("cifar", 2)})
+
+
+def test_savings_without_results_of_both_schemes(tmp_path):
+    rates = np.full((2, 60), 4.0)
+    save_result(tmp_path / "cifar8", "bitswap", rates, rates, 3072, 3072)
+    done = run_script("cma.py", "--savings", "--results", tmp_path, "--output", tmp_path)
+    check_refused(done, "no results of both schemes", "python mnist_compress.py --nz=2 --bitswap=both")

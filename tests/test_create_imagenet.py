@@ -132,6 +132,10 @@ def test_bad_files_are_named_and_skipped(data):
         (folder / name).write_bytes(content)
     (folder / "absent.png").symlink_to(data / "nowhere")
     bad["absent.png"] = (b"", "cannot be read (No such file or directory)")
+    os.mkfifo(folder / "pipe.png")
+    bad["pipe.png"] = (b"", "cannot be read (not a regular file)")
+    (folder / "device.png").symlink_to("/dev/zero")
+    bad["device.png"] = (b"", "cannot be read (not a regular file)")
     fill(folder / "sub" / "folder", pixels(2, seed=3))
     (folder / "00010.png").write_bytes(bad["flipped.png"][0])  # a bad one between good ones
 
@@ -174,7 +178,7 @@ def test_an_array_that_is_there_is_kept_unless_forced(data):
     target.write_bytes(b"precious")
     done = run_script(SCRIPT, "--data", data, check=0)
     assert target.read_bytes() == b"precious"
-    assert f"{target} is there already and kept; --force" in done.stdout
+    assert f"{target} exists and is kept; --force" in done.stdout
     assert len(datasets.load("imagenet", "test", data)) == 5
     run_script(SCRIPT, "--data", data, "--force", check=0)
     assert len(datasets.load("imagenet", "train", data)) == 20
@@ -201,15 +205,26 @@ def test_no_good_image(data, content):
     assert not (data / "imagenet").exists()
 
 
+# The script, which waits at last.png until it is interrupted.
+WAITING = """
+import sys, time
+from model import create_imagenet as script
+decode = script.decode
+script.decode = lambda path: time.sleep(60) if path.endswith("last.png") else decode(path)
+script.main()
+"""
+
+
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("sent, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_run_leaves_nothing(data, sent, status, force):
     if force:
         (data / "imagenet").mkdir()
         (data / "imagenet" / "train.npy").write_bytes(b"precious")
-    os.mkfifo(data / "train_32x32" / "last.png")  # where the script waits until it is interrupted
-    command = [sys.executable, ROOT / SCRIPT, "--data", data, *["--force"] * force]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    (data / "train_32x32" / "last.png").touch()
+    command = [sys.executable, "-c", WAITING, "--data", data, *["--force"] * force]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
         deadline = time.monotonic() + 60
         while not any(name.endswith(".tmp") for name in arrays(data)) and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -261,6 +276,14 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
     assert peaks[1] - peaks[0] < 4000, peaks
 
 
+def test_hidden_files_are_left_out_and_counted(data):
+    for name in ("._00000.png", "__MACOSX/._00000.png"):
+        (data / "train_32x32" / name).parent.mkdir(exist_ok=True)
+        (data / "train_32x32" / name).write_bytes(encode(pixels(1)[0]))
+    done = run_script(SCRIPT, "--data", data, check=0)
+    assert "train.npy: 20 images; 2 of 22 files skipped" in done.stdout
+
+
 def test_help():
     done = run_script(SCRIPT, "--help", check=0)
     assert "kept" in done.stdout and "--force" in done.stdout
@@ -296,7 +319,7 @@ def test_bad_npz_batches(tmp_path):
     bad = tmp_path / TRAIN_BATCHES[7]
     good = bad.read_bytes()
     bad.unlink()
-    assert_one_line_error(run_script(SCRIPT, "--data", tmp_path), bad, "absent")
+    assert_one_line_error(run_script(SCRIPT, "--data", tmp_path), bad, "missing")
     bad.write_bytes(good[: len(good) // 2])
     assert_one_line_error(run_script(SCRIPT, "--data", tmp_path), bad, "corrupt")
     np.savez(bad, data=np.zeros((4, 3072)))

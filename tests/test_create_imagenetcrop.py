@@ -24,7 +24,7 @@ def divide(tmp_path, *args):
 
 
 def sets(tmp_path):
-    return [set(paths.list_files(tmp_path / "data" / "imagenetcrop" / split)) for split in ("train", "test")]
+    return [set(paths.list_files(tmp_path / "data" / "imagenetcrop" / split)[0]) for split in ("train", "test")]
 
 
 @pytest.mark.parametrize("flags, count", [((), 2), (("--count=9",), 9)])
@@ -39,7 +39,7 @@ def test_every_photograph_is_in_one_set(tmp_path, flags, count):
     for name in test:
         source = tmp_path / ("val" if "/" in name else "more") / name
         assert os.path.samefile(source, tmp_path / "data" / "imagenetcrop" / "test" / name)
-    assert "1 files that are neither" in done.stdout
+    assert "left out: 1 hidden files, or neither JPEG nor PNG" in done.stdout
     assert sorted(os.listdir(tmp_path / "data" / "imagenetcrop")) == ["test", "train"]
     os.rename(tmp_path / "data", tmp_path / "before")
     divide(tmp_path, tmp_path / "val", tmp_path / "more", *flags)
@@ -47,6 +47,33 @@ def test_every_photograph_is_in_one_set(tmp_path, flags, count):
     os.rename(tmp_path / "data", tmp_path / "again")
     divide(tmp_path, tmp_path / "val", tmp_path / "more", *flags, "--seed=1")
     assert sets(tmp_path) != [train, test]
+
+
+def test_a_photograph_in_several_places_counts_once(tmp_path):
+    """The same folder twice, a link, a hard link and a copy under other names."""
+    fill(tmp_path / "val", 6)
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "link.png").symlink_to(tmp_path / "val" / "0.png")
+    os.link(tmp_path / "val" / "1.JPEG", tmp_path / "more" / "1.JPEG")
+    (tmp_path / "more" / "copy.png").write_bytes((tmp_path / "val" / "2.png").read_bytes())
+    done = divide(tmp_path, tmp_path / "val", tmp_path / "more", tmp_path / "val", "--count=3")
+    assert done.returncode == 0, done.stderr
+    train, test = sets(tmp_path)
+    assert train | test == {"0.png", "1.JPEG", "2.png", "3.JPEG", "4.png", "5.JPEG"} and len(test) == 3
+    assert "left out: 9 photographs that are there already" in done.stdout
+
+
+def test_hidden_files_and_what_is_no_file_are_left_out_and_counted(tmp_path):
+    fill(tmp_path / "val", 4)
+    for name in ("._0.png", "__MACOSX/a.png", ".thumbs/0.png"):
+        (tmp_path / "val" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "val" / name).write_bytes(name.encode())
+    os.mkfifo(tmp_path / "val" / "pipe.png")
+    (tmp_path / "val" / "device.jpg").symlink_to("/dev/zero")
+    done = divide(tmp_path, tmp_path / "val")
+    assert done.returncode == 0, done.stderr
+    assert [len(each) for each in sets(tmp_path)] == [3, 1]
+    assert "left out: 5 hidden files" in done.stdout
 
 
 def test_files_on_another_disk_are_copied(tmp_path, monkeypatch):
@@ -79,7 +106,8 @@ def test_errors(tmp_path, case):
     if case == "too few":
         flags = ["--count=4"]
     if case == "same name":
-        fill(tmp_path / "more", 1)
+        (tmp_path / "more").mkdir()
+        (tmp_path / "more" / "0.png").write_bytes((tmp_path / "val" / "2.png").read_bytes() + b"other")
         folders.append(tmp_path / "more")
     if case == "there":
         fill(tmp_path / "data" / "imagenetcrop" / "test", 1)

@@ -1,10 +1,12 @@
-"""Real numbers as integers: the table of scales, and bins."""
+"""Real numbers as integers: the table of scales, bins, and tables of functions against functions of Decimals."""
 
 import numpy as np
 import pytest
+from exact_reference import elu, scale_number
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.exact import STREAM, VALUE_LIMIT
 from utils import fixed_point
 from utils.fixed_point import UniformBins, pixel_bins, quantize
 
@@ -39,3 +41,21 @@ def test_pixel_bins_lie_around_the_levels_spread_over_the_unit_range(levels):
     bins = pixel_bins(3, levels)
     symbols = np.arange(levels)[:, None].repeat(3, 1)
     np.testing.assert_allclose(bins.centres(symbols) / ONE, np.linspace(-1, 1, levels)[:, None].repeat(3, 1), atol=4e-6)
+
+
+def test_elu_table_is_correctly_rounded():
+    table = fixed_point.elu_table(STREAM)
+    assert (table[-1], table[-2]) == (-(2**STREAM), 1 - 2**STREAM)
+    some = [*range(50), *np.random.default_rng(0).integers(0, len(table), 2000).tolist(), len(table) - 2]
+    assert [int(table[k]) for k in some] == [elu(-k) for k in some]
+
+
+@pytest.mark.parametrize("kind", ["posterior", "latent", "pixel"])
+def test_scale_thresholds_are_where_the_nearest_scale_changes(kind):
+    table = fixed_point.scale_thresholds()[kind]
+    assert len(table) == fixed_point.SCALES - 1
+    assert (np.diff(table) >= 0).all()
+    reached = [s for s in range(1, fixed_point.SCALES) if abs(int(table[s - 1])) < VALUE_LIMIT]
+    for s in [*reached[:5], *reached[5:-5:97], *reached[-5:]]:
+        threshold = int(table[s - 1])
+        assert scale_number(kind, threshold) >= s > scale_number(kind, threshold - 1)

@@ -13,7 +13,7 @@ def test_results_are_kept_as_they_are(tmp_path):
     save_both(tmp_path / "plots", "mnist", 4)
     save_model(tmp_path / "plots" / "mnist4", 4)
     run_script("scripts/keep_results.py", tmp_path / "plots", "--to", tmp_path / "kept", check=0)
-    kept, original = results.load(tmp_path / "kept"), results.load(tmp_path / "plots")
+    kept, original = results.load([tmp_path / "kept"]), results.load([tmp_path / "plots"])
     for scheme in results.SCHEMES:
         np.testing.assert_allclose(kept["mnist", 4][scheme].cmas, original["mnist", 4][scheme].cmas, rtol=1e-6)
     np.testing.assert_array_equal(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils import npz
-from utils.cli import UserError
+from utils.errors import UserError
 
 
 def test_saved_and_loaded(tmp_path):

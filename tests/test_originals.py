@@ -12,7 +12,7 @@ import pytest
 import torchvision
 
 from utils import datasets
-from utils.cli import UserError
+from utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +69,47 @@ def test_mnist(tmp_path, packed, below):
         np.testing.assert_array_equal(datasets.load("mnist", "train", tmp_path), noise(9, 28, 28, 1))
         np.testing.assert_array_equal(datasets.load("mnist", "test", tmp_path), noise(8, 28, 28, 1, seed=1))
     assert (tmp_path / "mnist" / "test.npy").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{0}-images.idx3-ubyte",
+        "{0}-images-idx3-ubyte/{0}-images-idx3-ubyte",
+        "{0}-images-idx3-ubyte/{0}-images.idx3-ubyte.gz",
+        "{0}-images-idx3-ubyte.gz",
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_mnist_in_the_names_that_circulate(tmp_path, name, packed):
+    """Whether a file is compressed shows in its content, not in its name."""
+    write_mnist(tmp_path / "written", packed)
+    for split in ("train", "t10k"):
+        target = tmp_path / "data" / name.format(split)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "written" / f"{split}-images-idx3-ubyte{'.gz' * packed}").rename(target)
+    np.testing.assert_array_equal(datasets.load("mnist", "train", tmp_path / "data"), noise(9, 28, 28, 1))
+    np.testing.assert_array_equal(datasets.load("mnist", "test", tmp_path / "data"), noise(8, 28, 28, 1, seed=1))
+
+
+@pytest.mark.parametrize("below", ["mnist", "MNIST", "MNIST/raw", "anything"])
+def test_the_folder_of_the_files_itself_will_do_as_data(tmp_path, below):
+    write_mnist(tmp_path / below, packed=True)
+    root = tmp_path / below if below != "MNIST/raw" else tmp_path / "MNIST"
+    np.testing.assert_array_equal(datasets.load("mnist", "test", root), noise(8, 28, 28, 1, seed=1))
+    write_cifar(tmp_path, packed=False)
+    images = datasets.load("cifar", "test", tmp_path / "cifar-10-batches-py")
+    np.testing.assert_array_equal(images, noise(3, 32, 32, 3, seed=5))
+
+
+def test_the_folder_of_the_arrays_itself_will_do_as_data(tmp_path, monkeypatch):
+    (tmp_path / "cifar").mkdir()
+    np.save(tmp_path / "cifar" / "test.npy", noise(3, 32, 32, 3))
+    np.testing.assert_array_equal(datasets.load("cifar", "test", tmp_path / "cifar"), noise(3, 32, 32, 3))
+    with pytest.raises(UserError, match="does not exist"):  # another dataset of the same shape
+        datasets.load("imagenet", "test", tmp_path / "cifar")
+    monkeypatch.chdir(tmp_path / "cifar")
+    assert len(datasets.load("cifar", "test", ".")) == 3
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from utils import paths
-from utils.cli import UserError
+from utils.errors import UserError
 
 TOO_LONG = "n" * 256
 
@@ -55,7 +55,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path, kind):
         path = {"device": "/dev/null", "stdout": f"/proc/self/fd/{os.pipe()[1]}"}[kind]
     before = os.stat(path)
     for write in (paths.check_writable, lambda path: paths.replacing(path).__enter__()):
-        with pytest.raises(UserError, match="no regular file"):
+        with pytest.raises(UserError, match="not a regular file"):
             write(path)
     assert os.stat(path).st_ino == before.st_ino and os.stat(path).st_mode == before.st_mode
 
@@ -91,7 +91,7 @@ FULL = """
 import resource, sys
 import numpy as np, torch
 from utils import paths
-from utils.cli import UserError
+from utils.errors import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 array = np.random.default_rng(0).normal(size=40_000)
 write = {
@@ -154,8 +154,27 @@ def test_every_real_folder_is_listed_once(tmp_path):
     (folder / "outside").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(folder / "real" / "deep")
     (folder / "file").symlink_to(tmp_path / "elsewhere" / "3")
-    assert paths.list_files(folder) == ["0", "file", "outside/3", "real/1", "real/deep/2"]
+    assert paths.list_files(folder) == (["0", "file", "outside/3", "real/1", "real/deep/2"], 0)
     (tmp_path / "other").symlink_to(folder)
-    assert len(paths.list_files(tmp_path / "other")) == 5
+    assert len(paths.list_files(tmp_path / "other")[0]) == 5
     with pytest.raises(OSError, match="absent"):
         paths.list_files(tmp_path / "absent")
+
+
+def test_what_systems_add_to_folders_is_left_out(tmp_path):
+    for name in ("a.png", "._a.png", ".DS_Store", "__MACOSX/b/a.png", "s/Thumbs.db", "s/.thumbs/a.png", "s/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert paths.list_files(tmp_path) == (["a.png", "s/c.png"], 5)
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("file", "link"):
+        paths.require_regular(tmp_path / name)
+    for name in ("pipe", "device", "."):
+        with pytest.raises(OSError, match="not a regular file"):
+            paths.require_regular(tmp_path / name)

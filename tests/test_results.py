@@ -7,7 +7,7 @@ from utils import results
 
 def test_what_ships_shows_the_papers_story():
     """BB-ANS's first image costs more with every layer, Bit-Swap's does not; and MNIST's net rate is its ELBO."""
-    models = results.load(results.SHIPPED)
+    models = results.load([results.SHIPPED])
     for dataset in results.COMPRESSED:
         depths = results.DEPTHS[dataset]
         first = {scheme: [results.after(models[dataset, nz][scheme], 1) for nz in depths] for scheme in results.SCHEMES}

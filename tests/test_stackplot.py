@@ -6,7 +6,7 @@ from conftest import assert_one_line_error, run_script
 from result_files import check_figure, check_refused, save_curve, save_model
 
 import stackplot
-from utils.cli import UserError
+from utils.errors import UserError
 
 
 def test_stackplot_files(tmp_path):
@@ -46,7 +46,7 @@ def test_stackplot_areas(tmp_path):
     epochs, values = stackplot.load(tmp_path / "cifar2", 2)
     np.testing.assert_array_equal(epochs, [0, 5, 10])
     np.testing.assert_allclose(values, [[4, 3, 2], [0.1] * 3, [0.2] * 3])
-    (axes,) = stackplot.draw({("cifar", 2): (epochs, values)}).axes
+    (axes,) = stackplot.draw({("cifar", 2): (epochs, values)}, {("cifar", 2): ""}).axes
     assert axes.get_ylabel() == "CIFAR-10\nbits/dim"
     lines = {line.get_label(): line.get_ydata() for line in axes.lines}
     np.testing.assert_allclose(lines["ELBO"], [4.3, 3.3, 2.3])
@@ -85,6 +85,24 @@ def test_stackplot_smoothed():
     np.testing.assert_array_equal(smoothed[0], [5, 10, 15])
     np.testing.assert_allclose(smoothed[1], [[3.5, 2.5, 1.5], [0, 0.5, 1]])
     np.testing.assert_array_equal(stackplot.smooth(epochs, values, 5)[1], values)
+
+
+def test_smoothing_leaves_short_curves_as_they_are():
+    epochs, values = np.arange(4), np.arange(8.0).reshape(2, 4)
+    np.testing.assert_array_equal(stackplot.smooth(epochs, values, 4)[1], values)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_the_latents_fill_most_of_a_panel(log):
+    """The y-axis starts below the least of x, not at 0; the ELBO's end stays in the panel."""
+    epochs, values = np.arange(1, 60), np.array([np.linspace(5, 3.8, 59), np.full(59, 0.3), np.full(59, 0.1)])
+    (axes,) = stackplot.draw({("cifar", 2): (epochs, values)}, {("cifar", 2): "shipped"}, log).axes
+    bottom, top = axes.get_ylim()
+    assert 3.5 < bottom < 3.8 and 4.2 < top < 6
+    assert axes.get_title() == "2 latent layers\nshipped"
+    axes.figure.draw_without_rendering()
+    shown = [float(label.get_text()) for label in axes.get_xticklabels() if label.get_text()]  # not 10^1 and the like
+    assert len([epoch for epoch in shown if 1 <= epoch <= 59]) >= 2
 
 
 def test_stackplot_twelve_layers(tmp_path):
@@ -139,7 +157,7 @@ def test_stackplot_damaged_curve_at_the_command_line(tmp_path):
     save_model(tmp_path / "mnist2", 2)
     (tmp_path / "mnist2" / "z2.csv").write_text("Wall time,Step,Value\n1,0,\n")
     done = run_script("stackplot.py", "--results", tmp_path, "--output", tmp_path / "output")
-    assert_one_line_error(done, tmp_path / "mnist2" / "z2.csv", "line 2")
+    assert_one_line_error(done, tmp_path / "mnist2" / "z2.csv", "three numbers")
     assert not (tmp_path / "output").exists()
 
 

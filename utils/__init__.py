@@ -1,8 +1,8 @@
 import os
 
-# Threads that wait for others spin for a moment and then sleep. OpenMP's own choice is to spin for long, which makes
-# everything wait where another program runs as well; to sleep at once costs a fifth on an idle machine
-# (docs/benchmarks.md). OpenMP reads this when PyTorch loads it, so it stands where every script passes before.
+# Threads that wait for others spin for a moment and then sleep. OpenMP's default is to spin for long, which slows down
+# everything if another program runs as well; sleeping at once costs a fifth on an idle machine. OpenMP reads this when
+# PyTorch loads it, so it stands in a module that every script imports first.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 
 def script(main: Callable) -> Callable:
-    """Decorate a script's main function: what goes wrong with flags or files becomes one line and status 1."""
+    """Decorate a script's main function: an error in flags or files becomes one line and exit status 1."""
 
     @functools.wraps(main)
     def run(*args, **kwargs):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="surrogateescape")  # file names that are not UTF-8 are printed as they are
+                stream.reconfigure(errors="surrogateescape")  # prints file names that are not UTF-8
         try:
             result = main(*args, **kwargs)
-            sys.stdout.flush()  # here, to see that the reader has closed the pipe
+            sys.stdout.flush()  # here, to notice that the reader closed the pipe
             return result
         except UserError as error:
             print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
             sys.exit(1)
         except BrokenPipeError:  # as in `... | head -1`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it exits
             sys.exit(128 + signal.SIGPIPE)
-        except OSError as error:  # what the system refuses, wherever it is: a name too long, a folder that is no folder
+        except OSError as error:  # refused by the system: a name too long, a file as a folder
             if not error.strerror:
                 raise
             where = "" if error.filename is None else f"{error.filename}: "
@@ -92,7 +92,7 @@ def real_number(condition: str, holds: Callable[[float], bool]) -> Callable[[str
 
 
 def several(choices: Collection[str] | None = None) -> Callable[[str], list]:
-    """An argparse type for action="extend": values divided by commas, of the choices, or whole numbers from 1 up."""
+    """An argparse type for action="extend": values separated by commas, of the choices, or whole numbers from 1 up."""
 
     def parse(text):
         values = text.split(",")
@@ -105,7 +105,7 @@ def several(choices: Collection[str] | None = None) -> Callable[[str], list]:
 
 
 def refuse_to_overwrite(path: str | Path, force: bool, source: str | Path | None = None) -> None:
-    """Raise UserError where a file to write is there already, unless --force is given, or is the one that is read."""
+    """Raise UserError if a file to write exists, unless --force is given, or is the one that is read."""
     path = Path(path)
     exists = os.path.exists(path)  # unlike Path.exists(), False for a name that is too long
     if source is not None and exists and os.path.exists(source) and path.samefile(source):
@@ -116,9 +116,9 @@ def refuse_to_overwrite(path: str | Path, force: bool, source: str | Path | None
 
 @contextlib.contextmanager
 def progress(desc: str, unit: str = "step") -> Iterator[Callable[[Iterable], Iterable]]:
-    """Inside this context, a wrapper of iterables that shows how far they have come and the time left.
+    """A context with a wrapper of iterables that shows their progress and the time left.
 
-    The bars end with the context, so that an error message gets a line of its own.
+    The bars end with the context, so that an error message starts on a new line.
     """
     from tqdm import tqdm
 
@@ -142,7 +142,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show defaults where there are any, and keep the line breaks of a description."""
+    """Show defaults, if any, and keep the line breaks of a description."""
 
     def _get_help_string(self, action):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
@@ -157,7 +157,7 @@ def device(gpu: int | None) -> "torch.device":
     """The torch.device that --gpu names.
 
     gpu: None for a GPU if there is one, -1 for the CPU, otherwise the index of a CUDA device.
-    Raises UserError where there is no such device.
+    Raises UserError if there is no such device.
     """
     import torch  # late, so that --help answers at once
 

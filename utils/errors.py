@@ -1,5 +1,5 @@
-"""The one kind of error that scripts show as a line."""
+"""The kind of error that scripts show as one line."""
 
 
 class UserError(Exception):
-    """Something the user can put right; the message names the file or flag and the remedy."""
+    """An error that the user can correct; the message names the file or flag and the remedy."""

@@ -1,7 +1,7 @@
-"""What the figures share: their look, a panel for each model, saving them."""
+"""The look of the figures, a panel for each model, and saving them."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # matplotlib is imported where it is needed, so that --help a
 
 # Okabe and Ito's palette, distinguishable with any kind of colour vision; used by name.
 BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+COLOURS = (BLUE, GREEN, VERMILLION)
 
 STYLE: dict[Any, Any] = {  # matplotlib names every key that there is
     "font.size": 8,
@@ -54,30 +55,27 @@ def grid(rows: int, columns: int, panel_width: float, panel_height: float) -> tu
     return figure, figure.subplots(rows, columns, sharey="row", squeeze=False)
 
 
-def panels(models: Collection[tuple[str, int]]) -> tuple["Figure", dict[tuple[str, int], "Axes"]]:
+def panels(notes: Mapping[tuple[str, int], str]) -> tuple["Figure", dict[tuple[str, int], "Axes"]]:
     """A sheet with a panel for each model: (figure, {(dataset, nz): axes}).
 
-    models: the (dataset, nz) to draw. Rows are datasets, which share their y-axis, in bits/dim; columns are numbers of
-    latent layers. A row or column without a model does not exist, and a cell without one stays blank.
+    notes: {(dataset, nz): what the panel's title says below the number of latent layers}, in the order of the panels.
+    A row of panels is a dataset; its panels share the y-axis, in bits/dim.
     """
-    datasets = [dataset for dataset in results.DATASETS if any(dataset == model[0] for model in models)]
-    depths = sorted({nz for _, nz in models})
-    width, height = (6.75, 1.75) if len(models) > 1 else (4.5, 2.7)  # a page's width, or most of it
-    figure, axes = grid(len(datasets), len(depths), max(width / len(depths), 1.7), height)
+    rows: dict[str, list[int]] = {}
+    for dataset, nz in notes:
+        rows.setdefault(dataset, []).append(nz)
+    columns = max(map(len, rows.values()))
+    width, height = (6.75, 1.9) if len(notes) > 1 else (4.5, 2.7)  # a page's width, or most of it
+    figure, grid_of_axes = grid(len(rows), columns, max(width / columns, 1.7), height)
     drawn: dict[tuple[str, int], Axes] = {}
-    titled = set()
-    for row, dataset in zip(axes, datasets, strict=True):
-        for panel, nz in zip(row, depths, strict=True):
-            if (dataset, nz) not in models:
-                panel.set_visible(False)
-                continue
-            if not any(model[0] == dataset for model in drawn):
-                panel.set_ylabel(f"{results.DATASETS[dataset]}\nbits/dim")
-                panel.tick_params(labelleft=True)
-            if nz not in titled:
-                panel.set_title(f"{nz} latent layer{'s' if nz > 1 else ''}")
-            titled.add(nz)
+    for row, (dataset, depths) in zip(grid_of_axes, rows.items(), strict=True):
+        row[0].set_ylabel(f"{results.DATASETS[dataset]}\nbits/dim")
+        for panel, nz in zip(row, depths, strict=False):
+            title = f"{nz} latent layer{'s' * (nz > 1)}"
+            panel.set_title("\n".join(filter(None, [title, notes[dataset, nz]])))
             drawn[dataset, nz] = panel
+        for panel in row[len(depths) :]:
+            panel.set_visible(False)
     return figure, drawn
 
 
@@ -87,14 +85,16 @@ def remark(axes: "Axes", x: float, y: float, text: str, **alignment: Any) -> Non
 
 
 def legend(figure: "Figure", **spacing: Any) -> None:
-    """One legend above for all panels, each label once."""
-    spacing.setdefault("ncols", 10)
+    """One legend above all panels, each label once, in as many columns as the figure has room for."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside upper center", **spacing)
+    for columns in range(len(handles), 0, -1):
+        drawn = figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, **spacing)
+        if columns == 1 or drawn.get_window_extent().width < figure.bbox.width:
+            break
+        drawn.remove()
 
 
 def save(figure: "Figure", stem: str | Path) -> list[Path]:

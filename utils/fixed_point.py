@@ -1,12 +1,16 @@
 """Real numbers as integers, the same on every machine.
 
-A real number r is the integer nearest to r * 2^FRACTION. A scale is an index into a table of SCALES scales,
-SCALES_PER_OCTAVE to a factor of two from 2^LEAST_SCALE_LOG2 up. quantize() takes a network's mu and scale from floats
-to integers; the bins of latents and pixels have integer edges and centres. From here to the bits there are only
-integers.
+A real number r is the integer nearest to r * 2^FRACTION. A scale is an index into a table of SCALES scales, with
+SCALES_PER_OCTAVE scales to a factor of two, from 2^LEAST_SCALE_LOG2 up. quantize() turns a network's mu and scale from
+floats into integers; the bins of latents and pixels have integer edges and centres. From here to the bits there are
+only integers.
+
+Tables of non-linear functions are made with Python's decimal module. It rounds exp and ln correctly, and the same on
+every machine, unlike the math library behind floating-point code.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
@@ -15,10 +19,9 @@ import numpy as np
 
 from utils.compiled import compiled
 
-# Bits of a cumulative frequency. A push of rANS (codec/rans.py) multiplies its head by a symbol's probability only up
-# to a rounding whose relative size is about 2^PRECISION / 2^32 at the worst. Measured over logistic distributions of
-# all widths, that costs 5e-4 bits a symbol at 31 bits, 1e-4 at 30 and 1e-5 at 28, where 1024 bins still lose only 1e-5
-# bits to the least frequencies that each is given (see codec/logistic.py).
+# Bits of a cumulative frequency. A push of rANS (codec/rans.py) rounds, with a relative error of up to
+# 2^PRECISION / 2^32. Measured over logistic distributions of all widths, that costs 5e-4 bits a symbol at 31 bits, 1e-4
+# at 30 and 1e-5 at 28. At 28 bits, the least frequency that each of 1024 bins gets (codec/logistic.py) costs 1e-5 bits.
 PRECISION = 28
 FRACTION = 20  # bits after the binary point of mu, edges and centres
 SCALES_PER_OCTAVE = 256
@@ -29,7 +32,8 @@ MU_LIMIT = 1 << 31  # 2^11 as a real number
 EDGE_LIMIT = 1 << 40  # together these keep (edge - mu) / scale within 64 bits
 
 _ONE = 1 << FRACTION
-_NO_NUMBER = -(1 << 62)
+_INFINITY = 1 << 62
+_NO_NUMBER = -_INFINITY
 
 
 def decimals(function: Callable[[int], Decimal], count: int, bits: int) -> np.ndarray:
@@ -55,10 +59,8 @@ def _logits(n):
 def quantize(mu: np.ndarray, scale: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
     """The integers that stand for parameters: (mu, scale), int64, from float32 or float64 arrays of the same shapes.
 
-    scale may be None, and is None then.
-
-    Out of range, mu is taken to be +-2^11 and scale the nearest that there is.
-    Raises ValueError where mu is not finite, or scale not finite and positive.
+    If scale is None, so is the result's. Values out of range become the nearest in range, +-2^11 for mu.
+    Raises ValueError if mu is not finite, or scale is not finite and positive.
     """
     values = _quantize_mu(np.ravel(mu))
     scales = _quantize_scale(np.ravel(1.0 if scale is None else scale), _mantissas())
@@ -80,7 +82,7 @@ class UniformBins:
 
     @classmethod
     def between(cls, lo: np.ndarray, hi: np.ndarray, n: int) -> "UniformBins":
-        """n bins between lo and hi, float64 [dims] each. Raises ValueError where these are not ranges to divide."""
+        """n bins between lo and hi, float64 [dims] each. Raises ValueError if these are not ranges."""
         lo, width = np.asarray(lo, np.float64), (np.asarray(hi, np.float64) - lo) / n
         limit = EDGE_LIMIT / _ONE / 2
         if not (np.abs(lo).max() < limit and width.min() > 0 and width.max() * n < limit):
@@ -92,7 +94,7 @@ class UniformBins:
         """Bin centres, int64 [lanes, dims], of symbols [lanes, dims]."""
         return self.lo + ((2 * symbols.astype(np.int64) + 1) * self.width >> FINE + 1)
 
-    edges = np.empty(0, np.int64)  # not listed: they follow from lo and width
+    edges = np.empty(0, np.int64)  # they follow from lo and width
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class EqualMassBins:
 
     n: int
 
-    lo = width = np.empty(0, np.int64)  # none: the edges are listed
+    lo = width = np.empty(0, np.int64)  # the edges are listed
 
     @property
     def edges(self) -> np.ndarray:
@@ -121,7 +123,59 @@ def pixel_bins(dims: int, levels: int = 256) -> UniformBins:
     return UniformBins.between(-end, end, levels)
 
 
-Bins = UniformBins | EqualMassBins  # both have n, lo, width, edges and centres(); logistic.py uses edges where listed
+Bins = UniformBins | EqualMassBins  # both have n, lo, width, edges, which go before lo and width if any, and centres()
+
+
+@functools.cache
+def elu_table(fraction: int) -> np.ndarray:
+    """exp(x) - 1 at x = -k / 2^fraction, for k from 0 until it rounds to -1: int64 [K], with `fraction` fraction bits.
+
+    Powers of exp(-2^-fraction) in integers with 160 fraction bits. Their errors stay below 2^-130, so that rounding to
+    the nearest integer is correct.
+    """
+    one = 1 << 160
+    with localcontext() as context:
+        context.prec = 60
+        ratio = int((Decimal(-1) / (1 << fraction)).exp() * one)
+    table, power = [0], one
+    while table[-1] > -(1 << fraction):
+        power = power * ratio >> 160
+        table.append(((power - one >> 159 - fraction) + 1) >> 1)
+    return np.array(table)
+
+
+@functools.cache
+def scale_thresholds() -> dict[str, np.ndarray]:
+    """Where the model's functions from std to scale pass from one entry of the table of scales to the next.
+
+    Returns {"posterior": ..., "latent": ..., "pixel": ...}: int64 [SCALES - 1]. Threshold s - 1 is the least std, with
+    FRACTION fraction bits, whose scale is nearer to entry s than to entry s - 1, in the logarithm. So the entry of a
+    std is the number of thresholds that it reaches.
+    """
+    with localcontext() as context:
+        context.prec = 28  # 20 digits are left after the subtractions
+        infinity, tenth = Decimal("Infinity"), Decimal("0.1")
+        half_step = (Decimal(2).ln() / (2 * SCALES_PER_OCTAVE)).exp()
+        midpoints = [half_step * Decimal(2) ** LEAST_SCALE_LOG2]
+        while len(midpoints) < SCALES - 1:
+            midpoints.append(midpoints[-1] * half_step * half_step)
+
+        def sigmoid_inverse(p):
+            return -infinity if p <= 0 else infinity if p >= 1 else (p / (1 - p)).ln()
+
+        def softplus_inverse(v):
+            return -infinity if v <= 0 else v if v > 50 else (v.exp() - 1).ln()  # e^-50 is negligible next to 50
+
+        def table(std_of):
+            fixed = (max(-_INFINITY, min(_INFINITY, std_of(scale) * _ONE)) for scale in midpoints)
+            return np.array([math.ceil(std) for std in fixed])
+
+        shift = (Decimal(1).exp() - 1).ln()
+        return {  # the inverses of what Model.infer() and Model.generate() do to std
+            "posterior": table(lambda scale: sigmoid_inverse((scale - tenth) / (9 * tenth)) - 2),
+            "latent": table(lambda scale: softplus_inverse((scale - tenth) / (9 * tenth)) - shift),
+            "pixel": table(lambda scale: softplus_inverse(scale - Decimal(2) / 255 / 8)),
+        }
 
 
 @compiled
@@ -135,7 +189,7 @@ def _quantize_mu(values):
 
 @compiled
 def _quantize_scale(values, mantissas):
-    """The exponent and the mantissa's leading bits give the index: with log2, a library's rounding would have a say."""
+    """The exponent and the mantissa's leading bits give the index: log2 would depend on a library's rounding."""
     bits = values.astype(np.float64).view(np.int64)
     out = np.empty(len(values), np.int64)
     for i, value in enumerate(values):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
 from utils.cli import UserError
 
@@ -36,8 +36,10 @@ _TAGS = {
 _INFO = {"icc_profile": "colour profile", "exif": "EXIF data", "comment": "comments", "xmp": "XMP data"}
 
 
-# Pillow's remarks on damaged metadata, which are not kept, and on images that are large; the limit here is MAX_PIXELS.
+# Pillow's remarks on damaged metadata, which are not kept.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+Image.MAX_IMAGE_PIXELS = None  # the limit is MAX_PIXELS, which all who open images check before they decode
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 1 << 26  # a long comment is no damage
 
 
 class Picture(NamedTuple):

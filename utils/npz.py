@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from utils import paths
-from utils.cli import UserError
+from utils.errors import UserError
 
 
 def save(path: str | Path, **arrays: Any) -> None:
@@ -19,7 +19,7 @@ def save(path: str | Path, **arrays: Any) -> None:
 def load(path: str | Path, names: Iterable[str], remedy: str) -> list[np.ndarray]:
     """Read the named arrays from path: a list in the order of names.
 
-    Raises UserError, naming the file and the remedy, where it is absent, corrupt or lacks one of them.
+    Raises UserError, with the file and the remedy, if it does not exist, is corrupt or lacks one of them.
     """
     try:
         with np.load(path, allow_pickle=False) as file:

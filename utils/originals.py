@@ -1,6 +1,6 @@
 """MNIST and CIFAR-10 in the files that they are published as, where torchvision keeps those, read without a network.
 
-MNIST      MNIST/raw/{train,t10k}-images-idx3-ubyte, or the same with .gz
+MNIST      MNIST/raw/{train,t10k}-images-idx3-ubyte, also as -images.idx3-ubyte, with .gz, or in a folder of that name
 CIFAR-10   cifar-10-batches-py/{data_batch_1..5,test_batch}, or cifar-10-python.tar.gz
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from utils.cli import UserError
 
-_MNIST = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
+_MNIST = {"train": "train-images", "test": "t10k-images"}
 _CIFAR = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 
 
@@ -39,17 +39,30 @@ def find(dataset: str, split: str, folders: Iterable[str | Path]) -> tuple[np.nd
 def _places(dataset: str, split: str, folder: Path) -> Iterator[tuple[Path, Callable[[Path], np.ndarray]]]:
     """Where a split may be in a folder: (path, function that reads it)."""
     if dataset == "mnist":
-        for raw in (folder / "MNIST" / "raw", folder):
-            yield raw / _MNIST[split], lambda path: _idx(path.read_bytes())
-            yield raw / f"{_MNIST[split]}.gz", lambda path: _idx(gzip.decompress(path.read_bytes()))
+        for raw in (folder / "MNIST" / "raw", folder / "raw", folder):
+            for path in _idx_files(raw, _MNIST[split]):
+                yield path, lambda path: _idx(path.read_bytes())
     if dataset == "cifar":
         names = _CIFAR[split]
-        yield folder / "cifar-10-batches-py", lambda path: _batches([(path / name).read_bytes() for name in names])
+        for batches in (folder / "cifar-10-batches-py", folder):
+            if batches != folder or (folder / names[0]).exists():
+                yield batches, lambda path: _batches([(path / name).read_bytes() for name in names])
         yield folder / "cifar-10-python.tar.gz", lambda path: _batches(_members(path, names))
 
 
+def _idx_files(folder: Path, stem: str) -> Iterator[Path]:
+    """The files of a folder that may hold MNIST's images, of whichever name they have in circulation."""
+    for path in sorted(folder.glob(f"{stem}[-.]idx3-ubyte*")):
+        if path.is_dir():
+            yield from _idx_files(path, stem)
+        elif path.is_file() and path.name.endswith(("ubyte", ".gz")):
+            yield path
+
+
 def _idx(data: bytes) -> np.ndarray:
-    """The images in an IDX file: uint8 [N, H, W, 1]."""
+    """The images in an IDX file, compressed or not: uint8 [N, H, W, 1]."""
+    if data[:2] == b"\x1f\x8b":  # gzip, whatever the name says
+        data = gzip.decompress(data)
     magic, *shape = np.frombuffer(data, ">u4", 4).tolist()
     if magic != 0x803:  # unsigned bytes in three dimensions
         raise ValueError("it is no IDX file of images")

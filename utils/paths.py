@@ -1,9 +1,11 @@
-"""Where everything lies. All paths hang from the repository root, never from the current directory."""
+"""Where files lie, how folders are listed, and how files are written whole or not at all.
+
+All default paths start at the repository root, never at the current directory.
+"""
 
 import contextlib
 import errno
 import glob
-import hashlib
 import os
 import re
 import stat
@@ -18,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 DATA = ROOT / "model" / "data"
 PRETRAINED = ROOT / "model" / "pretrained"
+_ASIDE = 60  # characters of a file's name in the name of the unfinished file, which may not be too long
+NO_DATA = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")  # what systems add to archives and shared folders
 
 
 def params(dataset: str, output: str | Path = ROOT) -> Path:
@@ -51,50 +55,63 @@ def pretrained(dataset: str, nz: int) -> Path:
 
 
 def checkpoints(dataset: str, output: str | Path = ROOT) -> dict[int, Path]:
-    """Every checkpoint at hand, {nz: path}; one trained (or downloaded) hides the one shipped, and one under `output`
-    one under the repository's own model/params."""
+    """Every checkpoint of a dataset, {nz: path}.
+
+    One under `output` goes before one under the repository's model/params, and that before the one that ships.
+    """
     found = {path: re.fullmatch(rf"{dataset}_nz(\d+)\.pt", path.name) for path in PRETRAINED.glob("*.pt")}
     for folder in (params(dataset), params(dataset, output)):
         found |= {path: re.fullmatch(r"nz(\d+)", path.name) for path in folder.glob("nz*")}
     return {int(match[1]): path for path, match in found.items() if match}
 
 
-def list_files(folder: str | Path) -> list[str]:
-    """The paths of all files in a folder and its sub-folders, relative to it and sorted; links are followed.
+def list_files(folder: str | Path) -> tuple[list[str], int]:
+    """The files in a folder and its sub-folders: their sorted paths relative to it, and how many others were left out.
 
-    Every real folder is visited once, however many links lead to it, and under a name without links where it has one.
-    Raises OSError where a folder cannot be read.
+    Left out are hidden files and what other systems add: `._*`, `__MACOSX` and the like. Links are followed. Each real
+    folder is visited once, and under a name without links if it has one.
+    Raises OSError if a folder cannot be read.
     """
 
     def fail(error):  # by default os.walk() passes over a folder that it cannot read
         raise error
 
-    names, seen, starts = [], set(), [str(folder)]
-    for start in starts:  # which grows by the links that are found
+    names, hidden, seen, starts = [], 0, set(), [str(folder)]
+    for start in starts:  # grows by the links that are found
         for parent, folders, files in os.walk(start, onerror=fail):
             real = os.path.realpath(parent)
             if real in seen:
                 folders.clear()
                 continue
             seen.add(real)
-            names += [os.path.relpath(os.path.join(parent, file), folder) for file in files]
+            for file in files:
+                name = os.path.relpath(os.path.join(parent, file), folder)
+                if any(part.startswith(".") or part in NO_DATA for part in name.split(os.sep)):
+                    hidden += 1
+                else:
+                    names.append(name)
             starts += sorted(path for each in folders if os.path.islink(path := os.path.join(parent, each)))
-    return sorted(names)
+    return sorted(names), hidden
+
+
+def require_regular(path: str | Path) -> None:
+    """Raise OSError if a path does not lead to a regular file: reading a pipe, a socket or a device may never end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a file for writing so that it appears under its name only when it is complete.
+    """Open a file for writing that appears under its name only when it is complete.
 
-    Writes beside the target, flushes to disk and renames. A symbolic link stays, and what it leads to is replaced; a
-    file that is replaced hands on its permissions. On an exception the target is left as it was.
-    Raises UserError, naming the file and the reason, where it cannot be written or is no regular file.
+    Writes to a file next to the target, flushes it to disk and renames it. A symbolic link stays, and the file that it
+    leads to is replaced. The new file gets the permissions of the old one. On an exception the old file stays.
+    Raises UserError, with the path and the reason, if the file cannot be written or is not a regular file.
     """
     with _explained(path):
         target, replaced = _target(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.exists()  # raises where the name is too long, which that of the file aside need not be
-    aside = target.with_name(f".{_short(target.name)}.{os.getpid()}.tmp")
+        aside = target.with_name(f".{target.name[:_ASIDE]}.{os.getpid()}.tmp")
     try:
         with _explained(path, aside):
             with open(aside, mode) as file:
@@ -110,68 +127,63 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def remove_unfinished(path: str | Path) -> None:
-    """Delete what processes that were killed inside replacing() left beside a file."""
+    """Delete what processes that were killed inside replacing() left next to a file."""
     path = Path(os.path.realpath(path))
-    for aside in path.parent.glob(f".{glob.escape(_short(path.name))}.*.tmp"):
+    for aside in path.parent.glob(f".{glob.escape(path.name[:_ASIDE])}.*.tmp"):
         aside.unlink(missing_ok=True)
 
 
 def check_writable(*files: str | Path) -> None:
-    """Raise UserError, as replacing() would, where one of these files cannot be written; changes nothing.
+    """Raise UserError, as replacing() would, if one of these files cannot be written; change nothing.
 
-    To be asked before the work starts. Room on the disk is not looked at.
+    Called before long work starts. Does not look at the free space of the disk.
     """
     for path in files:
         with _explained(path):
-            target, _ = _target(path)
-            _try_folder(target.parent, target.name)
+            _try_folder(_target(path)[0].parent)
 
 
 def check_folder_writable(*folders: str | Path) -> None:
-    """As check_writable(), for files that are yet to be named in these folders, which may be absent.
-
-    These hang from --output, of which the error reminds.
-    """
+    """Like check_writable(), for files in these folders under --output, which need not exist yet."""
     for folder in folders:
         with _explained(folder, remedy="; name another folder with --output"):
+            _require_short_names(folder)
             _try_folder(Path(os.path.realpath(folder)))
 
 
 def _target(path: str | Path) -> tuple[Path, os.stat_result | None]:
-    """What is to be replaced, links followed, and its os.stat_result, None where it is absent."""
+    """The file to replace, with links followed, and its os.stat_result, or None if it does not exist."""
+    _require_short_names(path)
     try:
-        found = os.stat(path)  # before realpath(), which makes of /dev/stdout the name of no file
+        found = os.stat(path)  # before realpath(), which turns /dev/stdout into a name without a file
     except FileNotFoundError:
         found = None
     if found is not None and not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a device, a pipe or a socket"
-        raise UserError(f"cannot write {path}: it is {kind}, no regular file")
+        raise UserError(f"cannot write {path}: it is {kind}, not a regular file")
     return Path(os.path.realpath(path)), found
 
 
-def _try_folder(folder: Path, name: str = "") -> None:
-    """Raise OSError where a file of that name could not be made in a folder that may be absent."""
-    absent = [name]
-    while not folder.exists() and folder != folder.parent:
-        absent.append(folder.name)
-        folder = folder.parent
-    with tempfile.TemporaryFile(dir=folder):  # os.access() says yes to root everywhere
-        pass
-    if max(len(os.fsencode(each)) for each in absent) > os.pathconf(folder, "PC_NAME_MAX"):
+def _require_short_names(path: str | Path) -> None:
+    """Raise OSError if a name in a path is too long: in a folder that is still absent, the system does not say so."""
+    if any(len(os.fsencode(part)) > 255 for part in Path(path).parts):
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
 
-def _short(name: str) -> str:
-    """The name for a file aside: room is left for what is put around it."""
-    return name if len(os.fsencode(name)) <= 200 else hashlib.sha256(os.fsencode(name)).hexdigest()
+def _try_folder(folder: Path) -> None:
+    """Raise OSError if no file can be made in a folder, or in the nearest existing one above it."""
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    with tempfile.TemporaryFile(dir=folder):  # os.access() says yes to root everywhere
+        pass
 
 
 @contextlib.contextmanager
 def _explained(path: str | Path, aside: Path | None = None, remedy: str = "") -> Iterator[None]:
-    """Turn what goes wrong with writing into a UserError that names the path.
+    """Turn an error of writing into a UserError that names the path.
 
-    aside: the file that is written. NumPy and PyTorch raise errors that do not tell the reason (OSError "1000
-    requested and 0 written", RuntimeError "unexpected pos"): then writing a little more tells it.
+    aside: the file that is written. NumPy and PyTorch raise errors without the reason (OSError "1000 requested and 0
+    written", RuntimeError "unexpected pos"), and then writing a little more tells the reason.
     """
     try:
         yield
@@ -189,9 +201,8 @@ def _why_not(aside: Path) -> str | None:
     """The reason why no more can be written to a file, or None."""
     try:
         with open(aside, "ab", buffering=0) as file:
-            for _ in range(1024):
-                file.write(bytes(4096))
-            os.fsync(file.fileno())
+            file.write(bytes(4096))  # may be written in part
+            file.write(bytes(4096))
     except OSError as error:
         return error.strerror
     return None

@@ -1,87 +1,275 @@
-"""The photographs of the full-resolution experiment: choosing them, and cutting them into blocks.
+"""Photographs: a folder that is checked and decoded once, random patches of them, and the blocks of whole ones.
 
-A photograph is cropped so that both sides are multiples of 32 pixels: rows at the bottom and columns on the right are
-left out. Its 32x32 blocks, row by row of blocks from the left to the right, are the images of one chain.
+Training cuts random patches of PATCH x PATCH pixels. The full-resolution experiment crops each photograph so that both
+sides are multiples of PATCH: it leaves out rows at the bottom and columns on the right. The blocks of a photograph, row
+by row of blocks and from left to right, are the images of one chain.
 """
 
 import hashlib
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
-from utils import datasets, paths
-from utils.cli import UserError
-from utils.images import WEBP_SIDE  # one of the compressors to compare with
+from utils import images, npz, paths
+from utils.errors import UserError
 
-BLOCK = datasets.PATCH  # pixels a side
-COUNT = 100  # the paper's experiment
+PATCH = 32  # pixels a side
+COUNT = 100  # photographs in the paper's experiment
+DECODED_LIMIT = 32 << 30  # bytes of decoded photographs to keep on disk; beyond it, each crop decodes its photograph
+
+
+class Photographs:
+    """A folder of photographs that have been checked: RGB, at least PATCH pixels a side, of any size.
+
+    folder: their folder. names: bytes [N], their paths in it. sizes: int64 [N, 2], heights and widths.
+    decoded: the file of all their pixels, one photograph after the other, each uint8 [H, W, 3]; None if they would take
+    more than DECODED_LIMIT.
+    """
+
+    def __init__(self, folder: Path, names: np.ndarray, sizes: np.ndarray, decoded: Path | None) -> None:
+        self.folder, self.names, self.sizes, self.decoded = folder, names, sizes, decoded
+        if decoded is not None:
+            self.ends = np.cumsum(3 * sizes.prod(1))
+            self.pixels = np.asarray(np.memmap(decoded, np.uint8, "r"))
+
+    def __reduce__(self) -> tuple:
+        # Pickle, which some systems need for --workers, would store everything that is mapped.
+        return Photographs, (self.folder, self.names, self.sizes, self.decoded)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Photograph i: uint8 [H, W, 3]. Raises UserError if its file has changed."""
+        height, width = self.sizes[i]
+        if self.decoded is not None:
+            return self.pixels[self.ends[i] - 3 * height * width : self.ends[i]].reshape(height, width, 3)
+        path = self.folder / os.fsdecode(self.names[i])
+        photograph = decode(path)
+        if isinstance(photograph, str) or photograph.shape[:2] != (height, width):
+            raise UserError(f"{path} has changed since it was checked; start again, with --resume when training")
+        return photograph
+
+
+class Patches:
+    """Crops of photographs, indexed like an array uint8 [N, PATCH, PATCH, 3].
+
+    where: int64 [N, 3], the photograph, the top row and the left column of each.
+    """
+
+    def __init__(self, photographs: Photographs, where: np.ndarray) -> None:
+        self.photographs, self.where = photographs, where
+
+    def __len__(self) -> int:
+        return len(self.where)
+
+    def __getitem__(self, indices: Any) -> np.ndarray:
+        where = self.where[indices]
+        patches = np.empty((*where.shape[:-1], PATCH, PATCH, 3), np.uint8)
+        for position in np.ndindex(where.shape[:-1]):
+            which, top, left = where[position]
+            patches[position] = self.photographs[which][top : top + PATCH, left : left + PATCH]
+        return patches
+
+
+def random_patches(photographs: Photographs, seed: int | Sequence[int], crops: int) -> Patches:
+    """Crop every photograph `crops` times, at random positions that follow from the seed alone.
+
+    seed: as for np.random.default_rng(). Returns Patches; patch i is of photograph i modulo their number.
+    """
+    sizes = np.tile(photographs.sizes, (crops, 1))
+    corners = np.random.default_rng(seed).integers(0, sizes - PATCH, endpoint=True)
+    which = np.arange(len(sizes)) % len(photographs)
+    return Patches(photographs, np.column_stack((which, corners)))
+
+
+def recrop(images: np.ndarray | Patches, seed: int | Sequence[int], crops: int) -> np.ndarray | Patches:
+    """Other patches of the same photographs, see random_patches(). An array is returned as it is."""
+    return random_patches(images.photographs, seed, crops) if isinstance(images, Patches) else images
+
+
+def split(photographs: Photographs, held: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Training photographs and, at the most `held` or half of them, those for validation; the same in every run.
+
+    Returns two lists of uint8 [H, W, 3]. Raises UserError if there are fewer than two photographs.
+    """
+    order = np.random.default_rng(0).permutation(len(photographs))
+    held = min(held, len(order) // 2)
+    if not held:
+        raise UserError(f"{photographs.folder} holds {len(order)} photographs; training requires two or more")
+    return [photographs[i] for i in order[held:]], [photographs[i] for i in order[:held]]
+
+
+def open_photographs(folder: Path) -> Photographs:
+    """Check the photographs of a folder and its sub-folders (JPEG or PNG), and decode them if the disk has room.
+
+    Files that are not RGB, have under PATCH pixels a side or cannot be decoded are skipped, counted and named.
+    The result is cached next to the folder, as <split>.index.npz and <split>.pixels, and made again when the name, size
+    or time of a file changes. Memory: two photographs a processor, and some hundred bytes a file.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist; put photographs there (JPEG or PNG, in sub-folders or not)")
+    index, decoded = folder.with_name(f"{folder.name}.index.npz"), folder.with_name(f"{folder.name}.pixels")
+    names, hidden, digest = _list(folder)
+    fields = ("digest", "good", "sizes", "is_decoded", "skipped")
+    is_decoded: np.ndarray | bool
+    skipped: np.ndarray | str
+    try:
+        known, good, sizes, is_decoded, skipped = npz.load(index, fields, "")
+    except UserError:  # absent, or from a process that was killed: made again
+        known = None
+    if known != digest or (is_decoded and not (decoded.exists() and decoded.stat().st_size == 3 * sizes.prod(1).sum())):
+        try:
+            index.unlink(missing_ok=True)  # first: it must never stand next to other pixels than its own
+            good, sizes, is_decoded, skipped = _decode_all(folder, names, decoded)
+            npz.save(index, **dict(zip(fields, (digest, good, sizes, is_decoded, skipped), strict=True)))
+        except OSError as error:
+            raise UserError(f"{index} and {decoded.name} cannot be written ({error.strerror or error})") from None
+    if len(good) < len(names):
+        print(f"{folder}: {len(names) - len(good):,} of {len(names):,} files skipped: {skipped}")
+    if hidden:
+        print(f"{folder}: {hidden:,} hidden files left out")
+    if not len(good):
+        raise UserError(f"{folder} has no photograph in it; put some there (JPEG or PNG, RGB, from {PATCH}x{PATCH} up)")
+    return Photographs(folder, np.array(names)[good], sizes, decoded if is_decoded else None)
+
+
+def decode(path: str | Path) -> np.ndarray | str:
+    """The pixels of a photograph, uint8 [H, W, 3], or a string that says why it cannot be used."""
+    try:
+        paths.require_regular(path)
+        with images.opened(path, ("JPEG", "PNG")) as image:
+            if image.mode != "RGB":
+                return f"{image.mode}, not RGB"
+            if found := images.unsuitable(image):  # 16 bits, transparent, animated: Pillow would pass on something else
+                return found[0]
+            if min(image.size) < PATCH:
+                return f"only {image.width}x{image.height} pixels"
+            if image.width * image.height > images.MAX_PIXELS:
+                return f"{image.width}x{image.height} is over {images.MAX_PIXELS:,} pixels"
+            return np.asarray(image)
+    except MemoryError:  # not the fault of the file, which must not be skipped for good
+        raise
+    except Exception as error:  # Pillow raises nearly any exception on a damaged file
+        return getattr(error, "strerror", None) or "damaged, or neither JPEG nor PNG"
+
+
+def _list(folder: Path) -> tuple[list[bytes], int, str]:
+    """The sorted paths of the files in a folder, bytes; the number of hidden ones; a digest that changes with them."""
+    files = []
+    try:
+        names, hidden = paths.list_files(folder)
+        for name in names:
+            path = os.path.join(folder, name)
+            status = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a link that leads nowhere
+            files.append((os.fsencode(name), status.st_size, status.st_mtime_ns))
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror})") from None
+    files.sort()
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(repr(file).encode())
+    return [name for name, _, _ in files], hidden, digest.hexdigest()
+
+
+def _decode_all(folder: Path, names: Sequence[bytes], target: Path) -> tuple[np.ndarray, np.ndarray, bool, str]:
+    """Decode the named files into one file, or none if that would take too much of the disk.
+
+    Returns the indices of the good ones among the names, int64 [N]; their heights and widths, int64 [N, 2]; whether
+    their pixels are in the target; and a line that names the first few of the others.
+    """
+    room = min(DECODED_LIMIT, shutil.disk_usage(target.parent).free // 2)
+    good, sizes, skipped = [], [], []
+    with paths.replacing(target) as file:
+        for i, pixels in enumerate(_decode_each(folder, names)):
+            if isinstance(pixels, str):
+                skipped.append(f"{names[i].decode(errors='replace')} ({pixels})")
+                continue
+            good.append(i)
+            sizes.append(pixels.shape[:2])
+            room -= pixels.size
+            if room >= 0:
+                file.write(pixels)
+            else:
+                file.truncate(0)  # at once: checking the rest may take an hour
+    if room < 0 or not good:
+        target.unlink()
+    named = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
+    return np.array(good, np.int64), np.array(sizes, np.int64).reshape(-1, 2), room >= 0 and bool(good), named
+
+
+def _decode_each(folder: Path, names: Sequence[bytes]) -> Iterator[np.ndarray | str]:
+    """Generate decode() of each named file, in order, with two of them a processor in memory."""
+    processors = os.cpu_count() or 1
+    chunk = 2 * processors
+    bar = tqdm(total=len(names), desc=f"{folder.name} photographs", unit="file", dynamic_ncols=True)
+    with bar, ThreadPoolExecutor(processors) as pool:  # threads: Pillow decodes without the GIL
+        for first in range(0, len(names), chunk):
+            files = [folder / os.fsdecode(name) for name in names[first : first + chunk]]
+            for pixels in pool.map(decode, files):
+                yield pixels
+                bar.update()
+
+
+# Whole photographs
 
 
 class Photograph(NamedTuple):
     """A photograph, cropped."""
 
-    name: str  # its path in the folder
-    pixels: np.ndarray  # uint8 [H, W, 3], H and W multiples of BLOCK
+    name: str  # its path in the folder, printable
+    pixels: np.ndarray  # uint8 [H, W, 3], H and W multiples of PATCH
 
 
 def choose(folder: str | Path, count: int | None, seed: int) -> list[Photograph]:
     """Draw photographs from a folder and its sub-folders, none twice.
 
-    count: how many; None stands for COUNT, or all there are, with a note where that is fewer. Files that are of no
-    use (see datasets.decode()) are named and passed over, in favour of the next one drawn. Only files that are drawn
-    are opened.
-    Returns the Photographs, those with most blocks first: all at once in memory, as bytes.
-    Raises UserError where there are not enough.
+    count: how many; None means COUNT, or all if there are fewer, with a note. A file that cannot be used (see decode())
+    is named and skipped, and the next one is drawn. Only files that are drawn are opened.
+    Returns the Photographs, those with most blocks first: all of them in memory, as bytes.
+    Raises UserError if there are not enough.
     """
     folder = Path(folder)
-    try:
-        names = sorted(paths.list_files(folder) if folder.exists() else [], key=os.fsencode)
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror})") from None
-    names = [name for name in names if (folder / name).is_file()]
+    names = list(map(os.fsdecode, _list(folder)[0])) if folder.exists() else []
     if not names:
         raise UserError(f"there are no photographs in {folder}; put some there (JPEG or PNG, in sub-folders or not)")
     chosen = []
-    # Drawing all is drawing the first `count`, and then more in case some of these are of no use.
-    for i in datasets.sample_chains(len(names), 1, len(names), seed)[0]:
-        pixels = _read(folder / names[i])
-        name = os.fsencode(names[i]).decode(errors="replace")  # one that can be printed
+    # The first `count` of a permutation are the paper's draw of `count` without replacement.
+    for i in np.random.RandomState(seed).permutation(len(names)):
+        pixels = decode(folder / names[i])
+        name = os.fsencode(names[i]).decode(errors="replace")
+        if not isinstance(pixels, str) and max(pixels.shape) > images.WEBP_SIDE:
+            pixels = f"over {images.WEBP_SIDE} pixels a side, which WebP cannot hold"
         if isinstance(pixels, str):
             print(f"skipped {name}: {pixels}")
             continue
-        chosen.append(Photograph(name, pixels))
+        chosen.append(Photograph(name, crop(pixels)))
         if len(chosen) == (count or COUNT):
             break
-    if not chosen or len(chosen) < (count or 1):
-        raise UserError(f"{folder} holds {len(chosen)} photographs that are of use, not {count or 'one'}")
+    if len(chosen) < (count or 1):
+        raise UserError(f"{folder} holds {len(chosen)} photographs that can be used, not {count or 'one'}")
     if len(chosen) < (count or COUNT):
         print(f"Note: there are {len(chosen)} photographs: using all of them")
     return sorted(chosen, key=lambda photograph: -photograph.pixels.size)
 
 
-def _read(path):
-    """The pixels of a photograph, cropped, or a string that says why it is of no use."""
-    pixels = datasets.decode(path)
-    if isinstance(pixels, str):
-        return pixels
-    pixels = crop(pixels)
-    return pixels if max(pixels.shape) <= WEBP_SIDE else f"over {WEBP_SIDE} pixels a side, which WebP cannot hold"
-
-
 def crop(pixels: np.ndarray) -> np.ndarray:
-    """Leave out the rows at the bottom and the columns on the right beyond the last multiple of BLOCK; a copy."""
-    height, width = (side // BLOCK * BLOCK for side in pixels.shape[:2])
+    """Leave out the rows at the bottom and the columns on the right beyond the last multiple of PATCH; a copy."""
+    height, width = (side // PATCH * PATCH for side in pixels.shape[:2])
     return pixels[:height, :width].copy()
 
 
 def to_blocks(pixels: np.ndarray) -> np.ndarray:
-    """The blocks of a cropped photograph, as the models take them: uint8 [H, W, 3] -> [N, 3, BLOCK, BLOCK]."""
+    """The blocks of a cropped photograph, as the models take them: uint8 [H, W, 3] -> [N, 3, PATCH, PATCH]."""
     height, width, channels = pixels.shape
-    grid = pixels.reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK, channels)
-    return grid.transpose(0, 2, 4, 1, 3).reshape(-1, channels, BLOCK, BLOCK)
+    grid = pixels.reshape(height // PATCH, PATCH, width // PATCH, PATCH, channels)
+    return grid.transpose(0, 2, 4, 1, 3).reshape(-1, channels, PATCH, PATCH)
 
 
 def digest(photographs: Iterable[Photograph]) -> str:

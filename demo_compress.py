@@ -20,8 +20,9 @@ import time
 import warnings
 from pathlib import Path
 
-from codec import autoregressive, container, conventional
+from codec import container, conventional
 from codec import header as file_header
+from model.context import weights
 from utils import cli, figures, images, paths
 from utils.errors import UserError
 
@@ -285,7 +286,7 @@ def main(argv=None):
 
     @functools.cache
     def open_network():
-        return autoregressive.open_network(args.context)
+        return weights.open_network(args.context)
 
     openers = {"context": open_network, "bitswap": open_blocks}
     if args.gpu != -1:

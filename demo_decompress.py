@@ -9,8 +9,9 @@ processor and PyTorch; the number of threads is set to what it was.
 import functools
 from pathlib import Path
 
-from codec import autoregressive, container
+from codec import container
 from codec import header as file_header
+from model.context import weights
 from utils import cli, images, paths
 from utils.errors import UserError
 
@@ -30,9 +31,9 @@ def arguments(argv=None):
 
 
 def open_codec(args, header):
-    """The autoregressive.ContextNetwork or block_codec.BlockCodec that a file calls for."""
+    """The ContextNetwork or block_codec.BlockCodec that a file calls for."""
     if header.context:
-        return autoregressive.open_network(args.context, header.context)
+        return weights.open_network(args.context, header.context)
     from codec import block_codec  # with PyTorch, which the context network does without
 
     device = cli.device(args.gpu if args.gpu is not None or header.arithmetic == file_header.FLOAT_GPU else -1)

@@ -63,11 +63,11 @@ def main():
     parser.add_argument("--context", help="a context network (default: the one at hand)")
     common.add_clock(parser)
     args = parser.parse_args()
-    from codec import autoregressive
+    from model.context import weights
 
     found = [sorted(each.iterdir()) if each.is_dir() else [each] for each in args.images]
     files = list(itertools.chain(*found))[: 1 if args.quick else None]
-    network = autoregressive.open_network(args.context)
+    network = weights.open_network(args.context)
     scratch = common.table_file(args.output, "photographs").with_suffix(".bitswap")
     clock = common.CLOCKS[args.clock]
     common.report("photographs", args.output, COLUMNS, rows(files, network, clock, scratch), len(files) + 1)

@@ -5,7 +5,7 @@ strips at the right and the bottom and as many blocks as it takes, is coded by c
 are the initial bits of the lanes: the decoder finds them on the stacks once it has taken all blocks off, so they cost
 nothing.
 
-Or a whole image, grey or RGB, is coded pixel by pixel with the context network (codec.autoregressive). And what
+Or a whole image, grey or RGB, is coded pixel by pixel with the context network (codec.context). And what
 neither codes in fewer bytes than a conventional method does is coded by that. codec.header has the layout.
 """
 
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from codec import autoregressive, blocks, conventional
-from codec.autoregressive import ContextNetwork
+from codec import blocks, context, conventional
 from codec.bitsback import Progress
 from codec.header import MAGIC, ContainerError, Header, pack, unpack
+from model.context.weights import ContextNetwork
 from utils.errors import UserError
 from utils.images import CHANNELS, MAX_PIXELS, Picture
 
@@ -70,14 +70,14 @@ def _shorter(file: bytes | None, most: int) -> bytes | None:
 
 def _encode_with_context(picture: Picture, network: ContextNetwork, adapting: bool, progress: Progress) -> bytes | None:
     """The bytes of a file, or None where the network codes no such picture."""
-    strips = autoregressive.choose_strips(*picture.pixels.shape[:2])
+    strips = context.choose_strips(*picture.pixels.shape[:2])
     if picture.mode == "P" or strips is None:
         return None
-    grid = autoregressive.choose_grid(picture.pixels, network.weights)
+    grid = context.choose_grid(picture.pixels, network.weights)
     found = []  # a few images are better off without adaptation, such as screenshots
     for each in (True, False) if adapting else (False,):
-        coding = autoregressive.Coding(strips, grid, each)
-        found.append((each, autoregressive.encode(picture.pixels, network.weights, coding, progress)))
+        coding = context.Coding(strips, grid, each)
+        found.append((each, context.encode(picture.pixels, network.weights, coding, progress)))
     adapting, words = min(found, key=lambda pair: sum(map(len, pair[1])))
     header = _header(picture)._replace(
         context=network.identity, grid=grid, adapting=adapting, words=tuple(map(len, words))
@@ -160,8 +160,8 @@ def _decode_blocks(header: Header, payload: bytes, codec: "BlockCodec", progress
 def _decode_context(header: Header, payload: bytes, network: ContextNetwork, progress: Progress) -> Picture:
     words = np.split(np.frombuffer(payload, "<u4").astype(np.uint32), np.cumsum(header.words)[:-1])
     shape = header.height, header.width, CHANNELS[header.mode]
-    coding = autoregressive.Coding(len(words), header.grid, header.adapting)
-    return Picture(header.mode, autoregressive.decode(words, shape, network.weights, coding, progress))
+    coding = context.Coding(len(words), header.grid, header.adapting)
+    return Picture(header.mode, context.decode(words, shape, network.weights, coding, progress))
 
 
 def crc(picture: Picture) -> int:

@@ -24,7 +24,7 @@ A file, integers little-endian, "number" a base-128 integer with its least signi
 The blocks are the first of the image in raster order, dealt to the lanes in turn. For the parts see
 blocks.regions().
 
-This is format 2. Format 3 is that of an image coded with the context network (codec.autoregressive). After the
+This is format 2. Format 3 is that of an image coded with the context network (codec.context). After the
 CRC-32 of the payload, its header goes on with
 
     8         identity of the network

@@ -10,10 +10,12 @@ import torch
 from conftest import small_model
 
 import discretization
-from codec import autoregressive, block_codec, container, conventional
+from codec import block_codec, container, conventional
 from codec import header as file_header
 from codec.header import ContainerError
-from model import checkpoints, context, context_training
+from model import checkpoints
+from model.context import weights
+from model.context.torch_network import TorchContextNetwork
 from model.make_exact import make
 from utils.images import CHANNELS, Picture, same
 
@@ -38,7 +40,7 @@ def small_codec(channels=3, nz=2, exact=False):
 def torch_network(seed=0, amplitude=0.05):
     """A context network as training begins with, its weights shaken so that none is zero."""
     torch.manual_seed(seed)
-    network = context_training.ContextNetwork()
+    network = TorchContextNetwork()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += amplitude * torch.randn_like(parameter)
@@ -48,7 +50,7 @@ def torch_network(seed=0, amplitude=0.05):
 @functools.cache
 def small_network(seed=0, amplitude=0.05):
     """The ContextNetwork that has the weights of torch_network()."""
-    return autoregressive.ContextNetwork(*context.check(torch_network(seed, amplitude).weights()))
+    return weights.check(torch_network(seed, amplitude).weights())
 
 
 def mild(height, width, mode="RGB", seed=0, amplitude=6):

@@ -11,8 +11,9 @@ from PIL import Image
 
 import demo_compress
 import demo_decompress
-from codec import autoregressive
+from codec import context
 from codec import header as file_header
+from model.context.weights import open_network
 
 # Written by demo_compress.py --coder bitswap with the checkpoint that ships. It is never to be written anew: a change
 # with which it does not decode breaks every file there is.
@@ -53,9 +54,9 @@ def test_the_kept_file_of_the_context_network_decodes(tmp_path):
     done = run_main(demo_decompress.main, KEPT_CONTEXT, "-o", tmp_path / "out.png")
     assert done.returncode == 0, done.stderr
     assert_is_picture(tmp_path / "out.png")
-    network = autoregressive.open_network(wanted=header.context)
-    coding = autoregressive.Coding(len(header.words), header.grid, header.adapting)
-    words = autoregressive.encode(picture(), network.weights, coding)
+    network = open_network(wanted=header.context)
+    coding = context.Coding(len(header.words), header.grid, header.adapting)
+    words = context.encode(picture(), network.weights, coding)
     assert np.concatenate(words).astype("<u4").tobytes() == payload
 
 

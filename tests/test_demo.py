@@ -18,7 +18,8 @@ import demo_decompress
 import discretization
 from codec import block_codec, conventional
 from codec import header as file_header
-from model import checkpoints, context, exact, make_exact
+from model import checkpoints, exact, make_exact
+from model.context import weights
 from utils import images, paths
 from utils.cli import UserError
 
@@ -161,7 +162,7 @@ def test_the_context_network_takes_no_pytorch(tmp_path, photograph):
 def test_another_context_network(tmp_path, photograph):
     """Files name theirs; another one is refused, and the right one found by --context."""
     network = small_network()
-    context.save(tmp_path / "other.npz", network.weights)
+    weights.save(tmp_path / "other.npz", network.weights)
     out, flags = tmp_path / "out.bitswap", ["--context", tmp_path / "other.npz"]
     done = run_main(demo_compress.main, photograph, "-o", out, "--coder", "context", *flags)
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from codec import container, context
+from codec import container, context, models
 from model.context.features import SMALL_GRID
 from model.context.weights import open_network
 from utils import cli, datasets, images, paths, photographs, processes, results, tables
@@ -141,16 +141,16 @@ def code_photographs(args, network):
     size = "" if args.nphotos in (None, photographs.COUNT) else f"_{args.nphotos}photos"
     name = SCHEME + results.seed_name(args.seed) + size
     folder = paths.bitstreams(args.dataset, 0, args.output) / name
-    bits = []
+    bits, found = [], models.Models(context=lambda _: network)
     for i, photograph in enumerate(tqdm(chosen, desc="context network", unit="photograph", dynamic_ncols=True)):
         original, path = images.Picture("RGB", photograph.pixels), folder / f"{i}.bitswap"
         if not args.verify_only:
             with paths.replacing(path) as file:
-                file.write(container.encode(original, coder="context", network=network))
+                file.write(container.encode(original, "context", found))
         written = container.read_file(path)
         if not args.no_verify:
             try:
-                decoded = container.decode(written, lambda header: network)
+                decoded = container.decode(written, found)
             except UserError as error:
                 raise UserError(f"{path}: {error}") from error
             if not images.same(decoded, original):

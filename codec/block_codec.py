@@ -18,7 +18,7 @@ import discretization
 from codec import bitsback, blocks
 from codec.bitsback import Progress, Schedule
 from codec.conditionals import Conditionals, FloatNetwork
-from codec.header import ARITHMETICS, FLOAT_CPU, FLOAT_GPU, INTEGERS, MAX_LANES, MAX_THREADS, ContainerError, Header
+from codec.header import ARITHMETICS, FLOAT_CPU, FLOAT_GPU, INTEGERS, MAX_LANES, MAX_THREADS, Blocks, ContainerError
 from codec.rans import EmptyLaneError, Rans
 from model import checkpoints, exact, make_exact
 from model.vae import ARITHMETIC, Model
@@ -210,7 +210,7 @@ def encode(
     return None
 
 
-def decode(header: Header, payload: bytes, codec: BlockCodec, progress: Progress) -> tuple[list[np.ndarray], bytes]:
+def decode(header: Blocks, payload: bytes, codec: BlockCodec, progress: Progress) -> tuple[list[np.ndarray], bytes]:
     """Undo encode(): (each lane's blocks, uint8 [N_i, C, side, side], bytes of the conventional parts).
 
     Raises all sorts of exceptions if the payload is not what encode() wrote, or if floats round differently.
@@ -219,7 +219,7 @@ def decode(header: Header, payload: bytes, codec: BlockCodec, progress: Progress
         return _decode(header, payload, codec, progress)
 
 
-def _decode(header: Header, payload: bytes, codec: BlockCodec, progress: Progress) -> tuple[list[np.ndarray], bytes]:
+def _decode(header: Blocks, payload: bytes, codec: BlockCodec, progress: Progress) -> tuple[list[np.ndarray], bytes]:
     lanes = len(header.words)
     lengths = [len(range(lane, header.blocks, lanes)) for lane in range(lanes)]
     conventional = sum(length for _, length in header.parts)
@@ -241,8 +241,8 @@ def _decode(header: Header, payload: bytes, codec: BlockCodec, progress: Progres
     return chains, data[:conventional]
 
 
-def check(header: Header, codec: BlockCodec) -> None:
-    """Raise ContainerError where a codec is not that which a header calls for."""
+def check(header: Blocks, channels: int, codec: BlockCodec) -> None:
+    """Raise ContainerError if a codec is not the one that a file calls for, to code planes of so many channels."""
     for what, wanted, found in (
         ("checkpoint", header.networks, codec.networks),
         ("number of bins", f"2^{header.quantbits}", f"2^{codec.quantbits}"),
@@ -253,11 +253,11 @@ def check(header: Header, codec: BlockCodec) -> None:
                                  "name the right one with --checkpoint, its bins beside it")  # fmt: skip
     if (header.arithmetic == INTEGERS) != (codec.arithmetic == INTEGERS):
         raise ContainerError(f"it was written with networks in {ARITHMETICS[header.arithmetic]}")
-    if (codec.conditional.xs[0], codec.conditional.xs[-1]) != (CHANNELS[header.mode], header.side):
+    if (codec.conditional.xs[0], codec.conditional.xs[-1]) != (channels, header.side):
         raise ContainerError(f"its blocks do not fit the checkpoint's, of shape {codec.conditional.xs}")
 
 
-def verdict(header: Header, codec: BlockCodec | None) -> str:
+def verdict(header: Blocks, codec: BlockCodec | None) -> str:
     """What to say of a file whose checksums are right, and which does not decode with the right codec."""
     if codec is None or codec.arithmetic == INTEGERS:
         return "damaged"

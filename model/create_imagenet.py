@@ -80,8 +80,8 @@ def decode(path: str | Path) -> bytes:
             colour, _, depth = raw.partition(";")
             bits = "16-bit " if depth.startswith("16") else ""
             raise UserError(f"{bits}{COLOURS.get(colour, colour)}, not 8-bit RGB")
-        if found := images.unsuitable(image):  # transparent pixels, or more than one image
-            raise UserError(found[0])
+        if found := images.refusal(image, transparent=False):  # transparent pixels, or more than one image
+            raise UserError(found)
         return image.tobytes()
 
 

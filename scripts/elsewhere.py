@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from codec import container, context
+from codec import container, context, models
 from model.context.features import SMALL_GRID
 from model.context.weights import open_network
 from utils.images import Picture, same
@@ -36,17 +36,17 @@ def picture(mode, height, width):
 
 def pictures(network):
     """{name of a file: (what encodes, what says whether its bytes decode to the same pixels)}."""
-    cases = {}
+    cases, found = {}, models.Models(context=lambda _: network)
     for mode, sizes in SIZES.items():
         for height, width in sizes:
             for adapting in (False, True):
                 original = picture(mode, height, width)
 
                 def encode(original=original, adapting=adapting):
-                    return container.encode(original, coder="context", network=network, adapting=adapting)
+                    return container.encode(original, "context", found, adapting=adapting)
 
                 def right(data, original=original):
-                    return same(container.decode(data, lambda header: network), original)
+                    return same(container.decode(data, found), original)
 
                 cases[f"{mode}_{height}x{width}_{'adapting' if adapting else 'static'}.bitswap"] = encode, right
     return cases

@@ -7,7 +7,17 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from pictures import SIDE, decoding_error, mild, refuse_or_reproduce, reseal, round_trip, samples, small_codec
+from pictures import (
+    SIDE,
+    decoding_error,
+    mild,
+    models_of,
+    refuse_or_reproduce,
+    reseal,
+    round_trip,
+    samples,
+    small_codec,
+)
 
 from codec import bitsback, block_codec, blocks, container
 from codec import header as file_header
@@ -18,7 +28,7 @@ from utils.images import CHANNELS, same
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_blocks_of_any_image(height, width, mode):
     """Nearly all of an image is coded in blocks, whatever strips are left over."""
-    header = round_trip(mild(height, width, mode), small_codec(CHANNELS[mode]))
+    header = round_trip(mild(height, width, mode), small_codec(CHANNELS[mode])).coding
     whole = (height // SIDE) * (width // SIDE)
     assert whole * 3 // 4 <= header.blocks <= whole
     assert sum(1 for _ in blocks.regions(width, height, SIDE, header.blocks)) == len(header.parts)
@@ -26,28 +36,28 @@ def test_blocks_of_any_image(height, width, mode):
 
 @pytest.mark.parametrize("nz", [1, 3])
 def test_other_depths(nz):
-    assert round_trip(mild(60, 70), small_codec(3, nz)).blocks
+    assert round_trip(mild(60, 70), small_codec(3, nz)).coding.blocks
 
 
 @pytest.mark.parametrize("lanes, used", [(2, 2), (5, 5), (None, 7)])
 def test_lanes(lanes, used):
     """As many as asked for; by default about the square root of the number of blocks."""
-    assert len(round_trip(mild(40, 90), small_codec(), lanes=lanes).words) == used
+    assert len(round_trip(mild(40, 90), small_codec(), lanes=lanes).coding.words) == used
 
 
 def test_threads_are_those_of_the_file():
     picture = mild(20, 20)
-    data = container.encode(picture, small_codec(), "bitswap")
+    data = container.encode(picture, "bitswap", models_of(small_codec()))
     header = file_header.unpack(data)[0]
-    assert header.threads == torch.get_num_threads() == 1
+    assert header.coding.threads == torch.get_num_threads() == 1
     seen = []
 
     def progress(steps):
         seen.append(torch.get_num_threads())
         return steps
 
-    more = reseal(data, header._replace(threads=2))
-    with_two = container.decode(more, lambda header: small_codec(), progress)
+    more = reseal(data, header._replace(coding=header.coding._replace(threads=2)))
+    with_two = container.decode(more, models_of(small_codec()), progress)
     assert seen == [min(2, os.cpu_count())] and torch.get_num_threads() == 1 and same(with_two, picture)
 
 
@@ -62,7 +72,7 @@ def test_more_initial_bits_where_the_trial_promised_too_little(monkeypatch):
         return encode(*args)
 
     monkeypatch.setattr(bitsback, "encode_chains", count)
-    header = round_trip(mild(64, 64), small_codec(), lanes=30)
+    header = round_trip(mild(64, 64), small_codec(), lanes=30).coding
     assert len(attempts) == 2 and 1 < len(header.words) < 30
 
 
@@ -72,10 +82,10 @@ def test_a_lane_out_of_proportion():
     header, payload = file_header.unpack(data)
     lanes = 16
     words = ((4 << 20) // 4 - 2 * (lanes - 1), *(2,) * (lanes - 1))
-    wrong = header._replace(words=words, blocks=16)
+    wrong = header._replace(coding=header.coding._replace(words=words, blocks=16))
     tampered = file_header.pack(wrong, payload[:4] * (1 << 20))
     tracemalloc.start()
-    assert decoding_error(tampered, small_codec())
+    assert decoding_error(tampered, models_of(small_codec()))
     assert tracemalloc.get_traced_memory()[1] < 30e6
     tracemalloc.stop()
 
@@ -106,8 +116,8 @@ def test_floats_that_round_differently_are_noticed(change):
 def test_integers_decode_under_other_settings(channels):
     """Encoded on one thread in blocks of one lane count, decoded on two, with another batch and memory layout."""
     picture = mild(45, 40, "RGB" if channels == 3 else "L")
-    data = container.encode(picture, small_codec(channels, exact=True), "bitswap", lanes=5)
-    header, _ = file_header.unpack(data)
+    data = container.encode(picture, "bitswap", models_of(small_codec(channels, exact=True)), lanes=5)
+    header = file_header.unpack(data)[0].coding
     assert (header.arithmetic, header.threads, header.settings) == (file_header.INTEGERS, 1, "")
     assert header.side == SIDE and len(header.words) > 1
     conditional = small_codec(channels, exact=True).conditional
@@ -128,7 +138,7 @@ def test_integers_decode_under_other_settings(channels):
     try:
         torch.set_num_threads(2)
         other = small_codec(channels, exact=True)._replace(conditional=OneByOne())
-        assert same(container.decode(data, lambda header: other), picture)
+        assert same(container.decode(data, models_of(other)), picture)
     finally:
         torch.set_num_threads(threads)
 
@@ -136,7 +146,8 @@ def test_integers_decode_under_other_settings(channels):
 def test_arithmetics_are_told_apart():
     floats = samples()["blocks"][0]
     networks = small_codec().networks
-    error = decoding_error(floats, small_codec(exact=True)._replace(networks=networks))
+    error = decoding_error(floats, models_of(small_codec(exact=True)._replace(networks=networks)))
     assert "written with networks in float32 on the CPU" in error
-    integers = reseal(floats, file_header.unpack(floats)[0]._replace(arithmetic=file_header.INTEGERS))
-    assert "written with networks in integers" in decoding_error(integers, small_codec())
+    header = file_header.unpack(floats)[0]
+    integers = reseal(floats, header._replace(coding=header.coding._replace(arithmetic=file_header.INTEGERS)))
+    assert "written with networks in integers" in decoding_error(integers, models_of(small_codec()))

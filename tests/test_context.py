@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import decoding_error, mild, picture_of, reseal, samples, small_network
+from pictures import decoding_error, mild, models_of, picture_of, reseal, samples, small_network
 
 from codec import container, context
 from codec import header as file_header
@@ -17,6 +17,7 @@ from model.context import adaptation
 from model.context.features import PERIOD
 from model.context.mixture import LEAST_BITS
 from model.context.weights import HIDDEN, SCALES, SHAPES, K, Weights, check
+from utils.images import same
 
 
 def round_trip(pixels, weights, coding, threads=None):
@@ -133,25 +134,39 @@ def test_absurd_files_take_no_memory():
     """Checksums that are right, numbers that are not: refused at once and in a few megabytes."""
     data, picture = samples()["context"]
     header, _ = file_header.unpack(data)
-    assert (header.width, header.height, header.grid in (0, 1), header.adapting) == (26, 20, True, True)
-    words = sum(header.words)
+    shape, coding = header.shape, header.coding
+    assert (shape.width, shape.height, coding.grid in (0, 1), coding.adapting) == (26, 20, True, True)
+    words = sum(coding.words)
+    sizes = [(2**31, 2**31), (0, 5), (1 << 27, 1), (1, 1 << 27), (11585, 11585), (5000, 20), (26, 4000)]
+    sizes += [(27, 20), (26, 21)]
+    strips = (), (words - 2, 2), (2**31,), (2,) * 21, (2**34,), (words + 1,)
     absurd = [
-        *(header._replace(width=w, height=h) for w, h in ((2**31, 2**31), (0, 5), (1 << 27, 1), (1, 1 << 27))),
-        *(header._replace(width=w, height=h) for w, h in ((11585, 11585), (5000, 20), (26, 4000), (27, 20), (26, 21))),
-        *(header._replace(words=each) for each in ((), (words - 2, 2), (2**31,), (2,) * 21, (2**34,), (words + 1,))),
-        *(header._replace(mode=mode, entries=9) for mode in ("L", "P")),
-        header._replace(grid=not header.grid),
-        header._replace(adapting=False),
-        header._replace(context="00" * 8),
+        *(header._replace(shape=shape._replace(width=w, height=h)) for w, h in sizes),
+        *(header._replace(shape=shape._replace(mode=mode, entries=9)) for mode in ("L", "P")),
+        *(header._replace(coding=coding._replace(words=each)) for each in strips),
+        header._replace(coding=coding._replace(grid=not coding.grid)),
+        header._replace(coding=coding._replace(adapting=False)),
+        header._replace(coding=coding._replace(identity="00" * 8)),
         header._replace(crc=0),
     ]
     tracemalloc.start()
     for wrong in absurd:
-        assert decoding_error(reseal(data, wrong), small_network())
+        assert decoding_error(reseal(data, wrong), models_of(network=small_network()))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 30e6
-    assert container.decode(reseal(data, header), lambda header: small_network()).pixels.shape == picture.pixels.shape
+    assert same(container.decode(reseal(data, header), models_of(network=small_network())), picture)
+
+
+def test_code_lengths_are_the_bits_of_a_pixel():
+    """They add up to the length of the file, and are greater in noise."""
+    pixels, weights = mild(30, 40).pixels.copy(), small_network().weights
+    pixels[:, 20:] = 128
+    for coding in (Coding(1, 0, False), Coding(2, 1, True)):
+        bits = context.code_lengths(pixels, weights, coding)
+        words = context.encode(pixels, weights, coding)
+        assert bits.shape == pixels.shape and bits[:, :20].mean() > bits[:, 20:].mean()
+        assert 0 <= 32 * (sum(map(len, words)) - 2 * coding.strips) - bits.sum() + 32 * coding.strips < 70
 
 
 @pytest.mark.parametrize("adapting", [False, True])

@@ -5,7 +5,7 @@ import pytest
 from conftest import assert_one_line_error, digits, photograph, run_main, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import small_network
+from pictures import models_of, small_network
 from PIL import Image
 
 import context_compress
@@ -101,7 +101,7 @@ def test_photographs_become_files_of_their_own(photographs, tmp_path):
     header = "photograph,height,width,context network (bits)"
     assert rows == [header, f"class/1.png,64,32,{sizes[0]}", f"class/0.png,32,64,{sizes[1]}"]
     assert f"{(sizes[0] + sizes[1]) / (2 * 3 * 64 * 32):.4f} bits/dim" in done.stdout
-    decoded = container.decode(files[1].read_bytes(), lambda header: small_network())
+    decoded = container.decode(files[1].read_bytes(), models_of(network=small_network()))
     np.testing.assert_array_equal(decoded.pixels, photograph(32, 65, 0)[:, :64])
     files[0].write_bytes(files[1].read_bytes())
     done = run_main(context_compress.main, *flags, "--verify-only")

@@ -62,7 +62,7 @@ def bad_files():
         "cut_midway.png": (good[: len(good) // 2], "cannot be read"),
         "empty.png": (b"", "not a PNG image"),
         "flipped.png": (flip(good, at + 1000), "cannot be read"),
-        "flipped_size.png": (flip(good, 19), "not a PNG image, or damaged at its start"),
+        "flipped_size.png": (flip(good, 19), "a wrong checksum"),
         "grey.png": (encode(rgb[..., 0]), "grey, not 8-bit RGB"),
         "grey16.png": (encode(rgb[..., 0].astype(np.uint16) * 257), "16-bit grey, not 8-bit RGB"),
         "grey_alpha.png": (encode(rgb[..., :2]), "grey with alpha, not 8-bit RGB"),

@@ -74,10 +74,11 @@ def world(tmp_path_factory):
     shutil.copytree(ROOT / "docs" / "results", root / "results")
     for i, path in enumerate(sorted((root / "results").rglob("*.npy"))[:4]):
         path.write_bytes(path.read_bytes()[: 100 * i])
-    kept = (ROOT / "tests" / "golden" / "picture.bitswap").read_bytes()
-    for i in range(8):
-        damaged = odd_images.damage(np.random.default_rng(i), kept)
-        (root / "images" / f"{i}.bitswap").write_bytes(damaged if i else kept)
+    for name in ("picture", "alpha"):
+        kept = (ROOT / "tests" / "golden" / f"{name}.bitswap").read_bytes()
+        for i in range(8):
+            damaged = odd_images.damage(np.random.default_rng(i), kept)
+            (root / "images" / f"{name}{i}.bitswap").write_bytes(damaged if i else kept)
     return root
 
 
@@ -221,6 +222,7 @@ def test_random_flags_in_a_repository_that_cannot_be_written(script, world, tmp_
 
 @pytest.mark.parametrize("seed", range(300))
 def test_odd_images_are_read_or_refused_in_a_line(seed, tmp_path, capsys):
+    from codec import container
     from utils import images
     from utils.errors import UserError
 
@@ -228,6 +230,9 @@ def test_odd_images_are_read_or_refused_in_a_line(seed, tmp_path, capsys):
     try:
         picture = images.read(path)
         assert picture.mode in images.MODES and picture.pixels.dtype == np.uint8
+        decoded = container.decode(container.encode(picture, "conventional"))
+        path.write_bytes(images.to_png(decoded))
+        assert images.same(images.read(path), picture)
     except UserError as error:
         assert str(error).startswith(str(path))
     capsys.readouterr()  # names that are no UTF-8 cannot be passed on to another process

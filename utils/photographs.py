@@ -147,8 +147,8 @@ def decode(path: str | Path) -> np.ndarray | str:
         with images.opened(path, ("JPEG", "PNG")) as image:
             if image.mode != "RGB":
                 return f"{image.mode}, not RGB"
-            if found := images.unsuitable(image):  # 16 bits, transparent, animated: Pillow would pass on something else
-                return found[0]
+            if found := images.refusal(image, transparent=False):  # 16 bits, animated ...
+                return found
             if min(image.size) < PATCH:
                 return f"only {image.width}x{image.height} pixels"
             if image.width * image.height > images.MAX_PIXELS:

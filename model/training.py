@@ -26,7 +26,7 @@ from utils import datasets, distributed, paths, progress
 from utils.errors import UserError
 from utils.locks import locked
 from utils.published import Settings
-from utils.results import per_real_dimension
+from utils.results import PADDING
 from utils.torch import rand
 from utils.torch.modules import WnConv2d, fold_weight_norm, init_mode, update_ema
 
@@ -335,7 +335,7 @@ def check_finite(loss: float, gnorm: float, step: int, lr: float, full: Path) ->
 
 def show(settings: Settings, elbo: float) -> str:
     """A negative ELBO as people read it, per dimension of the images, from one per dimension that the model sees."""
-    return f"{elbo * per_real_dimension(settings.dataset):.4f}"
+    return f"{elbo * PADDING.get(settings.dataset, 1):.4f}"
 
 
 def time_left(seconds: float, done: float, total: float) -> str:

@@ -14,12 +14,13 @@ import numpy as np
 from codec import conventional
 from codec.bitsback import SCHEDULES, whitened
 from utils import cli, datasets, paths, processes, results
-from utils.results import BITSWAP, MEASURES, SCHEMES
+from utils.results import MEASURES, SCHEMES
 
 if TYPE_CHECKING:
     from codec.experiment import Result, Setup
     from utils.distributed import Job
 
+BITSWAP = {"bitswap": "1", "bbans": "0"}  # the values of the flag --bitswap
 FIRST_LOOK = (10, 10)  # chains and images of a run without any flag
 
 

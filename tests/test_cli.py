@@ -17,14 +17,6 @@ def test_whole_numbers_from_three_up(text, value):
         cli.whole_number(3)(text)
 
 
-def test_several_values_divided_by_commas():
-    assert cli.several()("1,2,8") == [1, 2, 8]
-    assert cli.several(("a", "b"))("b,a") == ["b", "a"]
-    for parse, text in ((cli.several(), "1,0"), (cli.several(), "1,x"), (cli.several(("a", "b")), "a,c")):
-        with pytest.raises(argparse.ArgumentTypeError):
-            parse(text)
-
-
 def test_an_error_of_the_user_is_one_line_and_any_other_a_traceback():
     @cli.script
     def main(argv):

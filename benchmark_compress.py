@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from codec import conventional
 from utils import cli, datasets, paths, photographs
+from utils.errors import UserError
 
 
 def arguments(argv=None):
@@ -88,7 +89,7 @@ def main(argv=None):
     args = arguments(argv)
     names = args.datasets or at_hand(args.data)
     if not names:
-        raise cli.UserError(f"there is no test set in {args.data}; name one, e.g. mnist, and it is fetched")
+        raise UserError(f"there is no test set in {args.data}; name one, e.g. mnist, and it is fetched")
     paths.check_folder_writable(*(args.output / "plots" / name for name in names))
     rates, described = {}, []
     for dataset in names:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.cli import UserError
+from utils.errors import UserError
 
 _MNIST = {"train": "train-images", "test": "t10k-images"}
 _CIFAR = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}

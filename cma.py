@@ -15,9 +15,8 @@ the paper's numbers (docs/results/published.json): the difference of the rates a
 Reads   <dataset><nz>/{bitswap,bbans}_10bits[_<chains>x<images>]_{nets,elbos,cmas,total}.npy, which mnist_compress.py,
         cifar_compress.py and imagenet_compress.py save, in the folder --results. By default in OUTPUT/plots, and for
         models without results there in docs/results: these are marked as shipped
-Writes  OUTPUT/plots/cma.{pdf,png}   the figure, vector and 300 dpi
-        OUTPUT/plots/cma.md          the table, Markdown
-        and the table on stdout; with --savings OUTPUT/plots/savings.{pdf,png} and the numbers on stdout
+Writes  OUTPUT/plots/cma.{pdf,png}   the figure, vector and 300 dpi; with --savings savings.{pdf,png}
+        OUTPUT/plots/cma.md          the table, Markdown, and the same on stdout: ELBO, net rate, CMA after n images
 """
 
 import numpy as np
@@ -25,53 +24,37 @@ import numpy as np
 from utils import cli, figures, paths, results
 from utils.published import CHAINS
 
-AFTER = (1, 50, 100)  # images after which the table gives the cumulative moving average
+AFTER = (1, 10, 50, 100)  # images after which the table gives the cumulative moving average
 SAVED_AFTER = (1, 10, 100)  # the same for what Bit-Swap saves
 LOOKS = {"bitswap": (figures.BLUE, "-"), "bbans": (figures.VERMILLION, "--")}
-HEADER = ["dataset", "nz", "scheme", "chains × images", "ELBO", "net ± std"]
-HEADER += [f"CMA, n={n}" for n in AFTER] + ["bits, n=1"]
+HEADER = ["dataset", "nz", "scheme", "chains × images", "ELBO", "net ± std", *(f"n={n}" for n in AFTER), "bits, n=1"]
 
 
-def table(models, origins, paper):
-    """The rows of the table, from {(dataset, nz): {scheme: Result}}; origins: {(dataset, nz): "shipped" or ""}.
+def table(models, numbers, origins, paper):
+    """The table in Markdown, columns of equal width.
 
-    paper: add the paper's rows below a model's.
+    models: {(dataset, nz): {scheme: Result}}. numbers: {(dataset, nz): {scheme: results.numbers()}}.
+    origins: {(dataset, nz): "shipped" or ""}. paper: add the paper's rows below a model's.
     """
-    rows = []
+    rows = [HEADER, [""] * len(HEADER)]
     for model, curves in models.items():
         for scheme, result in curves.items():
             size = "{} × {}".format(*result.nets.shape)
-            rows.append(row(model, scheme, origins[model], size, results.numbers(result)))
-        if paper:
-            numbers = results.published().get(model, {})
-            rows += [row(model, scheme, "paper", f"{CHAINS} × {CHAINS}", each) for scheme, each in numbers.items()]
-    return rows
+            rows.append(row(model, scheme, origins[model], size, numbers[model][scheme]))
+        for scheme, each in results.published().get(model, {}).items() if paper else ():
+            rows.append(row(model, scheme, "paper", f"{CHAINS} × {CHAINS}", each))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows[1] = ["-" * width for width in widths]
+    return "".join(f"| {' | '.join(map(str.ljust, cells, widths))} |\n" for cells in rows)
 
 
 def row(model, scheme, origin, size, numbers):
-    """The cells of one row, from numbers as results.numbers() returns them. A missing average is "-"."""
+    """The cells of one row. A missing average is "-"."""
     name = ", ".join(filter(None, (results.SCHEMES[scheme], origin)))
-    averages = (decimals(numbers[f"cma_{n}"]) for n in AFTER)
     net = f"{numbers['net']:.4f} ± {numbers['net_std']:.4f}"
-    return [*named(model), name, size, decimals(numbers["elbo"]), net, *averages, f"{numbers['bits_1']:.1f}"]
-
-
-def named(model):
-    """The cells of a model (dataset, nz)."""
-    return [results.DATASETS[model[0]], str(model[1])]
-
-
-def decimals(number):
-    """A rate as text."""
-    return f"{number:.4f}" if np.isfinite(number) else "-"
-
-
-def markdown(rows):
-    """A table in Markdown, columns of equal width; rows of strings, the header first."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows = [rows[0], ["-" * width for width in widths], *rows[1:]]
-    lines = (" | ".join(map(str.ljust, cells, widths)) for cells in rows)
-    return "".join(f"| {line} |\n" for line in lines)
+    averages = [f"{numbers[f'cma_{n}']:.4f}".replace("nan", "-") for n in AFTER]
+    cells = [results.DATASETS[model[0]], str(model[1]), name, size, f"{numbers['elbo']:.4f}", net]
+    return [*cells, *averages, f"{numbers['bits_1']:.1f}"]
 
 
 def draw_panel(axes, curves):
@@ -155,45 +138,29 @@ def draw_savings(ours, papers):
     return figure
 
 
-def savings_table(ours, papers, origins):
-    """The numbers as rows."""
-    rows = [["dataset", "nz", "model", *(f"n={n}" for n in SAVED_AFTER)]]
-    for model, saved in ours.items():
-        rows.append([*named(model), origins[model] or "ours", *map(decimals, saved)])
-        if model in papers:
-            rows.append([*named(model), "paper", *map(decimals, papers[model])])
-    return rows
-
-
-def arguments(argv=None):
-    """The command line."""
+@cli.script
+def main(argv=None):
+    """Read the results, write the figure and the table."""
     parser = cli.parser(__doc__)
     results.add_arguments(parser)
     parser.add_argument("--paper", action="store_true", help="add the paper's numbers to the table")
     parser.add_argument("--savings", action="store_true", help="draw what Bit-Swap saves over BB-ANS, by latent layers")
-    return parser.parse_args(argv)
-
-
-@cli.script
-def main(argv=None):
-    """Read the results, write the figure and the table."""
-    args = arguments(argv)
+    args = parser.parse_args(argv)
     plots = args.output / "plots"
     paths.check_folder_writable(plots)
     models = results.chosen(args, results.load(results.sources(args)), "results")
     origins = {model: results.origin(next(iter(curves.values())).folder, args) for model, curves in models.items()}
+    numbers = {model: {s: results.numbers(each) for s, each in curves.items()} for model, curves in models.items()}
     if args.savings:
-        numbers = {m: {s: results.numbers(each) for s, each in curves.items()} for m, curves in models.items()}
-        ours, papers = results.chosen(args, savings(numbers), "results of both schemes"), savings(results.published())
-        print(markdown(savings_table(ours, papers, origins)))
-        written = figures.save(draw_savings(ours, papers), plots / "savings")
+        saved = results.chosen(args, savings(numbers), "results of both schemes")
+        written = figures.save(draw_savings(saved, savings(results.published())), plots / "savings")
     else:
-        text = markdown([HEADER, *table(models, origins, args.paper)])
-        print(text)
-        written = [*figures.save(draw(models, origins), plots / "cma"), plots / "cma.md"]
-        with paths.replacing(written[-1]) as file:
-            file.write(text.encode())
-    print("wrote " + ", ".join(map(str, written)))
+        written = figures.save(draw(models, origins), plots / "cma")
+    text = table(models, numbers, origins, args.paper)
+    written.append(plots / "cma.md")
+    with paths.replacing(written[-1]) as file:
+        file.write(text.encode())
+    print(f"{text}\nwrote {', '.join(map(str, written))}")
 
 
 if __name__ == "__main__":

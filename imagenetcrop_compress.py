@@ -66,7 +66,7 @@ def main(argv=None):
     if not bits:  # of another rank, or only verified
         return
     if args.bitswap == "both":
-        bits |= benchmark_bits(chosen)
+        bits |= other_bits(chosen)
     dims = np.array([photograph.pixels.size for photograph in chosen])
     print(command.comparison({row: (column / dims).mean() for row, column in bits.items()}, PAPER))
     print("(paper: its model of full size, on other photographs)\n")
@@ -92,13 +92,11 @@ def scheme_bits(name, result, chains):
     return {row: np.rint(column).astype(np.int64) for row, column in bits.items()}
 
 
-def benchmark_bits(chosen):
+def other_bits(chosen):
     """The bits of each photograph with other compressors: {name: int64 [photographs]}."""
-    bits, jxl = [], conventional.has_jxl()
-    for photograph in tqdm(chosen, desc="other compressors", unit="photograph", dynamic_ncols=True):
-        rates = conventional.measure(photograph.pixels[None, None], jxl)
-        bits.append({name: round(rate * photograph.pixels.size) for name, rate in rates.items()})
-    return {name: np.array([each[name] for each in bits]) for name in bits[0]}
+    jxl, bar = conventional.has_jxl(), tqdm(chosen, desc="other compressors", unit="photograph", dynamic_ncols=True)
+    rates = [(photo.pixels.size, conventional.measure(photo.pixels[None, None], jxl)) for photo in bar]
+    return {name: np.array([round(each[name] * dims) for dims, each in rates]) for name in rates[0][1]}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ Epochs and values are drawn as measured. The paper's figure is that of --log --s
 """
 
 import csv
+import itertools
 
 import numpy as np
 
@@ -45,26 +46,12 @@ def load(folder, nz):
     parts = sorted(path.stem[1:] for path in folder.glob("x*.csv")) or [""]  # of a whole curve
     curves = []
     for variable in ("x", *(f"z{i + 1}" for i in range(nz))):
-        curve = {}
-        for part in parts:
-            curve |= read(folder / f"{variable}{part}.csv")
-        curves.append(curve)
+        rows = (read(folder / f"{variable}{part}.csv").items() for part in parts)
+        curves.append(dict(itertools.chain.from_iterable(rows)))
     epochs = sorted(set(curves[0]).intersection(*curves))
     if not epochs:
         raise UserError(f"{folder}: the curves have no epoch in common")
     return np.array(epochs), np.array([[curve[epoch] for epoch in epochs] for curve in curves])
-
-
-def colours(deepest):
-    """A colour for each of x, z1, ..., z<deepest>, the same in every panel: pale grey, then along viridis.
-
-    The first layers, which have most of the bits, lie furthest apart. Lightness increases, so that grey prints tell
-    the layers apart as well.
-    """
-    import matplotlib
-
-    viridis = matplotlib.colormaps["viridis"]
-    return ["#E3E3E3", *(viridis((i / max(deepest - 1, 3)) ** 0.6) for i in range(deepest))]
 
 
 def smooth(epochs, values, count):
@@ -104,8 +91,12 @@ def draw(models, notes, log=False, smoothed=False):
     notes: {(dataset, nz): a line of the panel's title}. log: a logarithmic axis of epochs, from the first after 0.
     smoothed: average over as many tests as the paper's figure.
     """
+    import matplotlib
+
     figure, panels = figures.panels(notes)
-    palette = colours(max(nz for _, nz in models))
+    # Pale grey for x, then along viridis. The first layers, which have most of the bits, lie furthest apart.
+    shades = np.linspace(0, 1, max(4, *(nz for _, nz in models))) ** 0.6
+    palette = ["#E3E3E3", *matplotlib.colormaps["viridis"](shades)]
     drawn = {}
     for (dataset, nz), (epochs, values) in models.items():
         panel = panels[dataset, nz]
@@ -123,28 +114,21 @@ def draw(models, notes, log=False, smoothed=False):
     return figure
 
 
-def arguments(argv=None):
-    """The command line."""
+@cli.script
+def main(argv=None):
+    """Read the curves, write the figure."""
     parser = cli.parser(__doc__)
     results.add_arguments(parser)
     parser.add_argument("--log", action="store_true", help="epochs on a logarithmic axis")
     tests = ", ".join(f"{count} for {results.DATASETS[dataset]}" for dataset, count in SMOOTHED.items())
     help = f"moving average over as many tests as in the paper's figure: {tests}, elsewhere none"
     parser.add_argument("--smooth", action="store_true", help=help)
-    return parser.parse_args(argv)
-
-
-@cli.script
-def main(argv=None):
-    """Read the curves, write the figure."""
-    args = arguments(argv)
+    args = parser.parse_args(argv)
     paths.check_folder_writable(args.output / "plots")
     found = results.chosen(args, results.found(results.sources(args), r"x\d*\.csv"), "training curves")
     models, notes = {}, {}
     for (dataset, nz), [file, *_] in found.items():
         epochs, values = load(file.parent, nz)
-        if args.log and epochs[-1] <= 0:
-            raise UserError(f"{file.parent}: no epoch after 0; leave out --log")
         values *= results.PADDING.get(dataset, 1)
         models[dataset, nz] = epochs, values
         notes[dataset, nz] = note = results.origin(file.parent, args)

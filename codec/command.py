@@ -120,8 +120,10 @@ def choose(dataset: str, args: argparse.Namespace) -> np.ndarray:
 
 
 def variant(args: argparse.Namespace) -> str:
-    """How a run differs from the plain protocol, for the names of its files."""
-    return results.settings_name(args) + results.seed_name(args.seed)
+    """The part of the names of files for the settings: <q>bits[_exact][_bf16][_whitened][_seed<seed>]."""
+    bf16 = args.precision == "bfloat16"
+    parts = "_exact" * args.exact + "_bf16" * bf16 + "_whitened" * args.whiten + results.seed_name(args.seed)
+    return f"{args.quantbits}bits{parts}"
 
 
 def schemes(args: argparse.Namespace) -> list[str]:
@@ -172,15 +174,12 @@ def code(
 
 def summary(result: "Result", padding: float) -> str:
     """A Result in words, in bits per real dimension. padding: padded dimensions per real one."""
-    lines = [
-        f"ELBO            {result.elbos.mean() * padding:.4f} bits/dim",
-        f"net             {result.nets.mean() * padding:.4f} bits/dim, +- {result.nets.std() * padding:.4f}",
-    ]
-    count = result.nets.shape[1]
-    for t in sorted({1, 50, 100, count}):
-        if t <= count:
-            lines.append(f"cma after {t:<5} {result.cmas[:, t - 1].mean() * padding:.4f} bits/dim")
-    return "\n".join([*lines, f"encoded in {1e3 * result.seconds / result.nets.size:.2f} ms per image"])
+    chains, count = result.nets.shape
+    rates = {"ELBO": result.elbos, "net": result.nets}
+    rates |= {f"cma after {t}": result.cmas[:, t - 1] for t in sorted({1, 50, 100, count}) if t <= count}
+    lines = [f"{name:15} {rate.mean() * padding:.4f} bits/dim" for name, rate in rates.items()]
+    lines[1] += f", +- {result.nets.std() * padding:.4f}"
+    return "\n".join([*lines, f"encoded in {1e3 * result.seconds / (chains * count):.2f} ms per image"])
 
 
 def comparison(rates: dict[str, float], paper: dict[str, float] | None = None) -> str:

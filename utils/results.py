@@ -54,12 +54,6 @@ class Result(NamedTuple):
 # Names
 
 
-def settings_name(args: argparse.Namespace) -> str:
-    """The part of a name for a command line: <q>bits[_exact][_bf16][_whitened]."""
-    parts = {"_exact": args.exact, "_bf16": args.precision == "bfloat16", "_whitened": args.whiten}
-    return "".join([f"{args.quantbits}bits", *(part for part, applies in parts.items() if applies)])
-
-
 def seed_name(seed: int) -> str:
     """The part of a name for the choice of images, "" for the published one."""
     return "" if seed == SEED else f"_seed{seed}"
@@ -175,16 +169,12 @@ def sources(args: argparse.Namespace) -> list[Path]:
 
 def chosen(args: argparse.Namespace, models: dict[Model, Any], what: str) -> dict[Model, Any]:
     """Those of {(dataset, nz): ...} that the flags choose. Raises UserError if there are none. what: in words."""
-    flags = {"dataset": args.dataset, "nz": args.nz}
-    kept = {model: each for model, each in models.items() if all(map(_agrees, flags.values(), model))}
+    wanted = args.dataset, args.nz
+    kept = {model: models[model] for model in models if all(map(lambda flag, has: flag in (None, has), wanted, model))}
     if not kept:
-        named = "".join(f" --{flag}={value}" for flag, value in flags.items() if value)
-        raise UserError(f"no {what} in {' or '.join(map(str, sources(args)))}{named and f' with{named}'}")
+        flags = " ".join(f"--{name}={value}" for name, value in zip(("dataset", "nz"), wanted, strict=True) if value)
+        raise UserError(f"no {what} in {' or '.join(map(str, sources(args)))}{flags and f' with {flags}'}")
     return kept
-
-
-def _agrees(flag, value):
-    return flag in (None, value)
 
 
 def origin(folder: Path, args: argparse.Namespace) -> str:

@@ -45,16 +45,14 @@ def arguments(argv=None):
 
 def measure(dataset, args):
     """Compress a test set: (rates {compressor: bits/dim}, experiments and images in each)."""
-    jxl = conventional.has_jxl()
     if dataset == datasets.PHOTOGRAPHS:
         chosen = photographs.choose(Path(args.data) / dataset / "test", None, args.seed)
-        bar = tqdm(chosen, desc=dataset, unit="photograph", dynamic_ncols=True)
-        each = [conventional.measure(photograph.pixels[None, None], jxl) for photograph in bar]
-        return {name: float(np.mean([rate[name] for rate in each])) for name in each[0]}, (len(chosen), 1)
+        dims = np.array([photograph.pixels.size for photograph in chosen])
+        return {name: (bits / dims).mean() for name, bits in command.other_bits(chosen).items()}, (len(chosen), 1)
     images = datasets.load(dataset, "test", args.data)
     chains = datasets.sample_chains(len(images), args.experiments, args.ndatapoints, args.seed)
     bar = functools.partial(tqdm, desc=dataset, unit="experiment", dynamic_ncols=True)
-    return conventional.measure(images[chains], jxl, bar), chains.shape
+    return conventional.measure(images[chains], conventional.has_jxl(), bar), chains.shape
 
 
 @cli.script

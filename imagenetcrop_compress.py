@@ -24,9 +24,8 @@ There are no arrays for cma.py, whose figure shows chains of one length.
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from codec import command, conventional
+from codec import command
 from utils import cli, paths, photographs, processes, published, results
 from utils.tables import write_csv
 
@@ -66,7 +65,7 @@ def main(argv=None):
     if not bits:  # of another rank, or only verified
         return
     if args.bitswap == "both":
-        bits |= other_bits(chosen)
+        bits |= command.other_bits(chosen)
     dims = np.array([photograph.pixels.size for photograph in chosen])
     print(command.comparison({row: (column / dims).mean() for row, column in bits.items()}, PAPER))
     print("(paper: its model of full size, on other photographs)\n")
@@ -90,13 +89,6 @@ def scheme_bits(name, result, chains):
         "ELBO": np.nansum(result.elbos, axis=1) * dims,
     }
     return {row: np.rint(column).astype(np.int64) for row, column in bits.items()}
-
-
-def other_bits(chosen):
-    """The bits of each photograph with other compressors: {name: int64 [photographs]}."""
-    jxl, bar = conventional.has_jxl(), tqdm(chosen, desc="other compressors", unit="photograph", dynamic_ncols=True)
-    rates = [(photo.pixels.size, conventional.measure(photo.pixels[None, None], jxl)) for photo in bar]
-    return {name: np.array([round(each[name] * dims) for dims, each in rates]) for name in rates[0][1]}
 
 
 if __name__ == "__main__":

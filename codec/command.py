@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from codec import conventional
 from codec.bitsback import SCHEDULES, whitened
-from utils import cli, datasets, paths, processes, results
+from utils import cli, datasets, paths, photographs, processes, results
 from utils.results import MEASURES, SCHEMES
 
 if TYPE_CHECKING:
@@ -170,6 +171,13 @@ def code(
             distributed.barrier(setup.job)  # before the others read the file
         if not args.no_verify:
             experiment.verify(setup, schedule, file, full_header, chains, initial)
+
+
+def other_bits(chosen: Sequence[photographs.Photograph]) -> dict[str, np.ndarray]:
+    """The bits of each photograph with other compressors: {name: int64 [photographs]}."""
+    jxl, bar = conventional.has_jxl(), tqdm(chosen, desc="other compressors", unit="photograph", dynamic_ncols=True)
+    rates = [(photo.pixels.size, conventional.measure(photo.pixels[None, None], jxl)) for photo in bar]
+    return {name: np.array([round(each[name] * dims) for dims, each in rates]) for name in rates[0][1]}
 
 
 def summary(result: "Result", padding: float) -> str:

@@ -88,7 +88,7 @@ def load(folders: Sequence[Path]) -> dict[Model, dict[str, Result]]:
     If a model has none of the paper's 100 chains of 100 images, those of the most images.
     Raises UserError if a file is damaged, and OSError if one is missing.
     """
-    name = rf"({'|'.join(SCHEMES)})_10bits((?:_(\d+)x(\d+))?)_nets\.npy"
+    name = rf"({'|'.join(SCHEMES)})_10bits((?:_\d+x\d+)?)_nets\.npy"
 
     def images(size):
         return np.prod([int(count) for count in re.findall(r"\d+", size)]) if size else np.inf
@@ -169,10 +169,9 @@ def sources(args: argparse.Namespace) -> list[Path]:
 
 def chosen(args: argparse.Namespace, models: dict[Model, Any], what: str) -> dict[Model, Any]:
     """Those of {(dataset, nz): ...} that the flags choose. Raises UserError if there are none. what: in words."""
-    wanted = args.dataset, args.nz
-    kept = {model: models[model] for model in models if all(map(lambda flag, has: flag in (None, has), wanted, model))}
+    kept = {(name, nz): models[name, nz] for name, nz in models if (args.dataset or name, args.nz or nz) == (name, nz)}
     if not kept:
-        flags = " ".join(f"--{name}={value}" for name, value in zip(("dataset", "nz"), wanted, strict=True) if value)
+        flags = " ".join(f"--{flag}={getattr(args, flag)}" for flag in ("dataset", "nz") if getattr(args, flag))
         raise UserError(f"no {what} in {' or '.join(map(str, sources(args)))}{flags and f' with {flags}'}")
     return kept
 

@@ -27,7 +27,8 @@ from utils.published import CHAINS
 AFTER = (1, 10, 50, 100)  # images after which the table gives the cumulative moving average
 SAVED_AFTER = (1, 10, 100)  # the same for what Bit-Swap saves
 LOOKS = {"bitswap": (figures.BLUE, "-"), "bbans": (figures.VERMILLION, "--")}
-HEADER = ["dataset", "nz", "scheme", "chains × images", "ELBO", "net ± std", *(f"n={n}" for n in AFTER), "bits, n=1"]
+HEADER = ["dataset", "nz", "scheme", "chains × images", "ELBO", "net ± std"]
+HEADER += [f"CMA, n={n}" for n in AFTER] + ["bits, n=1"]
 
 
 def table(models, numbers, origins, paper):

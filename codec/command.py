@@ -47,7 +47,7 @@ def _main(dataset, argv):
             for measure in MEASURES:
                 with paths.replacing(folder / f"{scheme}_{name}_{measure}.npy") as array:
                     np.save(array, getattr(result, measure))
-            print(summary(result, padding))
+            print(f"{summary(result, padding)}\nwrote {folder}/{scheme}_{name}_*.npy")
             rates[f"{SCHEMES[scheme]}, net"] = result.nets.mean() * padding
             rates[f"{SCHEMES[scheme]}, sent"] = result.cmas[:, -1].mean() * padding
             rates["ELBO"] = result.elbos.mean() * padding

@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,19 +139,6 @@ def real_number(condition: str, holds: Callable[[float], bool]) -> Callable[[str
         if not (math.isfinite(value) and holds(value)):
             raise argparse.ArgumentTypeError(f"{text} is out of range: {condition}")
         return value
-
-    return parse
-
-
-def several(choices: Collection[str] | None = None) -> Callable[[str], list]:
-    """An argparse type for action="extend": values separated by commas, of the choices, or whole numbers from 1 up."""
-
-    def parse(text):
-        values = text.split(",")
-        for value in values:
-            if choices and value not in choices:
-                raise argparse.ArgumentTypeError(f"{value!r} is not one of {', '.join(choices)}")
-        return values if choices else list(map(whole_number(1), values))
 
     return parse
 

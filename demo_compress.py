@@ -51,8 +51,6 @@ def arguments(argv=None):
     parser.add_argument("--lanes", type=cli.whole_number(1, file_header.MAX_LANES), help=lanes)
     checkpoint = "a checkpoint for Bit-Swap, which decoding will need (default: the one at hand)"
     parser.add_argument("--checkpoint", help=checkpoint)
-    floats = "Bit-Swap in floats: faster, but decodes only where they round alike: see --help of the decoder"
-    parser.add_argument("--floats", action="store_true", help=floats)
     gpu = "index of the GPU for Bit-Swap, -1 for the CPU"
     parser.add_argument("--gpu", type=cli.whole_number(-1), default=-1, help=gpu)
     args = parser.parse_args(argv)
@@ -275,13 +273,9 @@ def main(argv=None):
     def open_blocks():
         from codec import block_codec
         from model import checkpoints
-        from model.exact import NoExactFormError
 
         path = checkpoints.find(block_codec.DATASET, checkpoint=args.checkpoint)
-        try:
-            return block_codec.open_checkpoint(path, cli.device(args.gpu), integers=not args.floats)
-        except NoExactFormError as error:
-            raise UserError(f"{error}; or go without with --floats") from None
+        return block_codec.open_checkpoint(path, cli.device(args.gpu))
 
     @functools.cache
     def open_network():

@@ -1,16 +1,13 @@
 """Decompress what demo_compress.py wrote: python demo_decompress.py photo.bitswap
 
 Writes a PNG file with exactly the pixels that were compressed, or, where it cannot, nothing at all. It takes the
-checkpoint or the context network that the file was written with, and any machine. Only a file that was written with
---floats takes, as floating-point numbers round differently elsewhere, much the same settings: the kind of device,
-processor and PyTorch; the number of threads is set to what it was.
+checkpoint or the context network that the file was written with, and any machine.
 """
 
 import functools
 from pathlib import Path
 
 from codec import autoregressive, container
-from codec import header as file_header
 from utils import cli, images, paths
 from utils.errors import UserError
 
@@ -24,8 +21,7 @@ def arguments(argv=None):
     checkpoint = "the checkpoint of the file (default: searched for among those trained here and shipped)"
     parser.add_argument("--checkpoint", help=checkpoint)
     parser.add_argument("--context", help="the context network of the file (default: the one at hand)")
-    gpu = "index of the GPU, -1 for the CPU (default: the CPU, or a GPU for a file written there with --floats)"
-    parser.add_argument("--gpu", type=cli.whole_number(-1), help=gpu)
+    parser.add_argument("--gpu", type=cli.whole_number(-1), default=-1, help="index of the GPU, -1 for the CPU")
     return parser.parse_args(argv)
 
 
@@ -35,7 +31,7 @@ def open_codec(args, header):
         return autoregressive.open_network(args.context, header.context)
     from codec import block_codec  # with PyTorch, which the context network does without
 
-    device = cli.device(args.gpu if args.gpu is not None or header.arithmetic == file_header.FLOAT_GPU else -1)
+    device = cli.device(args.gpu)
     if args.checkpoint:
         candidates = [Path(args.checkpoint)]
     else:
@@ -45,8 +41,7 @@ def open_codec(args, header):
     problems = []
     for path in candidates:
         try:
-            integers = header.arithmetic == file_header.INTEGERS
-            codec = block_codec.open_checkpoint(path, device, integers, header.quantbits, wanted=header.networks)
+            codec = block_codec.open_checkpoint(path, device, header.quantbits, wanted=header.networks)
         except UserError as error:
             if args.checkpoint:
                 raise

@@ -116,18 +116,18 @@ def decode(data: bytes, open_codec: Callable[[Header], Any], progress: Progress 
     open_codec(header): what the image was coded with, where that is not conventional methods alone: the BlockCodec
     where header.side is not 0, the ContextNetwork where header.context is not empty.
     Raises ContainerError where the bytes are not sound, need another checkpoint or other bins than open_codec()
-    gives, or were written under settings under which floats round in other ways than here; UserError where memory is
-    short.
+    gives, or were written in floats; UserError where memory is short.
     """
     header, payload = unpack(data)
-    codec: Any = open_codec(header) if header.side or header.context else None
-    decode_parts: Callable[..., Picture] = _decode_conventionally
-    verdict = "damaged"
     if header.side:
         from codec import block_codec
 
+        block_codec.refuse_floats(header)
+    codec: Any = open_codec(header) if header.side or header.context else None
+    decode_parts: Callable[..., Picture] = _decode_conventionally
+    if header.side:
         block_codec.check(header, codec)
-        decode_parts, verdict = _decode_blocks, block_codec.verdict(header, codec)
+        decode_parts = _decode_blocks
     elif header.context:
         if codec.identity != header.context:
             raise ContainerError(
@@ -143,7 +143,7 @@ def decode(data: bytes, open_codec: Callable[[Header], Any], progress: Progress 
         raise UserError(f"there is not enough memory for its {header.width}x{header.height} pixels") from None
     except Exception as error:  # damaged data may raise any, in Pillow and lzma too
         detail = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ContainerError(f"{verdict} ({detail})") from None
+        raise ContainerError(f"damaged ({detail})") from None
     return picture
 
 

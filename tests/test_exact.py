@@ -116,7 +116,7 @@ DAMAGES = {
 def test_damaged_files_are_refused(damage, tmp_path):
     fields = networks(**GREY)[1].fields
     path = tmp_path / "damaged.exact.npz"
-    arrays = {name: getattr(fields, name) for name in exact.Fields._fields[2:]}
+    arrays = dict(zip(exact.ARRAYS, fields[2:], strict=True))
     arrays |= damage_header(fields)
     np.savez(path, **arrays)
     exact.load(path)

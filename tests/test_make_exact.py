@@ -43,7 +43,7 @@ def test_activations_beyond_the_fixed_point_range_are_refused():
 
 def test_command(checkpoint, mnist, tmp_path):
     to = tmp_path / "made.exact.npz"
-    done = run_main(make_exact.main, "mnist", "--checkpoint", checkpoint, "--data", mnist, "--to", to, "--compare", 10)
+    done = run_main(make_exact.main, "mnist", "--checkpoint", checkpoint, "--data", mnist, "--to", to)
     assert done.returncode == 0, done.stderr
     assert str(to) in done.stdout
     assert exact.load(to).zs == (1, 16, 16)

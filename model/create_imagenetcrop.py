@@ -2,7 +2,7 @@
 
 The published split has 5,000 photographs for testing, drawn at random from the validation and test sets of ILSVRC 2012,
 and the others for training. Which ones is not published; here the seed and the names of the files decide. Any other
-photographs will do: JPEG or PNG files, in sub-folders or not. A photograph that lies in several places counts once.
+photographs will do: JPEG or PNG files, in sub-folders or not. One that lies in several places under one name counts once.
 Nothing in FOLDER is changed: the sets are hard links to its files, which use no space, or copies on another disk.
 
 Writes  DATA/imagenetcrop/train/ and DATA/imagenetcrop/test/   each whole or not at all
@@ -41,12 +41,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def list_photographs(folders: Iterable[Path]) -> dict[str, Path]:
-    """The photographs in folders, {path in the set: path}, sorted, each once; the other files are counted on stdout.
+    """The photographs in folders, {path in the set: path}, sorted; the other files are counted on stdout.
 
-    Raises UserError if a folder does not exist, or two photographs have the same name.
+    Raises UserError if a folder does not exist, or two different photographs have the same name.
     """
     found: dict[str, Path] = {}
-    alike: dict[tuple[int, bytes], list[Path]] = {}  # {size and last bytes: photographs}
     others = copies = 0
     for folder in folders:
         if not folder.is_dir():
@@ -57,36 +56,22 @@ def list_photographs(folders: Iterable[Path]) -> dict[str, Path]:
             path = folder / name
             if not name.lower().endswith(SUFFIXES) or not path.is_file():
                 others += 1
-                continue
-            same = alike.setdefault(fingerprint(path), [])
-            if any(filecmp.cmp(path, other, shallow=False) for other in same):
+            elif name not in found:
+                found[name] = path
+            elif filecmp.cmp(path, found[name], shallow=False):
                 copies += 1
-                continue
-            if name in found:
+            else:
                 raise UserError(f"{path} has the same name as {found[name]}; rename one")
-            found[name] = path
-            same.append(path)
-    if others:
-        print(f"left out: {others} hidden files, or neither JPEG nor PNG")
-    if copies:
-        print(f"left out: {copies} photographs that are there already")
+    if others or copies:
+        print(f"left out: {others} hidden files, or neither JPEG nor PNG; {copies} photographs that are there already")
     return dict(sorted(found.items()))
 
 
-def fingerprint(path: Path) -> tuple[int, bytes]:
-    """The size and the last bytes of a file, which differ between nearly all photographs."""
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 64))
-        return size, file.read()
-
-
-def place(source: str | Path, target: Path) -> None:
+def place(source: Path, target: Path) -> None:
     """Link to a file, or copy it if that is not possible."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    source = os.path.realpath(source)
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)
     except OSError:  # another disk, or one without links
         shutil.copyfile(source, target)
 

@@ -159,8 +159,7 @@ def _target(path: str | Path) -> tuple[Path, os.stat_result | None]:
     except FileNotFoundError:
         found = None
     if found is not None and not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a device, a pipe or a socket"
-        raise UserError(f"cannot write {path}: it is {kind}, not a regular file")
+        raise UserError(f"cannot write {path}: it is a folder, a device, a pipe or a socket, not a regular file")
     return Path(os.path.realpath(path)), found
 
 
@@ -180,16 +179,11 @@ def _try_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _explained(path: str | Path, aside: Path | None = None, remedy: str = "") -> Iterator[None]:
-    """Turn an error of writing into a UserError that names the path.
-
-    aside: the file that is written. NumPy and PyTorch raise errors without the reason (OSError "1000 requested and 0
-    written", RuntimeError "unexpected pos"), and then writing a little more tells the reason.
-    """
+    """Turn an error of writing into a UserError that names the path. aside: the file that is written."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        named = getattr(error, "filename", None)
-        if named is not None and aside is not None and named != str(aside):
+        if aside is not None and getattr(error, "filename", None) not in (None, str(aside)):
             raise  # of another file, which was read meanwhile
         reason = getattr(error, "strerror", None) or (aside and _why_not(aside))
         if reason is None:
@@ -198,7 +192,7 @@ def _explained(path: str | Path, aside: Path | None = None, remedy: str = "") ->
 
 
 def _why_not(aside: Path) -> str | None:
-    """The reason why no more can be written to a file, or None."""
+    """The reason why no more can be written to a file, or None: some errors of NumPy and PyTorch lack it."""
     try:
         with open(aside, "ab", buffering=0) as file:
             file.write(bytes(4096))  # may be written in part

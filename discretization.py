@@ -168,31 +168,26 @@ def for_checkpoint(
     """
     from utils import distributed
 
-    kept = checkpoint.bins_files(quantbits)[-1]
-    found: Ranges | None = distributed.broadcast_object(job, None if job.rank else find(checkpoint, quantbits))
-    if found is not None and found.with_images:
-        return found
-    if found is None:
+    ranges = distributed.broadcast_object(job, None if job.rank else find(checkpoint, quantbits))
+    if ranges is None:
+        kept = checkpoint.bins_files(quantbits)[-1]
         paths.check_folder_writable(kept.parent)  # before the work
-    images = distributed.in_turn(job, lambda: _training_images(checkpoint.dataset, data))
-    if images is None and found is not None:
-        return found
-    ranges = sample_ranges(checkpoint.model, images, quantbits, checkpoint.identity, job=job)
-    if job.rank == 0:
-        save(ranges, kept)
+        images = distributed.in_turn(job, lambda: _training_images(checkpoint.dataset, data))
+        ranges = sample_ranges(checkpoint.model, images, quantbits, checkpoint.identity, job=job)
+        if job.rank == 0:
+            save(ranges, kept)
     return ranges
 
 
 def find(checkpoint: "Checkpoint", quantbits: int) -> Ranges | None:
-    """The ranges that were made for a checkpoint, or None. Ranges of both chains come first."""
-    model, found = checkpoint.model, []
+    """The ranges that were made for a checkpoint, or None."""
     for file in filter(Path.exists, checkpoint.bins_files(quantbits)):
         ranges = load(file)
         if (ranges.checkpoint, ranges.quantbits) == (checkpoint.identity, quantbits):
-            if ranges.lo.shape != (model.nz - 1, math.prod(model.zs)):
+            if ranges.lo.shape != (checkpoint.model.nz - 1, math.prod(checkpoint.model.zs)):
                 raise UserError(f"{file} does not fit its checkpoint; delete it to have it made again")
-            found.append(ranges)
-    return max(found, key=lambda ranges: ranges.with_images, default=None)
+            return ranges
+    return None
 
 
 def _training_images(dataset, data):

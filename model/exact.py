@@ -59,7 +59,7 @@ class ExactModel:
 
     fields: as make_exact.make() computes them. device: where the networks run.
     Raises ValueError if the fields do not describe networks or a convolution cannot be proved to be exact, and
-    ArithmeticError if the convolutions of this machine turn out not to be.
+    UserError if the convolutions of this machine turn out not to be.
     """
 
     def __init__(self, fields: Fields, device: str | torch.device = "cpu") -> None:
@@ -265,8 +265,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> ExactModel:
         if fields.inputs.shape != (4 * (a["nz"] + a["nprocessing"] + a["resdepth"]), 3):
             raise ValueError("its layers are not those of its architecture")
         return ExactModel(fields, device)
-    except ArithmeticError as error:
-        raise UserError(f"{error}; use another device or another build of PyTorch") from None
+    except UserError:
+        raise
     except Exception as error:  # a damaged header makes Model() raise all sorts of exceptions
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not the exact form of a model ({reason}); {remedy}") from None

@@ -64,7 +64,7 @@ def make(model: Model, pixels: torch.Tensor, checkpoint: str = "", two_passes: s
     pixels: uint8 [B, *xs], images that show how large activations are. checkpoint: the identity to record.
     two_passes: which layers have two passes, "heads" or "all"; by default "heads", or "all" if "heads" costs more than
     TOLERANCE bits/dim on these images.
-    Raises ValueError if the activations of the model are too large for its fixed-point numbers.
+    Raises UserError if the activations of the model are too large for its fixed-point numbers.
     """
     folded = fold_weight_norm(model).cpu()
     arguments = architecture(model.state_dict()) | {"xs": model.xs}
@@ -117,7 +117,7 @@ def quantize(
     The more bits the activations have, the fewer are left to the weights. weight: float64 [out, in, k, k].
     bias: float64 [out]. peak, power: the largest absolute value and the mean square of the layer's inputs.
     Returns (weight, bias, exponent, (unit, low, most)), integers as in Layer; exponent [out]: the fraction bits of the
-    sums. Raises ValueError if prove() accepts none.
+    sums. Raises UserError if prove() accepts none.
     """
     if name == "infer0.in":  # the levels, which are integers already
         weight, power, choices = weight / 255, power * 255**2, [(0, 255)]
@@ -137,7 +137,7 @@ def quantize(
         if best is None or error < best[0]:
             best = error, unit, low, most, exponent
     if best is None:
-        raise ValueError(f"{name}: activations of up to {peak:.3g} are too large for the integers of float32")
+        raise UserError(f"{name}: activations of up to {peak:.3g} are too large for the integers of float32")
     _, unit, low, most, exponent = best
     weight, bias = weight * 2.0 ** exponent[:, None, None, None], bias * 2.0 ** (unit - low + exponent)
     return np.rint(weight), np.rint(bias), unit - low + exponent, (unit, low, most)
@@ -193,18 +193,10 @@ def for_checkpoint(checkpoint: Checkpoint, data: str | Path | None = None) -> Ex
             pixels = sample_images(checkpoint.dataset, "train", data, CALIBRATION)
         except UserError as error:
             raise UserError(f"{checkpoint.path} has no exact form, and making it requires images: {error}") from None
-        save(kept, from_checkpoint(checkpoint, pixels))
+        save(kept, make(checkpoint.model, pixels, checkpoint.identity))
         exact = find(checkpoint)
     assert exact is not None
     return exact
-
-
-def from_checkpoint(checkpoint: Checkpoint, pixels: torch.Tensor) -> ExactModel:
-    """make() for a checkpoint; raises UserError if it fails."""
-    try:
-        return make(checkpoint.model, pixels, checkpoint.identity)
-    except (ValueError, ArithmeticError) as error:
-        raise UserError(f"{checkpoint.path} has no exact form here: {error}") from None
 
 
 def sample_images(dataset: str, split: str, data: str | Path | None, count: int, seed: int = 0) -> torch.Tensor:
@@ -221,7 +213,8 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = checkpoints.open_for(args.dataset, args)
     to = Path(args.to or checkpoint.exact_files()[0])
     paths.check_writable(to)
-    exact = from_checkpoint(checkpoint, sample_images(args.dataset, "train", args.data, CALIBRATION))
+    pixels = sample_images(args.dataset, "train", args.data, CALIBRATION)
+    exact = make(checkpoint.model, pixels, checkpoint.identity)
     save(to, exact)
     pixels = sample_images(args.dataset, "test", args.data, COMPARED)
     forms = {"float": fold_weight_norm(checkpoint.model), "exact": in_floats(exact)}

@@ -1,6 +1,7 @@
 """Bins from samples: streamed, cached, and tied to their checkpoint."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -111,16 +112,18 @@ def test_cache_is_keyed_by_the_checkpoint(tmp_path, mnist, capsys):
     assert ids[0] != ids[1]
 
 
-def test_without_training_images_it_warns_and_later_makes_up_for_it(tmp_path, mnist, monkeypatch, capsys):
+def test_without_training_images_it_warns_and_keeps_the_bins(tmp_path, mnist, monkeypatch, capsys):
+    """Other bins would make what was coded with the first ones unreadable."""
+
     def absent(*args):
         raise UserError("no images here")
 
     checkpoint = saved(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(datasets, "load", absent)
-        assert not discretization.for_checkpoint(checkpoint, 2, mnist).with_images
-    assert "Warning: no images here" in capsys.readouterr().out
-    assert discretization.for_checkpoint(checkpoint, 2, mnist).with_images
+        ranges = discretization.for_checkpoint(checkpoint, 2, mnist)
+    assert not ranges.with_images and "Warning: no images here" in capsys.readouterr().out
+    assert discretization.for_checkpoint(checkpoint, 2, mnist).identity == ranges.identity
 
 
 def test_folding_does_not_change_the_identity(checkpoint):
@@ -138,6 +141,8 @@ def test_script(tmp_path, mnist, checkpoint):
     ranges = discretization.load(cached)
     discretization.save(ranges._replace(hi=ranges.hi + 1), beside)
     cached.unlink()
+    shutil.copy(checkpoint, tmp_path / "small.pt")
+    flags = "mnist", "--checkpoint", tmp_path / "small.pt", *flags[3:]
     done = run_main(discretization.main, *flags)
     assert f"to {ranges.hi.max() + 1:.3f}" in done.stdout and not cached.exists()
     done = run_main(discretization.main, "mnist", "--checkpoint", tmp_path / "no")

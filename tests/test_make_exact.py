@@ -9,6 +9,7 @@ from exact_reference import COLOUR, GREY, blobs, networks
 
 from model import exact, make_exact
 from model.make_exact import bits_per_dim, in_floats
+from utils.errors import UserError
 from utils.torch.modules import fold_weight_norm
 
 
@@ -37,7 +38,7 @@ def test_activations_beyond_the_fixed_point_range_are_refused():
     model = small_model()
     with torch.no_grad():
         model.infer_res0[0].res6layer1.conv2.b += 1e7
-    with pytest.raises(ValueError, match="too large for the integers of float32"):
+    with pytest.raises(UserError, match="too large for the integers of float32"):
         make_exact.make(model, blobs(2, 1))
 
 

@@ -68,29 +68,27 @@ def checkpoints(dataset: str, output: str | Path = ROOT) -> dict[int, Path]:
 def list_files(folder: str | Path) -> tuple[list[str], int]:
     """The files in a folder and its sub-folders: their sorted paths relative to it, and how many others were left out.
 
-    Left out are hidden files and what other systems add: `._*`, `__MACOSX` and the like. Links are followed. Each real
-    folder is visited once, and under a name without links if it has one.
-    Raises OSError if a folder cannot be read.
+    Left out are hidden files and what other systems add: `._*`, `__MACOSX` and the like. Links are followed, and each
+    real folder is visited once. Raises OSError if a folder cannot be read.
     """
 
     def fail(error):  # by default os.walk() passes over a folder that it cannot read
         raise error
 
-    names, hidden, seen, starts = [], 0, set(), [str(folder)]
-    for start in starts:  # grows by the links that are found
-        for parent, folders, files in os.walk(start, onerror=fail):
-            real = os.path.realpath(parent)
-            if real in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            for file in files:
-                name = os.path.relpath(os.path.join(parent, file), folder)
-                if any(part.startswith(".") or part in NO_DATA for part in name.split(os.sep)):
-                    hidden += 1
-                else:
-                    names.append(name)
-            starts += sorted(path for each in folders if os.path.islink(path := os.path.join(parent, each)))
+    names, hidden, seen = [], 0, set()
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=fail):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))  # noqa: B023
+        for file in files:
+            name = os.path.relpath(os.path.join(parent, file), folder)
+            if any(part.startswith(".") or part in NO_DATA for part in name.split(os.sep)):
+                hidden += 1
+            else:
+                names.append(name)
     return sorted(names), hidden
 
 

@@ -112,22 +112,30 @@ def open_photographs(folder: Path) -> Photographs:
         path = folder / name
         status = path.stat() if path.exists() else path.lstat()  # a link that leads nowhere
         state.update(repr((name, status.st_size, status.st_mtime_ns)).encode())
-    fields = ("digest", "good", "sizes", "decoded", "skipped")
+    fields = ("state", "sizes", "skipped")
+    room = min(DECODED_LIMIT, shutil.disk_usage(folder.parent).free // 2)
     try:
-        known, good, sizes, size, skipped = npz.load(index, fields, "")
+        known, sizes, skipped = npz.load(index, fields, "")
+        current = known == state.hexdigest() and (_is_decoded(decoded, sizes) or 3 * sizes.prod(1).sum() > room)
     except UserError:  # absent, or from a process that was killed: made again
-        known = None
-    if known != state.hexdigest() or size != (decoded.stat().st_size if decoded.exists() else 0):
+        current = False
+    if not current:
         index.unlink(missing_ok=True)  # first: it must never stand next to other pixels than its own
-        good, sizes, size, skipped = _decode_all(folder, names, decoded)
-        npz.save(index, **dict(zip(fields, (state.hexdigest(), good, sizes, size, skipped), strict=True)))
+        sizes, skipped = _decode_all(folder, names, decoded, room)
+        npz.save(index, **dict(zip(fields, (state.hexdigest(), sizes, skipped), strict=True)))
+    good = np.flatnonzero(sizes.all(1))
     if len(good) < len(names):
         print(f"{folder}: {len(names) - len(good):,} of {len(names):,} files skipped: {skipped}")
     if hidden:
         print(f"{folder}: {hidden:,} hidden files left out")
     if not len(good):
         raise UserError(f"{folder} has no photograph in it; put some there (JPEG or PNG, RGB, from {PATCH}x{PATCH} up)")
-    return Photographs(folder, [names[i] for i in good], sizes, decoded if size else None)
+    is_decoded = _is_decoded(decoded, sizes)
+    return Photographs(folder, [names[i] for i in good], sizes[good], decoded if is_decoded else None)
+
+
+def _is_decoded(decoded: Path, sizes: np.ndarray) -> bool:
+    return decoded.exists() and decoded.stat().st_size == 3 * sizes.prod(1).sum()
 
 
 def decode(path: str | Path, formats: Sequence[str] = ("JPEG", "PNG")) -> np.ndarray | str:
@@ -150,32 +158,27 @@ def decode(path: str | Path, formats: Sequence[str] = ("JPEG", "PNG")) -> np.nda
         return getattr(error, "strerror", None) or f"damaged, or not {' or '.join(formats)}"
 
 
-def _decode_all(folder: Path, names: Sequence[str], target: Path) -> tuple[np.ndarray, np.ndarray, int, str]:
-    """Decode the named files into one file, or none if that would take too much of the disk.
+def _decode_all(folder: Path, names: Sequence[str], target: Path, room: int) -> tuple[np.ndarray, str]:
+    """Decode the named files into one file, or none if that would take more bytes than there is room.
 
-    Returns the indices of the good ones among the names, int64 [N]; their heights and widths, int64 [N, 2]; the size of
-    the target, 0 for none; and a line that names the first few of the others.
+    Returns their heights and widths, int64 [N, 2], 0 for those that cannot be used, and a line that names the first
+    few of these.
     """
-    room = min(DECODED_LIMIT, shutil.disk_usage(target.parent).free // 2)
-    size = 0
-    good, sizes, skipped = [], [], []
+    sizes, skipped = np.zeros((len(names), 2), np.int64), []
     with paths.replacing(target) as file:
         for i, pixels in enumerate(_decode_each(folder, names)):
             if isinstance(pixels, str):
                 skipped.append(f"{printable(names[i])} ({pixels})")
                 continue
-            good.append(i)
-            sizes.append(pixels.shape[:2])
-            size += pixels.size
-            if size <= room:
+            sizes[i] = pixels.shape[:2]
+            room -= pixels.size
+            if room >= 0:
                 file.write(pixels)
             else:
                 file.truncate(0)  # at once: checking the rest may take an hour
-    if not 0 < size <= room:
+    if room < 0 or not sizes.any():
         target.unlink()
-        size = 0
-    named = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
-    return np.array(good, np.int64), np.array(sizes, np.int64).reshape(-1, 2), size, named
+    return sizes, ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
 
 
 def _decode_each(folder: Path, names: Sequence[str]) -> Iterator[np.ndarray | str]:

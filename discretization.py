@@ -147,7 +147,7 @@ def load_published(folder: str | Path, checkpoint: "Checkpoint", quantbits: int)
     try:
         edges = torch.load(path, map_location="cpu", weights_only=True).numpy()
     except Exception as error:  # a damaged file makes torch.load() raise all sorts of exceptions
-        raise UserError(f"{path} cannot be read ({type(error).__name__}); name the folder of the published bins with --import") from None
+        raise UserError(f"{path} cannot be read ({type(error).__name__}); name its folder with --import") from None
     expected = model.nz, math.prod(model.zs), n - 1
     if edges.shape != expected or edges.dtype != np.float64:
         raise UserError(f"{path} holds {edges.dtype} {list(edges.shape)} instead of float64 {list(expected)}")

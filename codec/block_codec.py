@@ -196,15 +196,12 @@ def refuse_floats(header: Header) -> None:
 
 def check(header: Header, codec: BlockCodec) -> None:
     """Raise ContainerError if a codec is not the one that a header names."""
-    for what, wanted, found in (
-        ("checkpoint", header.networks, codec.networks),
-        ("number of bins", f"2^{header.quantbits}", f"2^{codec.quantbits}"),
-        ("set of bins", header.bins, codec.bins),
-    ):
-        if wanted != found:
-            raise ContainerError(
-                f"it was written with another {what}, {wanted}, not {found}; name the right one with --checkpoint, its "
-                "bins next to it"
-            )
+    wanted, found = (
+        f"checkpoint {each.networks}, 2^{each.quantbits} bins, set of bins {each.bins}" for each in (header, codec)
+    )
+    if wanted != found:
+        raise ContainerError(
+            f"it was written with {wanted}, not {found}; name the right one with --checkpoint, its bins next to it"
+        )
     if (codec.conditional.xs[0], codec.conditional.xs[-1]) != (CHANNELS[header.mode], header.side):
         raise ContainerError(f"its blocks do not fit the checkpoint's, of shape {codec.conditional.xs}")

@@ -105,7 +105,7 @@ def load(
     except Exception as error:  # a damaged file makes torch.load() raise all sorts of exceptions
         what = "is corrupt or not a PyTorch checkpoint"
         if "Unsupported global" in str(error):
-            what = "holds other Python objects than weights; write only the state_dict() of its model, with torch.save()"
+            what = "holds more than weights; write only the state_dict() of its model, with torch.save()"
         raise UserError(f"{path} {what} ({type(error).__name__})") from None
     try:
         model = Model.from_state_dict(state_dict)

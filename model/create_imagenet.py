@@ -35,6 +35,7 @@ SOURCE = (
 FOLDERS = {"train": ("train_32x32", "Imagenet32_train_npz"), "test": ("valid_32x32", "Imagenet32_val_npz")}
 BATCHES = {"train": [f"train_data_batch_{i}.npz" for i in range(1, 11)], "test": ["val_data.npz"]}
 
+
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = cli.parser(__doc__)

@@ -64,7 +64,8 @@ class ExactModel:
 
     def __init__(self, fields: Fields, device: str | torch.device = "cpu") -> None:
         self.fields, self.device = fields, torch.device(device)
-        model = skeleton(fields.architecture)
+        with torch.device("meta"):  # names and shapes without any numbers
+            model = fold_weight_norm(Model(**fields.architecture))
         self.xs, self.zs, self.nz = model.xs, model.zs, model.nz
         self.to_levels, self.to_pixels = model.to_levels, model.to_pixels
         self._networks = unpack(fields, model, self.device)
@@ -145,12 +146,6 @@ class ExactModel:
         """ELU of integers with STREAM fraction bits: the larger of x and of exp(x) - 1 for the negative part of x."""
         index = x.neg().clamp_(0, len(self._elu) - 1).to(torch.int32)
         return torch.maximum(x, self._elu.index_select(0, index.view(-1)).view(x.shape))
-
-
-def skeleton(arguments: dict[str, Any]) -> Model:
-    """A folded Model of an architecture without any numbers: names and shapes only."""
-    with torch.device("meta"):
-        return fold_weight_norm(Model(**arguments))
 
 
 def walk(model: Model, visit: Callable[[str, list[nn.Conv2d]], Any]) -> dict[str, list[Network]]:
@@ -239,13 +234,9 @@ def unpack(fields: Fields, model: Model, device: torch.device) -> dict[str, list
 
 def save(path: str | Path, exact: ExactModel) -> None:
     """Write an ExactModel as an .npz file, whole or not at all."""
-    npz.save(path, header=header(exact.fields), **dict(zip(ARRAYS, exact.fields[2:], strict=True)))
-
-
-def header(fields: Fields) -> str:
-    """What is not an array, as a line of JSON."""
-    parts = {"format": FORMAT, "architecture": fields.architecture, "checkpoint": fields.checkpoint}
-    return json.dumps(parts, sort_keys=True)
+    parts = {"format": FORMAT, "architecture": exact.fields.architecture, "checkpoint": exact.fields.checkpoint}
+    arrays = dict(zip(ARRAYS, exact.fields[2:], strict=True))
+    npz.save(path, header=json.dumps(parts, sort_keys=True), **arrays)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> ExactModel:

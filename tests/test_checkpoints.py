@@ -46,7 +46,7 @@ def test_the_full_checkpoint_of_a_run_gives_its_average(tmp_path, capsys):
 def test_other_objects_are_refused_with_a_remedy(tmp_path, kind):
     model, path = small_model(2), tmp_path / "it's.pt"
     torch.save({"model": model.state_dict(), "args": argparse.Namespace(lr=1)} if kind == "arguments" else model, path)
-    with pytest.raises(UserError, match=r"other Python objects.*state_dict.*torch\.save"):
+    with pytest.raises(UserError, match=r"holds more than weights.*state_dict.*torch\.save"):
         load(path)
 
 

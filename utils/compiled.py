@@ -25,7 +25,7 @@ def compiled(function: Callable) -> Any:
     written, or the disk is full, every process compiles anew. A cache that is damaged, or that was made from other
     sources, is made again.
     """
-    options = {"nogil": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         dispatcher: Any = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache

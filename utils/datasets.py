@@ -29,9 +29,9 @@ def load(dataset: str, split: str, root: str | Path | None = None) -> np.ndarray
     root: the folder that holds <dataset>/<split>.npy; default: model/data. The folder <dataset> itself will do. If the
     array does not exist, MNIST and CIFAR-10 are read from the published files (see originals.py), or else downloaded
     with torchvision, and the array is kept there.
-    Returns a read-only uint8 array [N, H, W, C], if it exists mapped from disk; for imagenetcrop Patches, which are indexed like it:
-    one crop of every training photograph (recrop() makes others and more), and of every test photograph as many as give
-    TEST_PATCHES, at random positions that are the same in every run.
+    Returns a read-only uint8 array [N, H, W, C], if it exists mapped from disk; for imagenetcrop Patches, which are
+    indexed like it: one crop of every training photograph (photographs.recrop() makes others and more), and of every
+    test photograph as many as give TEST_PATCHES, at random positions that are the same in every run.
     Raises UserError, with the file and the remedy, if the images are absent or not as expected.
     """
     folder = Path(root or paths.DATA)

@@ -82,7 +82,7 @@ def list_files(folder: str | Path) -> tuple[list[str], int]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))  # noqa: B023
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))
         for file in files:
             name = os.path.relpath(os.path.join(parent, file), folder)
             if any(part.startswith(".") or part in NO_DATA for part in name.split(os.sep)):

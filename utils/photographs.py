@@ -113,6 +113,7 @@ def open_photographs(folder: Path) -> Photographs:
         status = path.stat() if path.exists() else path.lstat()  # a link that leads nowhere
         state.update(repr((name, status.st_size, status.st_mtime_ns)).encode())
     fields = ("state", "sizes", "skipped")
+    skipped: np.ndarray | str
     room = min(DECODED_LIMIT, shutil.disk_usage(folder.parent).free // 2)
     try:
         known, sizes, skipped = npz.load(index, fields, "")
@@ -138,7 +139,7 @@ def _is_decoded(decoded: Path, sizes: np.ndarray) -> bool:
     return decoded.exists() and decoded.stat().st_size == 3 * sizes.prod(1).sum()
 
 
-def decode(path: str | Path, formats: Sequence[str] = ("JPEG", "PNG")) -> np.ndarray | str:
+def decode(path: str | Path, formats: tuple[str, ...] = ("JPEG", "PNG")) -> np.ndarray | str:
     """The pixels of a photograph, uint8 [H, W, 3], or a string that says why it cannot be used."""
     try:
         paths.require_regular(path)

@@ -1,18 +1,19 @@
 """Compress test sets with gzip, bz2, LZMA, PNG and WebP: the benchmark of Kingma, Abbeel, Ho 2019, section 5.
 
-Without a data set, all whose test sets are at hand. The images are the very ones that the compression experiments take:
-EXPERIMENTS times NDATAPOINTS of a test set, none twice; of photographs (imagenetcrop) all, cropped to multiples of 32
-pixels, and their mean rate. Results are in bits per dimension of the images themselves (MNIST: 28x28, not padded).
+Without a data set, it measures all test sets that are in the folder. The images are those of the compression
+experiments: EXPERIMENTS times NDATAPOINTS of a test set, none twice; of photographs (imagenetcrop) all, cropped to
+multiples of 32 pixels, and their mean rate. Results are in bits per dimension of the images themselves (MNIST: 28x28,
+not padded).
 
     gzip, bz2, LZMA        compress the raw bytes of an experiment's images, or of a photograph, as one stream
     PNG, WebP, JPEG XL     compress every image as a file of its own; of PNG only the compressed pixels are counted
                            (the payload of the IDAT chunks)
 
-The settings are the published ones: PNG with optimize=True, WebP with quality=100. JPEG XL is measured, too, where
-the package pillow-jxl-plugin is installed.
+The settings are the published ones: PNG with optimize=True, WebP with quality=100. JPEG XL requires the package
+pillow-jxl-plugin.
 
-Reads   DATA/<dataset>/test.npy, or DATA/imagenetcrop/test/; where one that was named is absent, MNIST and CIFAR-10 are
-        downloaded and kept there
+Reads   DATA/<dataset>/test.npy, or DATA/imagenetcrop/test/; MNIST and CIFAR-10 are downloaded to there if they are
+        named and absent
 Writes  OUTPUT/plots/<dataset>/benchmark.csv   one row for each compressor
         and the table on stdout
 """
@@ -24,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from codec import conventional
+from codec import competitors
 from utils import cli, datasets, paths, photographs
 
 
@@ -41,7 +42,7 @@ def arguments(argv=None):
     return args
 
 
-def at_hand(data):
+def list_present(data):
     """The data sets whose test sets are under a folder."""
     files = {name: Path(data) / name / "test.npy" for name in datasets.SHAPES}
     files[datasets.PHOTOGRAPHS] = Path(data) / datasets.PHOTOGRAPHS / "test"
@@ -49,18 +50,18 @@ def at_hand(data):
 
 
 def measure(dataset, args):
-    """What compressors make of a data set: (rates {compressor: bits/dim}, the images in words, rows' counts)."""
-    jxl = conventional.has_jxl()
+    """Compress a data set: (rates {compressor: bits/dim}, the images in words, (experiments, images of each))."""
+    jxl = competitors.has_jxl()
     if dataset == datasets.PHOTOGRAPHS:
         chosen = photographs.choose(Path(args.data) / dataset / "test", None, args.seed)
         bar = tqdm(chosen, desc=dataset, unit="photograph", dynamic_ncols=True)
-        each = [conventional.measure(photograph.pixels[None, None], jxl) for photograph in bar]
+        each = [competitors.measure(photograph.pixels[None, None], jxl) for photograph in bar]
         rates = {name: float(np.mean([rate[name] for rate in each])) for name in each[0]}
         return rates, f"{len(chosen)} photographs", (len(chosen), 1)
     images = datasets.load(dataset, "test", args.data)
     chains = datasets.sample_chains(len(images), args.experiments, args.ndatapoints, args.seed)
     bar = functools.partial(tqdm, desc=dataset, unit="experiment", dynamic_ncols=True)
-    rates = conventional.measure(images[chains], jxl, bar)
+    rates = competitors.measure(images[chains], jxl, bar)
     experiments, count = chains.shape
     height, width, channels = images.shape[1:]
     return rates, f"{experiments} x {count} test images of {height}x{width}x{channels}", chains.shape
@@ -86,9 +87,9 @@ def table(rates):
 def main(argv=None):
     """Draw the images, compress them, write the rates of each data set and print the table."""
     args = arguments(argv)
-    names = args.datasets or at_hand(args.data)
+    names = args.datasets or list_present(args.data)
     if not names:
-        raise cli.UserError(f"there is no test set in {args.data}; name one, e.g. mnist, and it is fetched")
+        raise cli.UserError(f"there is no test set in {args.data}; name one, e.g. mnist, to download it")
     paths.check_folder_writable(*(args.output / "plots" / name for name in names))
     rates, described = {}, []
     for dataset in names:
@@ -98,7 +99,7 @@ def main(argv=None):
         write(path, dataset, rates[dataset], counts, args.seed)
         print(f"wrote {path}")
     print("\n" + "\n".join(described) + f"\n\n{table(rates)}\n\nPNG counts the payload of the IDAT chunks only.")
-    if not conventional.has_jxl():
+    if not competitors.has_jxl():
         print("For JPEG XL: pip install pillow-jxl-plugin")
 
 

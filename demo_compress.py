@@ -1,16 +1,14 @@
 """Compress photographs of your own: python demo_compress.py photo.jpg
 
-Any 8-bit grey, RGB or palette image of any size, not cropped (JPEG, PNG, WebP, TIFF, BMP, GIF, PPM). Without an image,
-the two photographs that scikit-learn ships. Compresses with Bit-Swap and with the context network, writes what is
-smallest, decodes it, compares, and prints the sizes beside those of other compressors: JPEG XL's, too, where the
-package pillow-jxl-plugin is installed.
+Any 8-bit grey, RGB or palette image of any size, with or without alpha, not cropped (JPEG, PNG, WebP, TIFF, BMP, GIF,
+PPM), and its metadata. Without an image, the two photographs that scikit-learn ships. Compresses with the context
+network and with Bit-Swap, writes the smallest file, decodes it, compares, and prints the sizes next to those of other
+compressors (JPEG XL requires the package pillow-jxl-plugin). A file is never more than 64 bytes larger than the raw
+pixels and the compressed metadata.
 
-Only pixels are kept, exactly as they are stored: no EXIF data, hence no orientation, no colour profile, no text.
-A file is never more than 64 bytes larger than the raw pixels.
-
-Writes, beside the image, or under demo/ without one:
+Writes, next to the image, or under demo/ without one:
   <name>.bitswap           the compressed image; demo_decompress.py turns it into a PNG file
-  <name>.comparison.png    the image, what was decoded, and the sizes as a bar chart
+  <name>.comparison.png    the image, where its bits go, and the sizes as a bar chart
 """
 
 import functools
@@ -20,15 +18,18 @@ import time
 import warnings
 from pathlib import Path
 
-from codec import autoregressive, container, conventional
+import numpy as np
+
+from codec import bit_map, competitors, container, models
 from codec import header as file_header
+from codec.conventional import METHODS
+from codec.header import Context, Conventional, payload_size
+from model.context.weights import open_network
 from utils import cli, figures, images, paths
 from utils.errors import UserError
 
 EXAMPLES = ("china", "flower")
-WAYS = {"context": "context", "bitswap": "Bit-Swap"}  # to code an image: what --coder and what the tables call them
-OTHER = ".bitswap"  # what the tables call a file that is coded by conventional methods alone
-OURS = (*WAYS.values(), OTHER)
+NAMES = {"context": "context", "bitswap": "Bit-Swap", "conventional": ".bitswap"}  # what the tables call our files
 
 
 def arguments(argv=None):
@@ -36,20 +37,23 @@ def arguments(argv=None):
     parser = cli.parser(__doc__)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="what to compress")
     parser.add_argument("-o", "--to", metavar="OUT.bitswap", help="write this (of one image only)")
-    parser.add_argument("--force", action="store_true", help="overwrite files that are there")
+    parser.add_argument("--force", action="store_true", help="overwrite existing files")
     coders = (
-        "smallest: whatever makes least of the image; context: the context network, bitswap: Bit-Swap, each as long as "
-        "it makes less than the raw pixels take"
+        "smallest: whichever gives the smallest file; context: the context network, bitswap: Bit-Swap, conventional: "
+        "no model. An image that the coder cannot make smaller than its raw pixels is coded without a model"
     )
     parser.add_argument("--coder", choices=container.CHOICES, default=container.CHOICES[0], help=coders)
     static = "do not adapt the context network to the image: half the time, a larger file"
     parser.add_argument("--static", action="store_true", help=static)
-    parser.add_argument("--context", help="a context network, which decoding will need (default: the one at hand)")
-    lanes = (
-        f"blocks that Bit-Swap codes side by side, up to {file_header.MAX_LANES} (default: by the size of the image)"
-    )
+    no_comparison = "leave out the other compressors and the chart"
+    pixels_only = "leave out the metadata: colour profile, EXIF data, XMP data, gamma, resolution, text"
+    parser.add_argument("--pixels-only", action="store_true", help=pixels_only)
+    parser.add_argument("--no-comparison", action="store_true", help=no_comparison)
+    network = "a context network, which decoding will need (default: one trained here, or the shipped one)"
+    parser.add_argument("--context", help=network)
+    lanes = f"blocks that Bit-Swap codes side by side, up to {file_header.MAX_LANES} (default: by the image's size)"
     parser.add_argument("--lanes", type=cli.whole_number(1, file_header.MAX_LANES), help=lanes)
-    checkpoint = "a checkpoint for Bit-Swap, which decoding will need (default: the one at hand)"
+    checkpoint = "a checkpoint for Bit-Swap, which decoding will need (default: one trained here, or the shipped one)"
     parser.add_argument("--checkpoint", help=checkpoint)
     gpu = "index of the GPU for Bit-Swap, -1 for the CPU"
     parser.add_argument("--gpu", type=cli.whole_number(-1), default=-1, help=gpu)
@@ -68,91 +72,58 @@ def example(name):
     return images.Picture("RGB", load_sample_image(f"{name}.jpg"))
 
 
-def compress(picture, target, openers, args):
+def compress(picture, target, found, args):
     """Compress a picture, write it, read it again, decode that and compare; only then it appears under its name.
 
-    openers: functions that give the ContextNetwork and the BlockCodec, by the names in WAYS.
-    Returns (bytes of the file, {name of the way: bytes of what it makes}, the decoded picture).
+    found: the models.Models. Returns ({way: bytes of its file}, the way that was written, its file).
     """
-    files = {}
-    for way, name in WAYS.items():
-        if args.coder not in (way, "smallest") or not codes(way, picture, args.checkpoint):
-            continue
-        codec = {"network" if way == "context" else "codec": openers[way]()}
-        began = time.perf_counter()
-        with cli.progress(f"compress: {name}") as progress:
-            data = container.encode(
-                picture, coder=way, lanes=args.lanes, progress=progress, adapting=not args.static, **codec
-            )
-        if kind(file_header.unpack(data)[0]) == way:
-            files[name] = data
-            print(f"{name}: compressed in {time.perf_counter() - began:.1f} s")
-    if args.coder == "smallest" or not files:
-        files[OTHER] = container.encode(picture)
-    name = min(files, key=lambda name: len(files[name]))
-    if name != OTHER:
-        files.pop(OTHER, None)
+    files, began = {}, time.perf_counter()
+    options = {"lanes": args.lanes, "adapting": not args.static, "every": not args.no_comparison}
+    with cli.progress("compress") as progress:
+        for way, data in container.encode_each(picture, args.coder, found, progress=progress, **options):
+            files[way] = data
+            took, began = time.perf_counter() - began, time.perf_counter()
+            if way != "conventional":
+                print(f"{NAMES[way]}: compressed in {took:.1f} s")
+    way, data = container.smallest(files)
     with paths.replacing(target, "w+b") as file:
-        file.write(files[name])
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
         file.seek(0)
-        written = file.read()
         began = time.perf_counter()
         try:
             with cli.progress("decompress") as progress:
-                decoded = container.decode(written, lambda header: openers[kind(header)](), progress)
+                decoded = container.decode(file.read(), found, progress)
             if not images.same(picture, decoded):
                 raise UserError("other pixels than those of the image")
         except UserError as error:
-            raise UserError(f"{target} is not written, for what it would hold does not decode: {error}") from None
-    print(f"{name}: decoded in {time.perf_counter() - began:.1f} s: identical")
-    return written, {name: len(data) for name, data in files.items()}, decoded
+            raise UserError(f"{target} is not written, because it would not decode: {error}") from error
+    print(f"decoded in {time.perf_counter() - began:.1f} s: identical")
+    return {way: len(data) for way, data in files.items()}, way, data
 
 
-def kind(header):
-    """The way in which a file is coded, of WAYS, or None."""
-    return "context" if header.context else "bitswap" if header.side else None
-
-
-def codes(way, picture, checkpoint):
-    """Whether there is something in a picture for a way to code; of a checkpoint that was named, that is seen later."""
-    if way == "context" or picture.mode == "P" or checkpoint:
-        return picture.mode != "P"
-    from codec import block_codec  # with PyTorch, which the context network does without
-
-    return block_codec.codes_blocks(picture)
-
-
-def contents(header, payload):
+def contents(coding):
     """What a file consists of, in words."""
-    if header.context:
-        strips = len(header.words)
-        how = "which adapted to it" if header.adapting else "as it is"
-        blocks = "knowing its blocks of 16x16, " if header.grid else ""
+    if isinstance(coding, Context):
+        strips = len(coding.words)
+        how = "which adapted to it" if coding.adapting else "as it is"
+        blocks = "knowing its blocks of 16x16, " if coding.grid else ""
         return f"coded with the context network, {how}, {blocks}in {strips} strip{'s' * (strips > 1)}"
-    names = " and ".join(sorted({conventional.METHODS[method].name for method, _ in header.parts}))
-    if not header.side:
-        return f"coded by {names} alone"
-    initial = sum(length for _, length in header.parts)
-    lanes, side = len(header.words), header.side
+    methods = " and ".join(sorted({METHODS[method].name for method, _ in coding.parts}))
+    if isinstance(coding, Conventional):
+        return f"coded by {methods} alone"
+    initial = sum(length for _, length in coding.parts)
+    lanes, side = len(coding.words), coding.side
     return (
-        f"{header.blocks:,} blocks of {side}x{side} by Bit-Swap in {lanes} lane{'s' * (lanes > 1)}: "
-        f"{len(payload) - initial:,} bytes\n"
-        f"the rest by {names}: {initial:,} bytes, which are the initial bits of the lanes"
+        f"{coding.blocks:,} blocks of {side}x{side} by Bit-Swap in {lanes} lane{'s' * (lanes > 1)}: "
+        f"{payload_size(coding) - initial:,} bytes\n"
+        f"the rest by {methods}: {initial:,} bytes, which are the initial bits of the lanes"
     )
 
 
-def advice(sizes, ours, coder):
-    """A line on what another --coder would make of a picture, or an empty one."""
-    webp = sizes["WebP"]
-    if coder != "smallest" and webp is not None and webp < ours:
-        return "\nWebP makes less of this image: --coder smallest would have used what it needs"
-    return ""
-
-
 def given_file(source, size):
-    """A line on the file that was given, and another where it is a smaller JPEG. size: bytes of ours."""
+    """A line on the file that was given, and another one if it is a smaller JPEG. size: bytes of ours."""
     given = os.path.getsize(source)
     line = f"the file given: {given:,} bytes"
     with open(source, "rb") as file:
@@ -165,16 +136,14 @@ def given_file(source, size):
     return line
 
 
-def measure(picture, ours):
-    """The sizes in bytes that compressors make of a picture, {name: bytes}, the least first; None where one cannot.
-
-    ours: those of our files.
-    """
-    sizes = dict(ours)
-    others = conventional.COMPRESSORS | ({"JPEG XL": conventional.jxl} if conventional.has_jxl() else {})
-    for name, compressor in others.items():
+def measure(picture, ours, others):
+    """{name: bytes} of our files and of the other compressors, the smallest first; None if one cannot code it."""
+    sizes = {NAMES[way]: size for way, size in ours.items()}
+    compressors = competitors.COMPRESSORS | ({"JPEG XL": competitors.jxl} if competitors.has_jxl() else {})
+    pixels = picture.pixels if picture.alpha is None else np.concatenate((picture.pixels, picture.alpha), axis=2)
+    for name, compressor in compressors.items() if others else ():
         try:
-            sizes[name] = compressor(picture.pixels) // 8 + len(picture.palette)
+            sizes[name] = compressor(pixels) // 8 + len(picture.palette)
         except ValueError:
             sizes[name] = None  # more pixels a side than WebP can hold
     sizes["raw"] = picture.raw_bytes
@@ -188,46 +157,51 @@ def table(picture, sizes):
         if size is None:
             lines.append(f"{name:10}{'-':>13}  (the image is too large for it)")
         else:
-            lines.append(f"{name:10}{size:13,}  {8 * size / picture.pixels.size:8.3f}  {picture.raw_bytes / size:6.2f}")
+            lines.append(f"{name:10}{size:13,}  {8 * size / picture.dims:8.3f}  {picture.raw_bytes / size:6.2f}")
     return "\n".join(lines)
 
 
-def draw(name, picture, decoded, target, sizes):
-    """A figure: the picture, what was decoded, and the sizes."""
-    height, width, _ = picture.pixels.shape
+def draw(name, picture, bits, way, sizes):
+    """A figure: the picture, the bits of each of its pixels, and the sizes of the files."""
+    width, height = picture.size
     shown = min(max(height / width, 0.4), 1.6)  # of the panels, in units of their width
     figure = figures.sheet(9.6, 3 * shown + 0.8)
-    axes = figure.subplots(1, 3, width_ratios=(1, 1, 0.85))
-    titles = (f"{cli.printable(name)}, {width}×{height}", f"decoded from {cli.printable(target.name)}: identical")
-    for panel, image, title in zip(axes, (picture, decoded), titles, strict=False):
-        thumbnail = images.to_pillow(image).convert("RGB")
-        thumbnail.thumbnail((1200, 1200))
-        panel.imshow(thumbnail)
-        panel.set_title(title, parse_math=False)
-        panel.set_axis_off()
-    bars = axes[2]
+    panel, heat, bars = figure.subplots(1, 3, width_ratios=(1, 1.1, 0.85))
+    thumbnail = images.to_pillow(picture).convert("RGB")
+    thumbnail.thumbnail((1200, 1200))
+    panel.imshow(thumbnail)
+    shown_name = cli.printable(name)
+    shown_name = shown_name if len(shown_name) < 30 else f"{shown_name[:14]}…{shown_name[-13:]}"
+    panel.set_title(f"{shown_name}, {width}×{height}", parse_math=False)
+    most = float(np.percentile(bits, 99.5))  # a few pixels take many times as much as the others
+    shades = heat.imshow(bits, cmap="viridis", vmin=0, vmax=most)  # gets lighter, in grey as in colour
+    figure.colorbar(shades, ax=heat, shrink=0.8, label="bits/pixel", extend="max")
+    heat.set_title(f"where its bits go ({NAMES[way]})")
+    for each in (panel, heat):
+        each.set_axis_off()
     sizes = {compressor: size for compressor, size in reversed(sizes.items()) if size is not None}
     unit, scale = ("kB", 1000) if picture.raw_bytes >= 10_000 else ("bytes", 1)
-    colours = [figures.BLUE if compressor in OURS else figures.GREY for compressor in sizes]
+    colours = [figures.BLUE if compressor in NAMES.values() else figures.LIGHT_GREY for compressor in sizes]
     bars.barh(list(sizes), [size / scale for size in sizes.values()], color=colours, height=0.7)
     for y, size in enumerate(sizes.values()):
-        text = f" {size / scale:,.0f} {unit}, 1 : {picture.raw_bytes / size:.2f}"
+        text = f" {size / scale:,.0f} {unit}, {8 * size / picture.dims:.2f}"
         bars.text(size / scale, y, text, va="center", fontsize=7)
     bars.set_xlim(0, 1.5 * max(sizes.values()) / scale)
-    bars.set_title("size of the file")
+    bars.set_title("size of the file, and bits/dim")
     bars.set_xticks([])
     bars.tick_params(left=False)
     bars.spines["bottom"].set_visible(False)
     return figure
 
 
-def write_chart(name, picture, decoded, target, sizes):
-    """Draw the figure and write it; whether that worked. It is an extra: a failure is one line of warning."""
+def write_chart(target, name, picture, coding, found, way, sizes):
+    """Draw the figure and write it. Returns whether that worked. It is an extra: a failure is one line of warning."""
     chart = chart_of(target)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of characters that the font lacks: they are drawn as boxes
-            figure = draw(name, picture, decoded, target, sizes)
+            warnings.simplefilter("ignore")  # about characters that the font lacks: they are drawn as boxes
+            bits = bit_map.bits_per_pixel(picture, coding, found)
+            figure = draw(name, picture, bits, way, sizes)
             with paths.replacing(chart) as file:
                 figure.savefig(file, format="png", dpi=200)
     except Exception as error:  # its settings, fonts and cache may make Matplotlib raise any
@@ -242,59 +216,60 @@ def chart_of(target):
     return Path(os.path.splitext(target)[0] + ".comparison.png")
 
 
-def do(source, target, picture, openers, args):
+def compress_one(source, target, picture, found, args):
     """Compress one picture, print what became of it and draw it."""
-    height, width, _ = picture.pixels.shape
-    print(f"\n{source}: {width}x{height}, {picture.mode}")
-    data, ours, decoded = compress(picture, target, openers, args)
-    header, payload = file_header.unpack(data)
-    print(f"{contents(header, payload)}\n")
-    sizes = measure(picture, ours)
-    print(table(picture, sizes) + advice(sizes, len(data), args.coder))
+    width, height = picture.size
+    print(f"\n{source}: {width}x{height}, {picture.kind}")
+    ours, way, data = compress(picture, target, found, args)
+    header, _ = file_header.unpack(data)
+    print(contents(header.coding))
+    if header.alpha:
+        print(f"the alpha plane: {header.sizes[1]:,} bytes, {contents(header.alpha)}")
+    if header.metadata:
+        print(f"metadata: {header.sizes[2]:,} bytes")
+    print()
+    if way != "conventional":
+        ours.pop("conventional", None)
+    sizes = measure(picture, ours, not args.no_comparison)
+    print(table(picture, sizes))
     if args.images:
         print(given_file(source, len(data)))
-    drawn = write_chart(Path(source).name, picture, decoded, target, sizes)
+    drawn = not args.no_comparison and write_chart(target, Path(source).name, picture, header.coding, found, way, sizes)
     print(f"wrote {target}" + (f", {chart_of(target)}" if drawn else ""))
 
 
-def check_paths(source, target, force):
-    """Raise UserError, before the work, where a target is there already or cannot be written."""
-    for path in (target, chart_of(target)):
-        cli.refuse_to_overwrite(path, force, source)
+def check_paths(source, target, args):
+    """Raise UserError, before the work, if a target exists already or cannot be written."""
+    for path in (target, *(() if args.no_comparison else (chart_of(target),))):
+        cli.refuse_to_overwrite(path, args.force, source)
     paths.check_writable(target)
 
 
 @cli.script
 def main(argv=None):
-    """Compress every image, or the examples. Of many, one that fails does not keep the others from it."""
+    """Compress every image, or the examples. A failure does not stop the remaining images."""
     args = arguments(argv)
-
-    @functools.cache
-    def open_blocks():
-        from codec import block_codec
-        from model import checkpoints
-
-        path = checkpoints.find(block_codec.DATASET, checkpoint=args.checkpoint)
-        return block_codec.open_checkpoint(path, cli.device(args.gpu))
-
-    @functools.cache
-    def open_network():
-        return autoregressive.open_network(args.context)
-
-    openers = {"context": open_network, "bitswap": open_blocks}
     if args.gpu != -1:
-        cli.device(args.gpu)  # so that one that is not there is told before the work
+        cli.device(args.gpu)  # reports a missing one before the work
+    open_blocks = functools.partial(models.open_blocks, checkpoint=args.checkpoint, gpu=args.gpu)
+    found = models.cached(
+        models.Models(
+            functools.partial(open_network, args.context),
+            open_blocks,
+            None if args.checkpoint else models.SHIPPED.blocks,
+        )
+    )
     if not args.images:
         for name in EXAMPLES:
             target = paths.ROOT / "demo" / f"{name}.bitswap"
             paths.check_writable(target)
-            do(name, target, example(name), openers, args)
+            compress_one(name, target, example(name), found, args)
     failed = []
     for source in args.images:
         try:
             target = Path(args.to or os.path.splitext(source)[0] + ".bitswap")
-            check_paths(source, target, args.force)
-            do(source, target, images.read(source), openers, args)
+            check_paths(source, target, args)
+            compress_one(source, target, images.read(source, args.pixels_only), found, args)
         except UserError as error:
             if len(args.images) == 1:
                 raise

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from codec import command, conventional
+from codec import command, competitors
 from utils import cli, figures, paths, photographs, processes, published, results
 from utils.tables import write_csv
 
@@ -130,9 +130,9 @@ def scheme_bits(name, result, chains):
 
 def benchmark_bits(chosen):
     """The bits of each photograph with other compressors: {name: int64 [photographs]}."""
-    bits, jxl = [], conventional.has_jxl()
+    bits, jxl = [], competitors.has_jxl()
     for photograph in tqdm(chosen, desc="other compressors", unit="photograph", dynamic_ncols=True):
-        rates = conventional.measure(photograph.pixels[None, None], jxl)
+        rates = competitors.measure(photograph.pixels[None, None], jxl)
         bits.append({name: round(rate * photograph.pixels.size) for name, rate in rates.items()})
     return {name: np.array([each[name] for each in bits]) for name in bits[0]}
 
@@ -150,7 +150,7 @@ def draw(rates, count):
     figure, [[axes]] = figures.grid(1, 1, 3.4, 1.9)
     colours = {"Bit-Swap": figures.BLUE, "BB-ANS": figures.VERMILLION}
     nets = {name: rates[f"{name}, net"] for name in colours}
-    others = [name for name in rates if name in (*conventional.COMPRESSORS, "JPEG XL")]
+    others = [name for name in rates if name in (*competitors.COMPRESSORS, "JPEG XL")]
     sent = {name: rates[f"{name}, sent"] for name in colours} | {name: rates[name] for name in others}
     names = sorted(sent, key=sent.get)
     for y, name in enumerate(names):

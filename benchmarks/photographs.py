@@ -19,28 +19,28 @@ skipped."""
 
 def measure(path, network, clock, scratch):
     """A row of the table, or None where the image is not RGB."""
-    from codec import container, conventional
+    from codec import competitors, container, models
     from utils import images
 
     picture = images.read(path)
     if picture.mode != "RGB":
         return None
     width, height = picture.size
-    seconds, rates = [], []
+    seconds, rates, found = [], [], models.Models(context=lambda _: network)
     for adapting in (True, False):
         began = clock()
-        data = container.encode(picture, coder="context", network=network, adapting=adapting)
+        data = container.encode(picture, "context", found, adapting=adapting)
         seconds.append(clock() - began)
         with paths.replacing(scratch) as file:
             file.write(data)
         began = clock()
-        decoded = container.decode(container.read_file(scratch), lambda header: network)
+        decoded = container.decode(container.read_file(scratch), found)
         seconds.append(clock() - began)
         assert images.same(decoded, picture), path
         rates.append(8 * len(data) / picture.pixels.size)
-    rates.append(conventional.webp(picture.pixels) / picture.pixels.size)
-    has_jxl = conventional.has_jxl()
-    rates.append(conventional.jxl(picture.pixels) / picture.pixels.size if has_jxl else float("nan"))
+    rates.append(competitors.webp(picture.pixels) / picture.pixels.size)
+    has_jxl = competitors.has_jxl()
+    rates.append(competitors.jxl(picture.pixels) / picture.pixels.size if has_jxl else float("nan"))
     return [path.name, width, height, *rates, *seconds[:3]]
 
 
@@ -63,11 +63,11 @@ def main():
     parser.add_argument("--context", help="a context network (default: the one at hand)")
     common.add_clock(parser)
     args = parser.parse_args()
-    from codec import autoregressive
+    from model.context import weights
 
     found = [sorted(each.iterdir()) if each.is_dir() else [each] for each in args.images]
     files = list(itertools.chain(*found))[: 1 if args.quick else None]
-    network = autoregressive.open_network(args.context)
+    network = weights.open_network(args.context)
     scratch = common.table_file(args.output, "photographs").with_suffix(".bitswap")
     clock = common.CLOCKS[args.clock]
     common.report("photographs", args.output, COLUMNS, rows(files, network, clock, scratch), len(files) + 1)

@@ -16,7 +16,7 @@ import discretization
 from codec import bitsback, blocks
 from codec.bitsback import Progress
 from codec.conditionals import Conditionals
-from codec.header import ARITHMETICS, INTEGERS, MAX_LANES, ContainerError, Header
+from codec.header import ARITHMETICS, INTEGERS, MAX_LANES, Blocks, ContainerError
 from codec.rans import EmptyLaneError, Rans
 from model import checkpoints, exact, make_exact
 from model.vae import Model
@@ -165,7 +165,7 @@ def encode(
     return None
 
 
-def decode(header: Header, payload: bytes, codec: BlockCodec, progress: Progress) -> tuple[list[np.ndarray], bytes]:
+def decode(header: Blocks, payload: bytes, codec: BlockCodec, progress: Progress) -> tuple[list[np.ndarray], bytes]:
     """Undo encode(): (each lane's blocks, uint8 [N_i, C, side, side], bytes of the conventional parts).
 
     Raises all sorts of exceptions if the payload is not what encode() wrote.
@@ -187,15 +187,15 @@ def decode(header: Header, payload: bytes, codec: BlockCodec, progress: Progress
     return chains, data
 
 
-def refuse_floats(header: Header) -> None:
+def refuse_floats(header: Blocks) -> None:
     """Raise ContainerError for a file whose networks computed in floats, which version 1 could write."""
     if header.arithmetic != INTEGERS:
         how = ", ".join(filter(None, (ARITHMETICS[header.arithmetic], header.settings)))
         raise ContainerError(f"written in floats ({how}) by version 1 of this program; decode it with that version")
 
 
-def check(header: Header, codec: BlockCodec) -> None:
-    """Raise ContainerError if a codec is not the one that a header names."""
+def check(header: Blocks, channels: int, codec: BlockCodec) -> None:
+    """Raise ContainerError if a codec is not the one that a file names, to code planes of so many channels."""
     wanted, found = (
         f"checkpoint {each.networks}, 2^{each.quantbits} bins, set of bins {each.bins}" for each in (header, codec)
     )
@@ -203,5 +203,5 @@ def check(header: Header, codec: BlockCodec) -> None:
         raise ContainerError(
             f"it was written with {wanted}, not {found}; name the right one with --checkpoint, its bins next to it"
         )
-    if (codec.conditional.xs[0], codec.conditional.xs[-1]) != (CHANNELS[header.mode], header.side):
+    if (codec.conditional.xs[0], codec.conditional.xs[-1]) != (channels, header.side):
         raise ContainerError(f"its blocks do not fit the checkpoint's, of shape {codec.conditional.xs}")

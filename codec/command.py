@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from codec import conventional
+from codec import competitors
 from codec.bitsback import SCHEDULES, whitened
 from utils import cli, datasets, paths, processes, results
 from utils.results import BITSWAP, MEASURES, SCHEMES
@@ -64,7 +64,7 @@ def _run(dataset, args, job):
         return
     print(f"wrote {folder}/*_{variant(args)}{size}_*.npy")
     if args.bitswap == "both":
-        print(comparison(rates | conventional.measure(chosen)))
+        print(comparison(rates | competitors.measure(chosen)))
     if args.first_look:
         print(
             f"\nThis was a first look, at {chains * count} images. The experiment of the paper, "

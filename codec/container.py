@@ -1,204 +1,272 @@
-"""The .bitswap file: any 8-bit grey, RGB or palette image, of any size, without cropping.
+"""The .bitswap file: encode(picture) -> bytes, decode(bytes) -> picture. Here the two codecs meet.
 
-Whole square blocks of the image are coded by Bit-Swap, side by side in lanes (codec.bitsback). What is left, the
-strips at the right and the bottom and as many blocks as it takes, is coded by conventional methods, and those bytes
-are the initial bits of the lanes: the decoder finds them on the stacks once it has taken all blocks off, so they cost
-nothing.
+An image is coded in one of three ways, by default in the one that gives the smallest file:
 
-Or a whole image, grey or RGB, is coded pixel by pixel with the context network (codec.autoregressive). And what
-neither codes in fewer bytes than a conventional method does is coded by that. codec.header has the layout.
+    context        pixel by pixel with the context network (codec.context)
+    bitswap        its whole square blocks by Bit-Swap, side by side in lanes (codec.block_codec); the rest of the image
+                   by conventional methods, whose bytes are the initial bits of the lanes, so that these cost nothing
+    conventional   without a model (codec.conventional)
+
+codec.header has the numbers that a file begins with.
 """
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from codec import autoregressive, blocks, conventional
-from codec.autoregressive import ContextNetwork
+from codec import blocks, context, conventional
 from codec.bitsback import Progress
-from codec.header import MAGIC, ContainerError, Header, pack, unpack
+from codec.header import (
+    MAGIC,
+    Blocks,
+    Coding,
+    ContainerError,
+    Context,
+    Conventional,
+    Header,
+    Metadata,
+    Parts,
+    Shape,
+    pack,
+    unpack,
+)
+from codec.models import SHIPPED, Models
+from utils import png
 from utils.errors import UserError
 from utils.images import CHANNELS, MAX_PIXELS, Picture
+from utils.metadata import MAX_METADATA
 
-if TYPE_CHECKING:  # elsewhere codec.block_codec, and with it PyTorch, is imported where there are blocks to code
-    from codec.block_codec import BlockCodec
+OVERHEAD = 64  # bytes: no file is more than this larger than the raw pixels
+WAYS = ("conventional", "context", "bitswap")
+CHOICES = ("smallest", *WAYS)
+_SLACK = 24  # bytes that a plane may take above its raw pixels
 
-OVERHEAD = 64  # no file is more bytes than this larger than the raw pixels
-CHOICES = ("smallest", "context", "bitswap")  # of encode()
+
+def encode(picture: Picture, coder: str = "smallest", models: Models = SHIPPED, **options: Any) -> bytes:
+    """The bytes of a .bitswap file, at most OVERHEAD more than the raw pixels. For the arguments see encode_each()."""
+    return smallest(dict(encode_each(picture, coder, models, **options)))[1]
 
 
-def encode(
+def smallest(files: Mapping[str, bytes]) -> tuple[str, bytes]:
+    """The (way, file) with the fewest bytes."""
+    return min(files.items(), key=lambda item: len(item[1]))
+
+
+def encode_each(
     picture: Picture,
-    codec: "BlockCodec | None" = None,
     coder: str = "smallest",
+    models: Models = SHIPPED,
+    *,
     lanes: int | None = None,
-    progress: Progress = iter,
-    network: ContextNetwork | None = None,
     adapting: bool = True,
-) -> bytes:
-    """The bytes of a .bitswap file, at most OVERHEAD more than the picture's raw bytes.
+    every: bool = False,
+    progress: Progress = iter,
+) -> Iterator[tuple[str, bytes]]:
+    """Code a picture in each way that it can be coded in: generates (way, bytes of the file).
 
-    codec: a BlockCodec, or None to do without Bit-Swap.
-    coder: "smallest" for whatever makes least of the picture; "context" or "bitswap" for that alone as long as it
-    makes less than the raw pixels take. What neither can code is coded by conventional methods.
-    lanes: how many blocks to code side by side, where the image allows; more are faster. By default a number for its
-    size.
-    progress: wraps the steps, e.g. tqdm.
-    network: a ContextNetwork, or None to do without. adapting: whether it may adapt to the image, which takes three
-    times as long, twice in decoding, and makes less of most images.
-    Raises UserError where the picture is too large.
+    coder: "smallest" for all WAYS, or one of these. A way that takes more bytes than the raw pixels gives no file; if
+    none is left, "conventional" does.
+    models: how to get the models; by default those that ship, or were trained here.
+    lanes: number of blocks that Bit-Swap codes side by side; default: by the size of the image.
+    adapting: let the context network adapt to the image: three times as long, two times in decoding, mostly smaller.
+    every: finish every way, even one that is clearly not the smallest.
+    progress: wraps the steps of the models, e.g. tqdm.
+    Raises UserError if the picture or its metadata are too large, or if there is no such model.
     """
     width, height = picture.size
     if not 0 < height * width <= MAX_PIXELS:
-        raise UserError(f"an image of {width}x{height} is not coded: it takes 1 to {MAX_PIXELS:,} pixels")
-    file = _encode_conventionally(picture) if coder == "smallest" else None
-    most = picture.raw_bytes + OVERHEAD if file is None else len(file)
-    if network is not None and coder != "bitswap":
-        file = _shorter(_encode_with_context(picture, network, adapting, progress), most) or file
-        most = most if file is None else len(file)
-    if codec is not None and coder != "context":
-        file = _shorter(_encode_with_blocks(picture, codec, lanes, most, progress), most) or file
-    return file or _encode_conventionally(picture)
+        raise UserError(f"an image of {width}x{height} cannot be coded: 1 to {MAX_PIXELS:,} pixels are allowed")
+    ways = WAYS if coder == "smallest" else (coder,)
+    options = models, lanes, adapting, every, progress
+    alpha, metadata, behind = None, None, b""
+    if picture.alpha is not None:
+        coded = _code_each(Picture("L", picture.alpha), tuple(dict.fromkeys((WAYS[0], *ways))), *options)
+        _, alpha, behind = min(coded, key=lambda each: len(each[1].pack()) + len(each[2]))
+    if picture.metadata:
+        raw = png.pack(picture.metadata)
+        if len(raw) > MAX_METADATA:
+            raise UserError(f"{len(raw):,} bytes of metadata cannot be coded: {MAX_METADATA:,} are allowed")
+        compressed = conventional.compress(raw)
+        metadata, behind = Metadata(len(compressed), len(raw), zlib.crc32(raw)), behind + compressed
+    header = Header(
+        Shape(picture.mode, width, height, len(picture.palette) // 3), crc(picture), Conventional(()), alpha,
+        picture.transparency, metadata,
+    )  # fmt: skip
+    for way, coding, payload in _code_each(picture, ways, *options):
+        yield way, pack(header._replace(coding=coding), payload + behind)
 
 
-def _shorter(file: bytes | None, most: int) -> bytes | None:
-    return file if file is not None and len(file) <= most else None
+def _code_each(
+    plane: Picture, ways: tuple[str, ...], models: Models, lanes: int | None, adapting: bool, every: bool,
+    progress: Progress,
+) -> Iterator[tuple[str, Coding, bytes]]:  # fmt: skip
+    """Code a plane in each way that gives less than the raw pixels, or conventionally."""
+    limit = plane.pixels.size + len(plane.palette) + _SLACK
+    least = None
+    for way in ways:
+        coded: tuple[Coding, bytes] | None
+        if way == "conventional":
+            coded = _code_conventionally(plane)
+        elif way == "context":
+            coded = _code_with_context(plane, models, adapting, progress)
+        else:
+            most = limit if every or least is None else least
+            coded = _code_with_blocks(plane, models, lanes, most, progress)
+        if coded is not None and (size := len(coded[0].pack()) + len(coded[1])) <= limit:
+            least = min(size, least or size)
+            yield way, *coded
+    if least is None:
+        yield WAYS[0], *_code_conventionally(plane)
 
 
-def _encode_with_context(picture: Picture, network: ContextNetwork, adapting: bool, progress: Progress) -> bytes | None:
-    """The bytes of a file, or None where the network codes no such picture."""
-    strips = autoregressive.choose_strips(*picture.pixels.shape[:2])
-    if picture.mode == "P" or strips is None:
+def _code_conventionally(plane: Picture) -> tuple[Conventional, bytes]:
+    parts = blocks.encode_rest(plane)
+    return Conventional(_lengths(parts)), b"".join(data for _, data in parts)
+
+
+def _code_with_context(
+    plane: Picture, models: Models, adapting: bool, progress: Progress
+) -> tuple[Context, bytes] | None:
+    """None if the network cannot code such a plane."""
+    strips = context.choose_strips(*plane.pixels.shape[:2])
+    if plane.mode == "P" or strips is None:
         return None
-    grid = autoregressive.choose_grid(picture.pixels, network.weights)
-    found = []  # a few images are better off without adaptation, such as screenshots
+    weights, identity = models.context(None)
+    grid = context.choose_grid(plane.pixels, weights)
+    found = []  # a few images are smaller without adaptation, such as screenshots
     for each in (True, False) if adapting else (False,):
-        coding = autoregressive.Coding(strips, grid, each)
-        found.append((each, autoregressive.encode(picture.pixels, network.weights, coding, progress)))
-    adapting, words = min(found, key=lambda pair: sum(map(len, pair[1])))
-    header = _header(picture)._replace(
-        context=network.identity, grid=grid, adapting=adapting, words=tuple(map(len, words))
-    )
-    return pack(header, np.concatenate(words).astype("<u4").tobytes())
+        words = context.encode(plane.pixels, weights, context.Coding(strips, grid, each), progress)
+        found.append((Context(identity, grid, each, tuple(map(len, words))), words))
+    coding, words = min(found, key=lambda pair: sum(pair[0].words))
+    return coding, np.concatenate(words).astype("<u4").tobytes()
 
 
-def _encode_with_blocks(
-    picture: Picture, codec: "BlockCodec", lanes: int | None, most: int, progress: Progress
-) -> bytes | None:
-    """The bytes of a file, or None where Bit-Swap codes no such picture, or would clearly take over `most` bytes."""
-    from codec import block_codec
-
-    if not block_codec.codes_blocks(picture, codec.conditional.xs[0], codec.conditional.xs[-1]):
+def _code_with_blocks(
+    plane: Picture, models: Models, lanes: int | None, most: int, progress: Progress
+) -> tuple[Blocks, bytes] | None:
+    """None if Bit-Swap cannot code such a plane, or clearly takes more than `most` bytes."""
+    if plane.mode == "P" or not models.may_code_blocks(plane):
         return None
-    coded = block_codec.encode(picture, codec, lanes, most, progress)
+    from codec import block_codec  # imports PyTorch, which the other ways do not need
+
+    codec = models.bitswap(None)
+    if not block_codec.codes_blocks(plane, codec.conditional.xs[0], codec.conditional.xs[-1]):
+        return None
+    coded = block_codec.encode(plane, codec, lanes, most, progress)
     if coded is None:
         return None
     fields, parts, payload = coded
-    return pack(_header(picture, parts)._replace(**fields), payload)
+    return Blocks(_lengths(parts), **fields), payload
 
 
-def _encode_conventionally(picture: Picture) -> bytes:
-    parts = blocks.encode_rest(picture)
-    return pack(_header(picture, parts), b"".join(data for _, data in parts))
+def _lengths(parts: list[tuple[int, bytes]]) -> Parts:
+    return tuple((method, len(data)) for method, data in parts)
 
 
-def _header(picture: Picture, parts: Sequence[tuple[int, bytes]] = ()) -> Header:
-    sizes = tuple((method, len(data)) for method, data in parts)
-    return Header(picture.mode, *picture.size, len(picture.palette) // 3, crc(picture), 0, sizes)
-
-
-def decode(data: bytes, open_codec: Callable[[Header], Any], progress: Progress = iter) -> Picture:
+def decode(data: bytes, models: Models = SHIPPED, progress: Progress = iter) -> Picture:
     """The Picture in the bytes of a .bitswap file, exactly as it was encoded.
 
-    open_codec(header): what the image was coded with, where that is not conventional methods alone: the BlockCodec
-    where header.side is not 0, the ContextNetwork where header.context is not empty.
-    Raises ContainerError where the bytes are not sound, need another checkpoint or other bins than open_codec()
-    gives, or were written in floats; UserError where memory is short.
+    models: how to get the models that the file names; by default those that ship, or were trained here.
+    Raises ContainerError if the bytes are not sound, if `models` gives another model than the file names, or if the
+    file was written in floats; UserError if there is not enough memory.
     """
     header, payload = unpack(data)
-    if header.side:
-        from codec import block_codec
-
-        block_codec.refuse_floats(header)
-    codec: Any = open_codec(header) if header.side or header.context else None
-    decode_parts: Callable[..., Picture] = _decode_conventionally
-    if header.side:
-        block_codec.check(header, codec)
-        decode_parts = _decode_blocks
-    elif header.context:
-        if codec.identity != header.context:
-            raise ContainerError(
-                f"it was written with another context network, {header.context} where this is {codec.identity}; name "
-                "the right one with --context"
-            )
-        decode_parts = _decode_context
+    colours, alpha, metadata = header.split(payload)
+    decode_colours = _decoder(header.coding, header.shape, models, progress)
+    decode_alpha = None
+    if header.alpha:
+        decode_alpha = _decoder(header.alpha, header.shape._replace(mode="L"), models, progress)
     try:
-        picture = decode_parts(header, payload, codec, progress)
+        extra: tuple[png.Chunk, ...] = ()
+        if header.metadata:
+            raw = conventional.decompress(metadata, header.metadata.length)
+            if zlib.crc32(raw) != header.metadata.crc:
+                raise ValueError("the checksum of the metadata is wrong")
+            extra = png.unpack(raw)
+        picture = decode_colours(colours)._replace(transparency=header.transparency, metadata=extra)
+        if decode_alpha:
+            picture = picture._replace(alpha=decode_alpha(alpha).pixels)
         if crc(picture) != header.crc:
             raise ValueError("the checksum of the pixels is wrong")
-    except MemoryError:
-        raise UserError(f"there is not enough memory for its {header.width}x{header.height} pixels") from None
-    except Exception as error:  # damaged data may raise any, in Pillow and lzma too
+    except MemoryError as error:
+        size = f"{header.shape.width}x{header.shape.height}"
+        raise UserError(f"there is not enough memory for its {size} pixels") from error
+    except Exception as error:  # damaged data may raise any, in Pillow and lzma as well
         detail = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ContainerError(f"damaged ({detail})") from None
+        raise ContainerError(f"damaged ({detail})") from error
     return picture
 
 
-def _decode_conventionally(header: Header, payload: bytes, _codec: None, _progress: Progress) -> Picture:
-    return _assemble(header, [], payload)
+def _decoder(coding: Coding, shape: Shape, models: Models, progress: Progress) -> Callable[[bytes], Picture]:
+    """A function that decodes the payload of a plane. Raises ContainerError."""
+    if isinstance(coding, Context):
+        network = models.context(coding.identity)
+        if network.identity != coding.identity:
+            raise ContainerError(
+                f"it was written with another context network, {coding.identity}, not {network.identity}; name "
+                "the right one with --context"
+            )
+        return lambda payload: _decode_context(coding, shape, payload, network.weights, progress)
+    if isinstance(coding, Blocks):
+        from codec import block_codec
+
+        block_codec.refuse_floats(coding)
+        codec = models.bitswap(coding)
+        block_codec.check(coding, CHANNELS[shape.mode], codec)
+        return lambda payload: _assemble(coding, shape, *block_codec.decode(coding, payload, codec, progress))
+    return lambda payload: _assemble(coding, shape, [], payload)
 
 
-def _decode_blocks(header: Header, payload: bytes, codec: "BlockCodec", progress: Progress) -> Picture:
-    from codec import block_codec
+def _decode_context(coding: Context, shape: Shape, payload: bytes, weights: Any, progress: Progress) -> Picture:
+    words = np.split(np.frombuffer(payload, "<u4").astype(np.uint32), np.cumsum(coding.words)[:-1])
+    size = shape.height, shape.width, CHANNELS[shape.mode]
+    how = context.Coding(len(words), coding.grid, coding.adapting)
+    return Picture(shape.mode, context.decode(words, size, weights, how, progress))
 
-    return _assemble(header, *block_codec.decode(header, payload, codec, progress))
 
-
-def _decode_context(header: Header, payload: bytes, network: ContextNetwork, progress: Progress) -> Picture:
-    words = np.split(np.frombuffer(payload, "<u4").astype(np.uint32), np.cumsum(header.words)[:-1])
-    shape = header.height, header.width, CHANNELS[header.mode]
-    coding = autoregressive.Coding(len(words), header.grid, header.adapting)
-    return Picture(header.mode, autoregressive.decode(words, shape, network.weights, coding, progress))
+def _assemble(coding: Conventional | Blocks, shape: Shape, chains: list[np.ndarray], data: bytes) -> Picture:
+    """The Picture that blocks, in chains as block_codec.decode() gives them, and the bytes of the parts make up."""
+    mode, width, height, entries = shape
+    channels, side, count = CHANNELS[mode], 0, 0
+    if isinstance(coding, Blocks):
+        side, count = coding.side, coding.blocks
+    places = blocks.regions(width, height, side, count)
+    shapes = [(y.stop - y.start, x.stop - x.start, channels) for y, x in places]
+    if mode == "P":
+        shapes.insert(0, (1, entries, 3))
+    parts, position = [], 0
+    for (method, length), size in zip(coding.parts, shapes, strict=True):
+        parts.append(conventional.METHODS[method].decode(data[position : position + length], size))
+        position += length
+    palette = parts.pop(0).tobytes() if mode == "P" else b""
+    pixels = np.empty((height, width, channels), np.uint8)
+    for place, part in zip(places, parts, strict=True):
+        pixels[place] = part
+    for k in range(count):
+        blocks.view(pixels, side, k)[:] = np.moveaxis(chains[k % len(chains)][k // len(chains)], 0, 2)
+    return Picture(mode, pixels, palette)
 
 
 def crc(picture: Picture) -> int:
-    """CRC-32 of everything that makes up a picture."""
-    height, width, _ = picture.pixels.shape
-    start = zlib.crc32(f"{picture.mode} {width}x{height}".encode() + picture.palette)
-    return zlib.crc32(np.ascontiguousarray(picture.pixels).data, start)
+    """CRC-32 of everything that makes up a picture but its metadata."""
+    width, height = picture.size
+    value = zlib.crc32(f"{picture.mode} {width}x{height}".encode() + picture.palette)
+    value = zlib.crc32(np.ascontiguousarray(picture.pixels).data, value)
+    value = zlib.crc32(picture.transparency, value)
+    return value if picture.alpha is None else zlib.crc32(np.ascontiguousarray(picture.alpha).data, value)
 
 
 def read_file(path: str | Path) -> bytes:
-    """The bytes of a .bitswap file; of another, or a very large one, only so much as it takes to tell.
+    """The bytes of a .bitswap file; of another or a very large file, only as many as are needed to tell.
 
-    Raises UserError where it cannot be read.
+    Raises UserError if it cannot be read.
     """
     try:
         with open(path, "rb") as file:
             data = file.read(len(MAGIC))
-            return data + file.read(3 * MAX_PIXELS + 1024) if data == MAGIC else data
+            return data + file.read(4 * MAX_PIXELS + (1 << 26)) if data == MAGIC else data
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _assemble(header: Header, chains: list[np.ndarray], data: bytes) -> Picture:
-    """The Picture that the blocks, as of block_codec.decode(), and the bytes of the conventional parts make up."""
-    channels = CHANNELS[header.mode]
-    places = blocks.regions(header.width, header.height, header.side, header.blocks)
-    shapes = [(y.stop - y.start, x.stop - x.start, channels) for y, x in places]
-    if header.mode == "P":
-        shapes.insert(0, (1, header.entries, 3))
-    parts, position = [], 0
-    for (method, length), shape in zip(header.parts, shapes, strict=True):
-        parts.append(conventional.METHODS[method].decode(data[position : position + length], shape))
-        position += length
-    palette = parts.pop(0).tobytes() if header.mode == "P" else b""
-    pixels = np.empty((header.height, header.width, channels), np.uint8)
-    for place, part in zip(places, parts, strict=True):
-        pixels[place] = part
-    for k in range(header.blocks):
-        blocks.view(pixels, header.side, k)[:] = np.moveaxis(chains[k % len(chains)][k // len(chains)], 0, 2)
-    return Picture(header.mode, pixels, palette)

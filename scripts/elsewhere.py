@@ -3,7 +3,7 @@
     python scripts/elsewhere.py write DIR     codes some generated pictures with the context network that ships
     python scripts/elsewhere.py compare DIR   codes them again, compares the bytes, decodes them and compares the pixels
 
-Run "write" on one machine and "compare", with the same folder, on another: scripts/arm64.sh does. It takes NumPy,
+Run "write" on one machine and "compare", with the same folder, on another: scripts/arm64.sh does. This requires NumPy,
 Numba and Pillow only.
 """
 
@@ -16,14 +16,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from codec import autoregressive, container
-from codec.rans import Rans
-from model.context import HIDDEN
-from utils.fixed_point import FRACTION
+from codec import container, context, models
+from model.context.features import SMALL_GRID
+from model.context.weights import open_network
 from utils.images import Picture, same
 
 SIZES = {"RGB": [(1, 1), (150, 200), (480, 510), (1, 90)], "L": [(61, 47)]}
-LANES = 3
 
 
 def picture(mode, height, width):
@@ -38,42 +36,35 @@ def picture(mode, height, width):
 
 def pictures(network):
     """{name of a file: (what encodes, what says whether its bytes decode to the same pixels)}."""
-    cases = {}
+    cases, found = {}, models.Models(context=lambda _: network)
     for mode, sizes in SIZES.items():
         for height, width in sizes:
             for adapting in (False, True):
                 original = picture(mode, height, width)
 
                 def encode(original=original, adapting=adapting):
-                    return container.encode(original, coder="context", network=network, adapting=adapting)
+                    return container.encode(original, "context", found, adapting=adapting)
 
                 def right(data, original=original):
-                    return same(container.decode(data, lambda header: network), original)
+                    return same(container.decode(data, found), original)
 
                 cases[f"{mode}_{height}x{width}_{'adapting' if adapting else 'static'}.bitswap"] = encode, right
     return cases
 
 
-def small_images(network):
-    """As pictures(), of small images given features, as where they are the likelihood of a model with latents."""
-    x = np.arange(LANES * HIDDEN * 32 * 32).reshape(LANES, HIDDEN, 32, 32)
-    features = (x * 2654435761 >> 9) % (4 << FRACTION) - (2 << FRACTION)
-    symbols = np.stack([picture("RGB", 32, 32 + lane).pixels[:, lane:] for lane in range(LANES)])
-    symbols = symbols.transpose(0, 3, 1, 2).reshape(LANES, -1).astype(np.int64)
-    likelihood = autoregressive.Pixels(network.weights, features)
+def chain(network):
+    """As pictures(), for a chain of small images."""
+    images = np.stack([picture("RGB", 32, 32 + i).pixels[:, i:] for i in range(3)])
 
     def encode():
-        coder = Rans.from_words(np.ones((LANES, 3), np.uint32))
-        likelihood.push(coder, symbols)
-        words = coder.to_words()
-        return np.concatenate([[len(lane) for lane in words], *words]).astype("<u4").tobytes()
+        words, _, _ = context.encode_chain(images, network.weights, SMALL_GRID)
+        return words.astype("<u4").tobytes()
 
     def right(data):
         words = np.frombuffer(data, "<u4").astype(np.uint32)
-        lanes = np.split(words[LANES:], np.cumsum(words[:LANES])[:-1].astype(int))
-        return np.array_equal(likelihood.pop(Rans.from_words(lanes), LANES, symbols.shape[1]), symbols)
+        return np.array_equal(context.decode_chain(words, images.shape, network.weights, SMALL_GRID), images)
 
-    return {"small_images.words": (encode, right)}
+    return {"chain.words": (encode, right)}
 
 
 def main(argv=None):
@@ -81,8 +72,8 @@ def main(argv=None):
     parser.add_argument("task", choices=("write", "compare"))
     parser.add_argument("folder", type=Path, metavar="DIR")
     args = parser.parse_args(argv)
-    network, wrong = autoregressive.open_network(), 0
-    for name, (encode, right) in (pictures(network) | small_images(network)).items():
+    network, wrong = open_network(), 0
+    for name, (encode, right) in (pictures(network) | chain(network)).items():
         path, began = args.folder / name, time.perf_counter()
         data = encode()
         if args.task == "write":

@@ -10,10 +10,13 @@ import torch
 from conftest import small_model
 
 import discretization
-from codec import autoregressive, block_codec, container, conventional
+from codec import block_codec, container, conventional
 from codec import header as file_header
 from codec.header import ContainerError
-from model import checkpoints, context, context_training
+from codec.models import Models
+from model import checkpoints
+from model.context import weights
+from model.context.torch_network import TorchContextNetwork
 from model.make_exact import make
 from utils.images import CHANNELS, Picture, same
 
@@ -38,7 +41,7 @@ def small_codec(channels=3, nz=2):
 def torch_network(seed=0, amplitude=0.05):
     """A context network as training begins with, its weights shaken so that none is zero."""
     torch.manual_seed(seed)
-    network = context_training.ContextNetwork()
+    network = TorchContextNetwork()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += amplitude * torch.randn_like(parameter)
@@ -48,7 +51,7 @@ def torch_network(seed=0, amplitude=0.05):
 @functools.cache
 def small_network(seed=0, amplitude=0.05):
     """The ContextNetwork that has the weights of torch_network()."""
-    return autoregressive.ContextNetwork(*context.check(torch_network(seed, amplitude).weights()))
+    return weights.check(torch_network(seed, amplitude).weights())
 
 
 def mild(height, width, mode="RGB", seed=0, amplitude=6):
@@ -87,23 +90,38 @@ def sixteen_bit_png(path, channels, height=4, width=5):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
 
 
-def no_codec(header):
-    raise AssertionError("there are no blocks to decode")
+def no_model(wanted):
+    raise AssertionError("no model is needed")
 
 
-def round_trip(picture, codec=None, coder="bitswap", **options):
-    """Encode, decode, compare, check the size; returns the header."""
-    data = container.encode(picture, codec, coder, **options)
-    decoded = container.decode(data, (lambda header: codec) if codec else no_codec)
-    assert same(picture, decoded)
-    assert len(data) <= picture.raw_bytes + container.OVERHEAD
-    return file_header.unpack(data)[0]
+def models_of(codec=None, network=None):
+    """Models that are these, and no others."""
+    return Models(
+        lambda wanted: network or no_model(wanted),
+        lambda wanted: codec or no_model(wanted),
+        codec and (codec.conditional.xs[0], codec.conditional.xs[-1]),
+    )
 
 
-def decoding_error(data, given_codec=None):
+NO_MODELS = models_of()
+METADATA = ((b"gAMA", bytes(4)), (b"pHYs", bytes(9)), (b"tEXt", b"Title\0a picture"))
+
+
+def round_trip(picture, codec=None, coder=None, **options):
+    """Encode, decode, compare, check the size; returns the header. By default with Bit-Swap, if there is a codec."""
+    models = models_of(codec, small_network()) if codec else NO_MODELS
+    data = container.encode(picture, coder or ("bitswap" if codec else "conventional"), models, **options)
+    assert same(picture, container.decode(data, models))
+    header = file_header.unpack(data)[0]
+    metadata = header.metadata.compressed if header.metadata else 0
+    assert len(data) <= picture.raw_bytes + metadata + container.OVERHEAD
+    return header
+
+
+def decoding_error(data, models=NO_MODELS):
     """Decode what must be refused; returns the message."""
     with pytest.raises(ContainerError) as caught:
-        container.decode(data, (lambda header: given_codec) if given_codec else no_codec)
+        container.decode(data, models)
     message = str(caught.value)
     assert message and "\n" not in message and message.isprintable()
     return message
@@ -127,34 +145,42 @@ def samples():
         "grey blocks": mild(30, 30, "L"),
         "context": mild(20, 26),
         "grey context": mild(23, 31, "L"),
+        "transparent palette": picture_of("few", 20, 30, "P")._replace(transparency=bytes([7, 255])),
+        "transparent colour": picture_of("few", 20, 30, "RGB")._replace(transparency=bytes(5) + b"\2"),
+        "blocks with alpha": mild(30, 30, "L")._replace(alpha=mild(30, 30, "L", seed=1).pixels),
+        "context, alpha and metadata": mild(20, 26)._replace(
+            alpha=picture_of("few", 20, 26, "L").pixels, metadata=(*METADATA, (b"tEXt", b"Comment\0one"))
+        ),
     }
     made = {}
     for name, picture in pictures.items():
+        coder = "conventional"
         if "context" in name:
-            made[name] = container.encode(picture, coder="context", network=small_network()), picture
-            assert file_header.unpack(made[name][0])[0].context
-            continue
-        with_blocks = small_codec(CHANNELS[picture.mode]) if "blocks" in name or "lane" in name else None
-        made[name] = container.encode(picture, with_blocks, "bitswap"), picture
+            coder = "context"
+        elif "blocks" in name or "lane" in name:
+            coder = "bitswap"
+        made[name] = container.encode(picture, coder, models_for(CHANNELS[picture.mode])), picture
         header = file_header.unpack(made[name][0])[0]
-        assert bool(header.side) == (with_blocks is not None)
-        names = {conventional.METHODS[coder].name for coder, _ in header.parts}
-        assert with_blocks or name == "palette" or names == {name}
+        assert type(header.coding).__name__ == {"context": "Context", "bitswap": "Blocks"}.get(coder, "Conventional")
+        if name in ("raw", "LZMA", "WebP"):
+            assert {conventional.METHODS[method].name for method, _ in header.coding.parts} == {name}
     return made
 
 
-def codec_for(header):
-    """What made the samples."""
-    return small_network() if header.context else small_codec(CHANNELS[header.mode])
+def models_for(channels):
+    """What made the samples of so many channels."""
+    return Models(lambda wanted: small_network(), lambda wanted: small_codec(channels), (channels, SIDE))
 
 
-def refuse_or_reproduce(data, picture, given_codec=None):
+def refuse_or_reproduce(data, picture, codec=None):
     """Decode anything: either ContainerError, or the picture that the file was made from. Returns the message.
 
-    given_codec: in place of the small codec that made the samples.
+    codec: in place of the small codec that made the samples.
     """
     try:
-        decoded = container.decode(data, lambda header: given_codec or codec_for(header))
+        header, _ = file_header.unpack(data)
+        channels = CHANNELS[header.shape.mode]
+        decoded = container.decode(data, models_of(codec, small_network()) if codec else models_for(channels))
     except ContainerError as error:
         message = str(error)
         assert message and "\n" not in message and message.isprintable()

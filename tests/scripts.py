@@ -7,6 +7,7 @@ import pytest
 
 import benchmark_compress
 import cma
+import context_compress
 import demo_compress
 import demo_decompress
 import discretization
@@ -14,7 +15,7 @@ import imagenetcrop_compress
 import samples
 import stackplot
 from codec import command
-from model import create_imagenet, create_imagenetcrop, make_exact, train_options
+from model import context_train, create_imagenet, create_imagenetcrop, make_exact, train_options
 from utils.published import SETTINGS
 
 MAINS = {
@@ -22,6 +23,7 @@ MAINS = {
     "cifar_compress.py": functools.partial(command.main, "cifar"),
     "imagenet_compress.py": functools.partial(command.main, "imagenet"),
     "imagenetcrop_compress.py": imagenetcrop_compress.main,
+    "context_compress.py": context_compress.main,
     "benchmark_compress.py": benchmark_compress.main,
     "cma.py": cma.main,
     "stackplot.py": stackplot.main,
@@ -36,7 +38,7 @@ MAINS = {
 TRAIN = {
     f"model/{dataset}_train.py": functools.partial(train_options.main, SETTINGS[dataset])
     for dataset in ("mnist", "cifar", "imagenetcrop")
-}
+} | {"model/context_train.py": context_train.main}
 
 
 class _Seen(Exception):

@@ -11,8 +11,10 @@ from PIL import Image
 
 import demo_compress
 import demo_decompress
-from codec import autoregressive
+from codec import context
 from codec import header as file_header
+from model.context.weights import open_network
+from utils.images import Picture, read, same
 
 # Written by demo_compress.py --coder bitswap with the checkpoint that ships. It is never to be written anew: a change
 # with which it does not decode breaks every file there is.
@@ -21,6 +23,9 @@ KEPT = ROOT / "tests" / "golden" / "picture.bitswap"
 
 # The same for the context network, with demo_compress.py --coder context.
 KEPT_CONTEXT = KEPT.with_name("context.bitswap")
+
+# A corner of the image with an alpha plane and metadata, with --coder conventional.
+KEPT_ALPHA = KEPT.with_name("alpha.bitswap")
 
 
 def picture():
@@ -33,6 +38,14 @@ def picture():
     return np.where((x > 160) & (y > 110), 200, pixels).clip(0, 255).astype(np.uint8)
 
 
+def picture_with_alpha():
+    """The picture in KEPT_ALPHA."""
+    y, x, _ = np.ogrid[:40, :50, :1]
+    alpha = np.where((x * 7 ^ y * 3) % 11 < 4, 0, 255 - x - y).astype(np.uint8)
+    metadata = ((b"gAMA", (45455).to_bytes(4, "big")), (b"tEXt", b"Title\0a picture"))
+    return Picture("RGB", picture()[40:80, 100:150], alpha=alpha, metadata=metadata)
+
+
 def assert_is_picture(path):
     with Image.open(path) as image:
         np.testing.assert_array_equal(np.asarray(image), picture())
@@ -40,7 +53,7 @@ def assert_is_picture(path):
 
 def test_the_kept_file_decodes(tmp_path):
     header, _ = file_header.unpack(KEPT.read_bytes())
-    assert header.arithmetic == file_header.INTEGERS and header.blocks > 12
+    assert header.coding.arithmetic == file_header.INTEGERS and header.coding.blocks > 12
     done = run_main(demo_decompress.main, KEPT, "-o", tmp_path / "out.png")
     assert done.returncode == 0, done.stderr
     assert_is_picture(tmp_path / "out.png")
@@ -49,14 +62,20 @@ def test_the_kept_file_decodes(tmp_path):
 def test_the_kept_file_of_the_context_network_decodes(tmp_path):
     """And encodes to the same bytes, but for what the encoder chooses, which may change."""
     header, payload = file_header.unpack(KEPT_CONTEXT.read_bytes())
-    assert header.context and header.adapting
+    assert header.coding.adapting
     done = run_main(demo_decompress.main, KEPT_CONTEXT, "-o", tmp_path / "out.png")
     assert done.returncode == 0, done.stderr
     assert_is_picture(tmp_path / "out.png")
-    network = autoregressive.open_network(wanted=header.context)
-    coding = autoregressive.Coding(len(header.words), header.grid, header.adapting)
-    words = autoregressive.encode(picture(), network.weights, coding)
+    network = open_network(wanted=header.coding.identity)
+    coding = context.Coding(len(header.coding.words), header.coding.grid, header.coding.adapting)
+    words = context.encode(picture(), network.weights, coding)
     assert np.concatenate(words).astype("<u4").tobytes() == payload
+
+
+def test_the_kept_file_with_alpha_and_metadata_decodes(tmp_path):
+    done = run_main(demo_decompress.main, KEPT_ALPHA, "-o", tmp_path / "out.png")
+    assert done.returncode == 0, done.stderr
+    assert same(read(tmp_path / "out.png"), picture_with_alpha())
 
 
 @pytest.mark.slow
@@ -73,7 +92,7 @@ def test_the_context_network_on_arm64():
     assert "the same bytes" in done.stdout and "OTHER" not in done.stdout
 
 
-@pytest.mark.parametrize("kept", [KEPT, KEPT_CONTEXT])
+@pytest.mark.parametrize("kept", [KEPT, KEPT_CONTEXT, KEPT_ALPHA])
 def test_a_single_wrong_bit_in_the_kept_file_is_noticed(tmp_path, kept):
     data = bytearray(kept.read_bytes())
     data[len(data) // 2] ^= 1
@@ -88,7 +107,7 @@ def there_and_back(tmp_path, **elsewhere):
     assert_is_picture(out)
     run_script("demo_compress.py", out, "-o", there, "--coder", "bitswap", check=0, **elsewhere)
     header, _ = file_header.unpack(there.read_bytes())
-    assert header.arithmetic == file_header.INTEGERS and header.blocks > 12
+    assert header.coding.arithmetic == file_header.INTEGERS and header.coding.blocks > 12
     assert run_main(demo_decompress.main, there, "-o", tmp_path / "back.png").returncode == 0
     assert_is_picture(tmp_path / "back.png")
 

@@ -1,4 +1,4 @@
-"""The conventional compressors and the script that tabulates them."""
+"""The competitors compressors and the script that tabulates them."""
 
 import csv
 import subprocess
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codec import conventional
+from codec import competitors
 from utils import datasets, paths
 
 
@@ -36,7 +36,7 @@ def test_script(run, tmp_path):
     done = run("--experiments=3", "--ndatapoints=5", "--seed=7")
     assert done.returncode == 0, done.stderr
     images = np.load(tmp_path / "mnist" / "test.npy")
-    rates = conventional.measure(images[datasets.sample_chains(250, 3, 5, 7)], conventional.has_jxl())
+    rates = competitors.measure(images[datasets.sample_chains(250, 3, 5, 7)], competitors.has_jxl())
     with open(tmp_path / "plots" / "mnist" / "benchmark.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["compressor"]: float(row["bits_per_dim"]) for row in rows} == rates
@@ -88,7 +88,7 @@ def test_all_that_is_at_hand(run, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "bits/dim           mnist         cifar  imagenetcrop" in done.stdout
     cropped = [photos[0][:32, :64], photos[1]]
-    expected = np.mean([conventional.png(photo, idat_only=True) / photo.size for photo in cropped])
+    expected = np.mean([competitors.png(photo, idat_only=True) / photo.size for photo in cropped])
     (row,) = [line for line in done.stdout.splitlines() if line.startswith("PNG   ")]
     assert float(row.split()[-1]) == pytest.approx(expected, abs=1e-4)
 

@@ -1,15 +1,15 @@
 """Blocks in lanes: other depths, lanes and threads, and files in floats."""
 
+import re
 import tracemalloc
 
 import numpy as np
 import pytest
 import torch
-from pictures import SIDE, decoding_error, mild, no_codec, reseal, round_trip, samples, small_codec
+from pictures import NO_MODELS, SIDE, decoding_error, mild, models_of, reseal, round_trip, samples, small_codec
 
 from codec import bitsback, block_codec, blocks, container
 from codec import header as file_header
-from codec.header import ContainerError
 from utils.images import CHANNELS, same
 
 
@@ -17,7 +17,7 @@ from utils.images import CHANNELS, same
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_blocks_of_any_image(height, width, mode):
     """Nearly all of an image is coded in blocks, whatever strips are left over."""
-    header = round_trip(mild(height, width, mode), small_codec(CHANNELS[mode]))
+    header = round_trip(mild(height, width, mode), small_codec(CHANNELS[mode])).coding
     whole = (height // SIDE) * (width // SIDE)
     assert whole * 3 // 4 <= header.blocks <= whole
     assert sum(1 for _ in blocks.regions(width, height, SIDE, header.blocks)) == len(header.parts)
@@ -25,13 +25,13 @@ def test_blocks_of_any_image(height, width, mode):
 
 @pytest.mark.parametrize("nz", [1, 3])
 def test_other_depths(nz):
-    assert round_trip(mild(60, 70), small_codec(3, nz)).blocks
+    assert round_trip(mild(60, 70), small_codec(3, nz)).coding.blocks
 
 
 @pytest.mark.parametrize("lanes, used", [(2, 2), (5, 5), (None, 7)])
 def test_lanes(lanes, used):
     """As many as asked for; by default about the square root of the number of blocks."""
-    assert len(round_trip(mild(40, 90), small_codec(), lanes=lanes).words) == used
+    assert len(round_trip(mild(40, 90), small_codec(), lanes=lanes).coding.words) == used
 
 
 def test_more_initial_bits_where_the_trial_promised_too_little(monkeypatch):
@@ -45,7 +45,7 @@ def test_more_initial_bits_where_the_trial_promised_too_little(monkeypatch):
         return encode(*args)
 
     monkeypatch.setattr(bitsback, "encode_chains", count)
-    header = round_trip(mild(64, 64), small_codec(), lanes=30)
+    header = round_trip(mild(64, 64), small_codec(), lanes=30).coding
     assert len(attempts) == 2 and 1 < len(header.words) < 30
 
 
@@ -55,10 +55,10 @@ def test_a_lane_out_of_proportion():
     header, payload = file_header.unpack(data)
     lanes = 16
     words = ((4 << 20) // 4 - 2 * (lanes - 1), *(2,) * (lanes - 1))
-    wrong = header._replace(words=words, blocks=16)
+    wrong = header._replace(coding=header.coding._replace(words=words, blocks=16))
     tampered = file_header.pack(wrong, payload[:4] * (1 << 20))
     tracemalloc.start()
-    assert decoding_error(tampered, small_codec())
+    assert decoding_error(tampered, models_of(small_codec()))
     assert tracemalloc.get_traced_memory()[1] < 30e6
     tracemalloc.stop()
 
@@ -67,8 +67,8 @@ def test_a_lane_out_of_proportion():
 def test_integers_decode_under_other_settings(channels):
     """Encoded on one thread in blocks of one lane count, decoded on two, with another batch and memory layout."""
     picture = mild(45, 40, "RGB" if channels == 3 else "L")
-    data = container.encode(picture, small_codec(channels), "bitswap", lanes=5)
-    header, _ = file_header.unpack(data)
+    data = container.encode(picture, "bitswap", models_of(small_codec(channels)), lanes=5)
+    header = file_header.unpack(data)[0].coding
     assert (header.arithmetic, header.threads, header.settings) == (file_header.INTEGERS, 1, "")
     assert header.side == SIDE and len(header.words) > 1
     conditional = small_codec(channels).conditional
@@ -89,7 +89,7 @@ def test_integers_decode_under_other_settings(channels):
     try:
         torch.set_num_threads(2)
         other = small_codec(channels)._replace(conditional=OneByOne())
-        assert same(container.decode(data, lambda header: other), picture)
+        assert same(container.decode(data, models_of(other)), picture)
     finally:
         torch.set_num_threads(threads)
 
@@ -98,6 +98,6 @@ def test_integers_decode_under_other_settings(channels):
 def test_files_in_floats_are_refused_before_a_checkpoint_is_opened(arithmetic):
     data = samples()["blocks"][0]
     header = file_header.unpack(data)[0]
-    floats = reseal(data, header._replace(arithmetic=arithmetic, settings="PyTorch 2.9"))
-    with pytest.raises(ContainerError, match=r"written in floats \(float32 .*PyTorch 2.9\) by version 1"):
-        container.decode(floats, no_codec)
+    coding = header.coding._replace(arithmetic=arithmetic, settings="PyTorch 2.9")
+    message = decoding_error(reseal(data, header._replace(coding=coding)), NO_MODELS)
+    assert re.search(r"written in floats \(float32 .*PyTorch 2.9\) by version 1", message)

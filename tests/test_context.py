@@ -1,250 +1,237 @@
-"""The context network: the compiled one computes what PyTorch's does, whatever it looks at; its files; its mixture."""
+"""Whole images coded pixel by pixel: whatever the image and the weights, the same pixels, and the same bytes."""
+
+import os
+import signal
+import tracemalloc
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import picture_of, small_network, torch_network
+from pictures import decoding_error, mild, models_of, picture_of, reseal, samples, small_network
 
-from model import context, context_adaptation, context_data, context_mixture
-from model.context import HEAD, PAD, PERIOD, UNKNOWN, K
-from model.context_mixture import SYMBOLS
-from utils.errors import UserError
-
-
-def surroundings(kind, height=12, width=20, seed=0):
-    """Planes of a generated image."""
-    return context.from_pixels(picture_of(kind, height, width, "RGB", seed).pixels)
-
-
-def compiled_outputs(planes, row, column, block_row, block_column, weights):
-    """(inputs, centre, spread, each colour's point [3] and outputs [3, OUTPUTS]), as the codec computes them."""
-    s = context.scratch()
-    spread = context.trunk(planes, row, column, block_row, block_column, weights, s)
-    points, outputs = [], []
-    for c in range(3):
-        points.append(context.head(c, weights, s))
-        outputs.append(s.outputs.copy())
-        context.see(c, planes[c, row, column], spread, s)
-    return s.inputs.copy(), s.centre.copy(), spread, np.array(points), np.array(outputs)
+from codec import container, context
+from codec import header as file_header
+from codec.context import Coding, empty_lane
+from model.context import adaptation
+from model.context.features import PERIOD
+from model.context.mixture import LEAST_BITS
+from model.context.weights import HIDDEN, SCALES, SHAPES, K, Weights, check
+from utils.images import same
 
 
-@pytest.mark.parametrize("kind", ["noise", "constant", "gradient", "mild"])
-@pytest.mark.parametrize("blocks", [True, False])
-def test_compiled_and_pytorch_agree(kind, blocks):
-    """One definition of the features, two of the network."""
-    planes, network = surroundings(kind), torch_network()
-    weights, _ = context.check(network.weights())
-    for row, column in ((PAD + 1, PAD), (PAD + 5, PAD + 9), (PAD + 11, PAD + 19)):
-        y, x = ((row - PAD) % PERIOD, (column - PAD) % PERIOD) if blocks else (UNKNOWN, UNKNOWN)
-        inputs, centre, spread, points, outputs = compiled_outputs(planes, row, column, y, x, weights)
-        position = np.zeros(2 * (PERIOD + 1), np.float32)
-        position[[y, PERIOD + 1 + x]] = 1
-        features = torch.from_numpy(np.concatenate((inputs, position)))[None]
-        seen = torch.from_numpy((planes[:, row, column] - centre) / spread)[None]
-        with torch.no_grad():
-            expected_points, expected = network(features, seen)
-        scale = 1 + expected.abs().max().item()
-        np.testing.assert_allclose(points, expected_points[0], atol=2e-5 * scale * 12)
-        used = outputs[:, : 3 * K]
-        np.testing.assert_allclose(used, expected[0, :, : 3 * K], atol=2e-5 * scale)
+def round_trip(pixels, weights, coding, threads=None):
+    words = context.encode(pixels, weights, coding, threads=threads)
+    decoded = context.decode(words, pixels.shape, weights, coding, threads=threads)
+    np.testing.assert_array_equal(decoded, pixels)
+    return words
 
 
-def test_the_mixture_costs_what_training_counts():
-    """The integer cumulative frequencies against the float code length: under 0.002 bits a pixel."""
-    network = torch_network()
-    weights, _ = context.check(network.weights())
-    photographs = context_data.Photographs([picture_of("mild", 80, 90, "RGB").pixels])
-    tiles = photographs.draw(np.random.default_rng(0), 4)
-    with torch.no_grad():
-        expected = network.bits(*context_data.describe(photographs, tiles, np.ones(4, bool))).numpy()
-    planes, s, m = context.from_pixels(picture_of("mild", 80, 90, "RGB").pixels), context.scratch(), mixture()
-    got = []
-    for _, top, left in tiles:
-        for row in range(top, top + context_data.TILE[0]):
-            for column in range(left, left + context_data.TILE[1]):
-                position = (row - PAD) % PERIOD, (column - PAD) % PERIOD
-                spread = context.trunk(planes, row, column, *position, weights, s)
-                for c in range(3):
-                    context_mixture.describe(c, spread, context.head(c, weights, s), s, m)
-                    x = int(planes[c, row, column])
-                    freq = cumulative(x + 1, m) - cumulative(x, m)
-                    got.append(context_mixture.PRECISION - np.log2(freq))
-                    context.see(c, x, spread, s)
-    got = np.reshape(got, (-1, 3))
-    np.testing.assert_allclose(got, expected, atol=0.01)
-    assert abs(got.sum(1).mean() - expected.sum(1).mean()) < 0.002
+def extreme_weights(seed, size):
+    """Weights up to a size, of any sign, the largest that check() lets pass included."""
+    rng = np.random.default_rng(seed)
+    arrays = [(rng.uniform(-1, 1, shape) ** 3 * size).astype(np.float32) for shape in SHAPES]
+    return check(Weights(*arrays)).weights
 
 
-def mixture():
-    return context_mixture.mixture()
-
-
-def cumulative(x, m):
-    return context_mixture.cumulative(x, m, context_mixture.table())
-
-
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=3 * K, max_size=3 * K), st.floats(0.6, 300),
-    st.floats(-(2.0**100), 2.0**100, width=32), st.floats(-300, 600), st.integers(0, 2),
+    st.sampled_from(["noise", "constant", "gradient", "few", "mild"]), st.integers(1, 40), st.integers(1, 40),
+    st.sampled_from(["L", "RGB"]), st.sampled_from([0.0, 0.1, 10.0, 999.0]), st.booleans(), st.booleans(),
+    st.integers(1, 4), st.integers(0, 9),
 )  # fmt: skip
-def test_cumulative_frequencies_rise(outputs, spread, point, centre, c):
-    """From 0 to the whole, by at least 1 a grey level, whatever a head says."""
-    s, m = context.scratch(), mixture()
-    s.outputs[: 3 * K], s.centre[:] = outputs, centre
-    context_mixture.describe(c, np.float32(spread), np.float32(point), s, m)
-    found = [cumulative(x, m) for x in range(SYMBOLS + 1)]
-    assert found[0] == 0 and found[-1] == 1 << context_mixture.PRECISION
-    assert np.diff(found).min() >= 1
-    costs = context_mixture.PRECISION - np.log2(np.diff(found))
-    assert costs.min() >= context_mixture.LEAST_BITS and costs.max() < 16.01
+def test_any_image_under_any_weights(kind, height, width, mode, size, grid, adapting, strips, seed):
+    pixels = picture_of(kind, height, width, mode, seed).pixels
+    coding = Coding(min(strips, height), grid, adapting)
+    assert len(round_trip(pixels, extreme_weights(seed, size), coding)) == coding.strips
 
 
-@pytest.mark.parametrize("scale", [-7.5, -2, 0, 3])
-def test_a_single_component_is_a_logistic(scale):
-    """Beside the uniform distribution."""
-    s, m, spread = context.scratch(), mixture(), np.float32(2.5)
-    s.outputs[:K] = [20, -80, -80, -80, -80]
-    s.outputs[2 * K : 3 * K] = scale
-    s.centre[1] = 100.25
-    context_mixture.describe(1, spread, np.float32(0), s, m)
-    edges = np.arange(1, SYMBOLS) - 0.5
-    expected = 1 / (1 + np.exp(np.clip((100.25 - edges) / (spread * np.exp(scale)).astype(np.float64), -99, 99)))
-    expected = expected * (1 - context_mixture.UNIFORM) + context_mixture.UNIFORM * np.arange(1, SYMBOLS) / SYMBOLS
-    found = [cumulative(x, m) / 2**context_mixture.PRECISION for x in range(1, SYMBOLS)]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 1, 1), (1, 700, 3), (700, 1, 3), (1, 700, 1), (33, 31, 3)])
+@pytest.mark.parametrize("value", [0, 255])
+@pytest.mark.parametrize("adapting", [False, True])
+def test_black_and_white(shape, value, adapting):
+    """What costs least and, on the first pixels, most."""
+    pixels = np.full(shape, value, np.uint8)
+    words = round_trip(pixels, small_network().weights, Coding(1, True, adapting))
+    assert 32 * len(words[0]) < 64 + 16.1 * pixels.size
 
 
-@given(st.floats(-80, 80, width=32))
-def test_exp(x):
-    np.testing.assert_allclose(context_mixture.exp(np.float32(x)), np.exp(np.float64(np.float32(x))), rtol=2e-6)
+def test_no_pixel_costs_more_than_17_bits():
+    """Noise of the two extremes under weights that know nothing of it."""
+    pixels = np.random.default_rng(0).choice(np.uint8([0, 255]), (20, 20, 3))
+    words = round_trip(pixels, extreme_weights(1, 999.0), Coding(1, True, True))
+    assert 32 * len(words[0]) < 64 + 16.1 * pixels.size
 
 
-@given(st.floats(2.0**-120, 2.0**120, width=32))
-def test_log(x):
-    np.testing.assert_allclose(context.log(np.float32(x)), np.log(np.float64(np.float32(x))), rtol=1e-6, atol=2e-7)
+@pytest.mark.parametrize("adapting", [False, True])
+def test_the_words_are_the_same_for_any_number_of_threads(adapting):
+    pixels = mild(60, 50).pixels
+    coding = Coding(5, True, adapting)
+    found = [round_trip(pixels, small_network().weights, coding, threads) for threads in (1, 2, 5, 9)]
+    for words in found[1:]:
+        assert all(map(np.array_equal, words, found[0]))
 
 
-def test_arithmetic_is_that_of_these_numbers():
-    """Golden bits: a machine on which one differs decodes nothing. Of numbers that round in each operation."""
-    values = np.float32([0.001, 0.3, 1, 2.7182817, 77.77, 12345.678])
-    found = [int(np.float32(context.log(v)).view(np.int32)) for v in values]
-    found += [int(np.float32(context_mixture.exp(v)).view(np.int32)) for v in np.float32([-30.3, -1.1, 0, 0.7, 20])]
-    assert found == GOLDEN
-    weights, planes = golden_weights(), surroundings("gradient")
-    *_, points, outputs = compiled_outputs(planes, PAD + 7, PAD + 8, 7, 8, weights)
-    assert [int(bits) for bits in points.astype(np.float32).view(np.int32)] == GOLDEN_POINTS
-    assert int(outputs.astype(np.float32).view(np.int32).astype(np.int64).sum()) == GOLDEN_OUTPUTS
+def test_strips_see_nothing_of_each_other():
+    pixels = mild(40, 30).pixels
+    whole = round_trip(pixels, small_network().weights, Coding(2, False, True))
+    for words, half in zip(whole, (pixels[:20], pixels[20:]), strict=True):
+        (alone,) = round_trip(half, small_network().weights, Coding(1, False, True))
+        np.testing.assert_array_equal(words, alone)
 
 
-def golden_weights():
-    """Weights by integer arithmetic alone."""
-    arrays = []
-    for n, shape in enumerate(context.SHAPES):
-        k = np.arange(np.prod(shape), dtype=np.int64) + 7919 * n
-        arrays.append((((k * 2654435761 >> 9) % 2001 - 1000) / 4096).astype(np.float32).reshape(shape))
-    return context.check(context.Weights(*arrays))[0]
+def test_an_image_has_as_many_bits_as_its_code_lengths_say():
+    pixels, coding = mild(50, 40).pixels, Coding(2, True, True)
+    words = context.encode(pixels, small_network().weights, coding)
+    lengths = context.code_lengths(pixels, small_network().weights, coding)
+    assert lengths.shape == pixels.shape
+    expected = lengths.sum()
+    assert 0 <= 32 * sum(map(len, words)) - 2 * 32 - expected < 2 * 33
 
 
-GOLDEN = [
-    -1059255211,
-    -1080419384,
-    0,
-    1065353216,
-    1082872312,
-    1092009131,
-    698096129,
-    1051356692,
-    1065353216,
-    1073799507,
-    1307007044,
-]
-GOLDEN_POINTS = [1079049774, 1073939690, 1062431713]
-GOLDEN_OUTPUTS = -6103525476
+def test_adaptation_learns_what_the_network_does_not_know():
+    """An image on which the network is wrong in the same way everywhere; it starts anew in every image."""
+    pixels = picture_of("few", 128, 96, "RGB").pixels
+    static, adapting = (
+        context.code_lengths(pixels, small_network().weights, Coding(1, 0, each)).sum() for each in (False, True)
+    )
+    assert adapting < 0.9 * static
+    before = [array.copy() for array in small_network().weights]
+    first, second = (round_trip(pixels, small_network().weights, Coding(1, False, True)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert all(map(np.array_equal, before, small_network().weights))
 
 
-@pytest.mark.parametrize("c", range(3))
-def test_gradients(c):
-    """Of the code length by the heads' weights: those written out against PyTorch's."""
-    network, planes = torch_network(), surroundings("mild")
-    weights, _ = context.check(network.weights())
-    adapted, gradients, a = context_adaptation.begin(weights)
-    row, column = PAD + 6, PAD + 7
-    s, m = context.scratch(), mixture()
-    spread = context.trunk(planes, row, column, UNKNOWN, UNKNOWN, adapted, s)
-    for colour in range(3):
-        point = context.head(colour, adapted, s)
-        context_mixture.describe(colour, spread, point, s, m)
-        if colour == c:
-            context_adaptation.learn(
-                c, int(planes[c, row, column]), spread, s, m, context_mixture.table(), gradients, a
-            )
-        context.see(colour, planes[colour, row, column], spread, s)
-    context_adaptation.learn_inputs(s, gradients, a)
-    position = np.zeros(2 * (PERIOD + 1), np.float32)
-    position[[PERIOD, 2 * PERIOD + 1]] = 1
-    inputs = torch.from_numpy(np.concatenate((s.inputs, position)))[None]
-    pixel = torch.from_numpy(planes[:, row, column].astype(np.float32))[None]
-    bits = network.bits(inputs, torch.from_numpy(s.centre)[None], torch.tensor([spread]), pixel)[0, c]
-    (bits * np.log(2)).backward()
-    for name in ("head_in", "head_bias", "head_out", "head_out_bias"):
-        expected = getattr(network, name).grad.numpy()
-        np.testing.assert_allclose(getattr(gradients, name), expected, atol=2e-3 * np.abs(expected).max(), rtol=1e-2)
-    seen = (network.head_seen.grad * network.later[..., None]).reshape(2, 3 * HEAD).numpy()
-    np.testing.assert_allclose(gradients.head_seen, seen, atol=2e-3 * np.abs(expected).max(), rtol=1e-2)
+def test_the_grid_is_told_where_it_helps():
+    """Weights that make something of the position in a block, and an image that has such blocks, or has them not."""
+    base = extreme_weights(0, 0.0)
+    head_out_bias = base.head_out_bias.copy()
+    head_out_bias[:, SCALES : SCALES + K] = -1.5
+    columns = np.zeros_like(base.column)
+    columns[:PERIOD:2, HIDDEN : HIDDEN + 3] = 1  # units of the spread that even columns are brighter
+    weights = base._replace(head_out_bias=head_out_bias, column=columns)
+    noise = np.random.default_rng(0).integers(0, 4, (48, 64, 3))
+    flat = (100 + noise).astype(np.uint8)
+    striped = (100 + noise + 12 * (np.arange(64)[:, None] % 2 == 0)).astype(np.uint8)
+    assert context.choose_grid(striped, weights) and not context.choose_grid(flat, weights)
 
 
-def test_a_step_is_adams():
-    weights = small_network().weights
-    adapted, gradients, a = context_adaptation.begin(weights)
-    assert all((getattr(adapted, name) == getattr(weights, name)).all() for name in context.Weights._fields)
-    parameter = torch.nn.Parameter(torch.from_numpy(a.weights.copy()))
-    optimiser = torch.optim.Adam([parameter], lr=0.0, eps=1e-4)
-    rng = np.random.default_rng(0)
-    for i in range(70):
-        optimiser.param_groups[0]["lr"] = float(context_adaptation.RATE) * min(1, (i + 1) / 64)
-        gradient = rng.normal(size=len(a.weights)).astype(np.float32)
-        a.gradients[:] = 64 * gradient
-        context_adaptation.step(64, adapted, a)
-        parameter.grad = torch.from_numpy(gradient)
-        optimiser.step()
-    np.testing.assert_allclose(a.weights, parameter.detach(), atol=1e-6)
-    assert not a.gradients.any() and (adapted.head_out.transpose(0, 2, 1) == a.turned).all()
-    assert np.shares_memory(adapted.head_in, a.weights) and np.shares_memory(gradients.head_in, a.gradients)
+@pytest.mark.parametrize(
+    "height, width, expected",
+    [(1, 1, 1), (427, 640, 2), (500, 375, 1), (3000, 4000, 8), (11585, 11585, 65), (1, 1 << 27, None), (9, 3 << 19, 9)],
+)
+def test_strips(height, width, expected):
+    """So that threads have work, memory stays bounded, and few rows have nothing above."""
+    count = context.choose_strips(height, width)
+    assert count == expected
+    if count:
+        starts, ends = np.transpose(context.cut_rows(height, count))
+        assert starts[0] == 0 and ends[-1] == height and (starts[1:] == ends[:-1]).all()
+        assert min(ends - starts) >= 1 and max(ends - starts) * width <= context._MEMORY
 
 
-def test_files(tmp_path):
-    network, path = small_network(), tmp_path / "context.npz"
-    context.save(path, network.weights, steps=3)
-    weights, identity = context.load(path)
-    assert identity == network.identity and all(map(np.array_equal, weights, network.weights))
-    assert context.find("imagenetcrop", identity, path)[1] == identity
-    with pytest.raises(UserError, match="another context network"):
-        context.find("imagenetcrop", "00" * 8, path)
-    with pytest.raises(UserError, match=r"absent\.npz.*model/cifar_train\.py"):
-        context.find("cifar", path=tmp_path / "absent.npz")
-    for wrong in (
-        network.weights._replace(first=network.weights.first[:-1]),
-        network.weights._replace(head_bias=network.weights.head_bias.astype(np.float64)),
-        network.weights._replace(head_bias=np.full_like(network.weights.head_bias, np.nan)),
-        network.weights._replace(head_bias=np.full_like(network.weights.head_bias, 1e4)),
-    ):
-        context.save(path, wrong)
-        with pytest.raises(UserError, match=r"context\.npz: "):
-            context.load(path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="corrupt"):
-        context.load(path)
+def test_absurd_files_take_no_memory():
+    """Checksums that are right, numbers that are not: refused at once and in a few megabytes."""
+    data, picture = samples()["context"]
+    header, _ = file_header.unpack(data)
+    shape, coding = header.shape, header.coding
+    assert (shape.width, shape.height, coding.grid in (0, 1), coding.adapting) == (26, 20, True, True)
+    words = sum(coding.words)
+    sizes = [(2**31, 2**31), (0, 5), (1 << 27, 1), (1, 1 << 27), (11585, 11585), (5000, 20), (26, 4000)]
+    sizes += [(27, 20), (26, 21)]
+    strips = (), (words - 2, 2), (2**31,), (2,) * 21, (2**34,), (words + 1,)
+    absurd = [
+        *(header._replace(shape=shape._replace(width=w, height=h)) for w, h in sizes),
+        *(header._replace(shape=shape._replace(mode=mode, entries=9)) for mode in ("L", "P")),
+        *(header._replace(coding=coding._replace(words=each)) for each in strips),
+        header._replace(coding=coding._replace(grid=not coding.grid)),
+        header._replace(coding=coding._replace(adapting=False)),
+        header._replace(coding=coding._replace(identity="00" * 8)),
+        header._replace(crc=0),
+    ]
+    tracemalloc.start()
+    for wrong in absurd:
+        assert decoding_error(reseal(data, wrong), models_of(network=small_network()))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30e6
+    assert same(container.decode(reseal(data, header), models_of(network=small_network())), picture)
 
 
-def test_a_network_trained_here_is_said_to_be_used(tmp_path, capsys):
-    path = tmp_path / "model" / "params" / "imagenetcrop" / context.NAME
-    _, shipped = context.find("imagenetcrop", output=tmp_path)
-    assert capsys.readouterr().out == ""
-    context.save(path, small_network().weights)
-    assert context.find("imagenetcrop", output=tmp_path)[1] == small_network().identity
-    assert str(path) in capsys.readouterr().out
-    assert context.find("imagenetcrop", shipped, output=tmp_path)[1] == shipped
-    assert capsys.readouterr().out == ""
+def test_code_lengths_are_the_bits_of_a_pixel():
+    """They add up to the length of the file, and are greater in noise."""
+    pixels, weights = mild(30, 40).pixels.copy(), small_network().weights
+    pixels[:, 20:] = 128
+    for coding in (Coding(1, 0, False), Coding(2, 1, True)):
+        bits = context.code_lengths(pixels, weights, coding)
+        words = context.encode(pixels, weights, coding)
+        assert bits.shape == pixels.shape and bits[:, :20].mean() > bits[:, 20:].mean()
+        assert 0 <= 32 * (sum(map(len, words)) - 2 * coding.strips) - bits.sum() + 32 * coding.strips < 70
+
+
+@pytest.mark.parametrize("adapting", [False, True])
+def test_every_word_counts(adapting):
+    """A flipped bit in any word is an error of the coder, or another image, which the checksum of the pixels sees."""
+    pixels, coding = mild(12, 15).pixels, Coding(1, False, adapting)
+    (words,) = context.encode(pixels, small_network().weights, coding)
+    for i in range(len(words)):
+        wrong = words.copy()
+        wrong[i] ^= np.uint32(1 << i % 32)
+        try:
+            decoded = context.decode([wrong], pixels.shape, small_network().weights, coding)
+        except ValueError:
+            continue
+        assert not np.array_equal(decoded, pixels)
+
+
+def test_weights_that_adapt_stay_finite(monkeypatch):
+    """Adam's steps are bounded, whatever the gradients."""
+    pixels, opened, start = picture_of("noise", 60, 60, "RGB").pixels, [], adaptation.start_adaptation
+    monkeypatch.setattr(adaptation, "start_adaptation", lambda weights: opened.append(start(weights)) or opened[-1])
+    for extreme in (extreme_weights(3, 999.0), extreme_weights(4, 5.0)):
+        context.push(empty_lane(), pixels, extreme, Coding(1, True, True))
+        a = opened[-1]
+        assert np.isfinite(a.flat).all()
+        most = 60 * 60 // adaptation.EVERY * 10 * float(adaptation.RATE)
+        assert 0 < np.abs(a.flat[0] - start(extreme).flat[0]).max() <= most
+
+
+def test_ctrl_c_stops_the_strips_that_are_left():
+    steps = []
+
+    def progress(iterable):
+        for step in iterable:
+            steps.append(step)
+            if step == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield step
+
+    pixels = np.zeros((2000, 200, 3), np.uint8)
+    with pytest.raises(KeyboardInterrupt):
+        context.encode(pixels, small_network().weights, Coding(8, 1, False), progress, threads=2)
+    assert len(steps) < 20  # of 32
+
+
+@pytest.mark.slow
+def test_no_multiplication_is_fused_with_an_addition(tmp_path):
+    """In what is compiled for this processor: a fused one rounds once instead of twice."""
+    from conftest import run_script
+
+    script = tmp_path / "assembly.py"
+    script.write_text(f"""import re, sys
+sys.path.insert(0, {os.getcwd()!r})
+import numpy as np
+from codec import context
+from model.context.weights import SHAPES, Weights
+weights = Weights(*(np.zeros(shape, np.float32) for shape in SHAPES))
+context.encode(np.zeros((2, 2, 3), np.uint8), weights, context.Coding(1, True, True))
+(assembly,) = context._code_rows.inspect_asm().values()
+assert re.search("mul[sp]s|fmul", assembly)
+print(*set(re.findall(r"\\\\bv?fn?m(?:add|sub)\\\\w*|\\\\bfml[as]\\\\w*", assembly)), "end")
+""")
+    done = run_script(script, environment={"NUMBA_CACHE_DIR": str(tmp_path)}, check=0)
+    assert done.stdout.split() == ["end"]
+
+
+def test_the_bound_on_what_a_pixel_takes():
+    assert 0.005 < LEAST_BITS < 0.006

@@ -1,17 +1,22 @@
 """Training the context network: a run that is cut off goes on as if it had not been."""
 
-import functools
 import signal
 
 import numpy as np
 import pytest
 import torch
-from conftest import assert_one_line_error, digits, run_main
+from conftest import assert_one_line_error, digits, run_main, run_script
 from pictures import picture_of
 from PIL import Image
 
-from codec import autoregressive, command
-from model import context, context_data, context_training
+import context_compress
+from codec import context
+from model import context_train
+from model.context import data as context_data
+from model.context import training as context_training
+from model.context.features import SMALL_GRID
+from model.context.torch_network import TorchContextNetwork
+from model.context.weights import load
 from utils import distributed
 
 
@@ -27,16 +32,7 @@ def data(tmp_path_factory):
 
 
 def train(data, output, *flags):
-    done = run_main(
-        functools.partial(context_training.main, "imagenetcrop"),
-        "--data",
-        data,
-        "--output",
-        output,
-        "--batch",
-        512,
-        *flags,
-    )
+    done = run_main(context_train.main, "imagenetcrop", "--data", data, "--output", output, "--batch", 512, *flags)
     return done, output / "model" / "params" / "imagenetcrop"
 
 
@@ -53,9 +49,9 @@ def test_a_run_that_is_cut_off_goes_on(tmp_path, data, monkeypatch):
             drawn.append(1)
             if len(drawn) == 4:
                 raise KeyboardInterrupt
-            return source.batch(*args)
+            return source.draw(*args)
 
-        return source._replace(batch=stop)
+        return source._replace(draw=stop)
 
     monkeypatch.setattr(context_data, "open_source", open_stopping)
     done, parts = train(data, tmp_path / "parts", "--steps", 6, "--test-every", 2)
@@ -64,7 +60,7 @@ def test_a_run_that_is_cut_off_goes_on(tmp_path, data, monkeypatch):
     monkeypatch.setattr(context_data, "open_source", open_source)
     done, _ = train(data, tmp_path / "parts", "--steps", 6, "--test-every", 2, "--resume")
     assert done.returncode == 0 and "resumed at step 3" in done.stdout, done.stderr
-    (first, one), (second, other) = (context.load(folder / "context.npz") for folder in (whole, parts))
+    (first, one), (second, other) = (load(folder / "context.npz") for folder in (whole, parts))
     assert one == other and all(map(np.array_equal, first, second))
     curves = [np.load(folder / "context.npz")["record_curve"] for folder in (whole, parts)]
     np.testing.assert_array_equal(*curves)
@@ -72,14 +68,14 @@ def test_a_run_that_is_cut_off_goes_on(tmp_path, data, monkeypatch):
 
 
 def test_ctrl_c_ends_after_the_step_and_nothing_good_is_replaced(tmp_path, data, monkeypatch):
-    learn, steps = context_training.ContextNetwork.bits, []
+    learn, steps = TorchContextNetwork.bits, []
 
     def bits(*args):
         steps.append(signal.raise_signal(signal.SIGINT) if len(steps) == 1 else None)
         return learn(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(context_training.ContextNetwork, "bits", bits)
+        patch.setattr(TorchContextNetwork, "bits", bits)
         done, folder = train(data, tmp_path, "--steps", 5)
     assert done.returncode == 0 and "stopped by a signal at step 2" in done.stdout, done.stderr
     before = (folder / "context.npz").read_bytes()
@@ -117,7 +113,7 @@ def test_several_processes_are_refused(tmp_path, data, monkeypatch, launcher):
     done, folder = train(data, tmp_path, "--steps", 1)
     assert_one_line_error(done, launcher, "one process")
     assert not folder.exists()
-    done = run_main(functools.partial(command.main, "mnist"), "--likelihood=context", "--output", tmp_path)
+    done = run_main(context_compress.main, "mnist", "--output", tmp_path)
     assert_one_line_error(done, launcher, "one process")
 
 
@@ -142,17 +138,15 @@ def test_small_images(tmp_path):
     (tmp_path / "mnist").mkdir()
     images = digits(30, seed=0)
     np.save(tmp_path / "mnist" / "train.npy", images)
-    done = run_main(
-        functools.partial(context_training.main, "mnist"), "--data", tmp_path, "--output", tmp_path, "--steps", 3,
-        "--batch", 1568,
-    )  # fmt: skip
+    flags = "mnist", "--data", tmp_path, "--output", tmp_path, "--steps", 3, "--batch", 1568
+    done = run_script("model/context_train.py", *flags)
     assert done.returncode == 0 and "15 images" in done.stdout, done.stderr
     trained = tmp_path / "model" / "params" / "mnist"
     entries = torch.load(trained / "context.resume", weights_only=True)
-    network = context_training.ContextNetwork()
+    network = TorchContextNetwork()
     network.load_state_dict(entries["average"])
     with torch.no_grad():
         bits = network.bits(*context_data.describe_images(images[:2]))[:, 0].double().sum().item()
-    weights, _ = context.load(trained / "context.npz")
-    _, _, costs = autoregressive.encode_chain(images[:2], weights, context.SMALL_GRID)
+    weights, _ = load(trained / "context.npz")
+    _, _, costs = context.encode_chain(images[:2], weights, SMALL_GRID)
     assert costs.sum() == pytest.approx(bits, rel=2e-3)

@@ -16,9 +16,10 @@ from PIL import Image
 import demo_compress
 import demo_decompress
 import discretization
-from codec import block_codec, conventional
+from codec import bit_map, block_codec, container, conventional, models
 from codec import header as file_header
-from model import checkpoints, context, exact, make_exact
+from model import checkpoints, exact, make_exact
+from model.context import weights
 from utils import images, paths
 from utils.cli import UserError
 
@@ -138,7 +139,7 @@ def test_photographs_are_coded_with_the_context_network(tmp_path, photograph):
     assert_same(photograph, tmp_path / "out.png")
 
 
-def test_the_context_network_takes_no_pytorch(tmp_path, photograph):
+def test_the_context_network_needs_no_pytorch(tmp_path, photograph):
     """Encoded and decoded in processes that have none; where the network may adapt, the file is no larger."""
     (tmp_path / "torch.py").write_text("raise ImportError('there is no PyTorch')")
     without = {"PYTHONPATH": str(tmp_path)}
@@ -148,7 +149,7 @@ def test_the_context_network_takes_no_pytorch(tmp_path, photograph):
         flags = [photograph, "-o", out, "--coder", "context", *flags]
         done = run_script("demo_compress.py", *flags, environment=without, check=0)
         assert "Bit-Swap: compressed" not in done.stdout
-        assert not (flags[-1] == "--static" and file_header.unpack(out.read_bytes())[0].adapting)
+        assert not (flags[-1] == "--static" and file_header.unpack(out.read_bytes())[0].coding.adapting)
         flags = [out, "-o", tmp_path / f"{i}.png"]
         run_script("demo_decompress.py", *flags, environment=without, check=0)
         assert_same(photograph, tmp_path / f"{i}.png")
@@ -161,11 +162,11 @@ def test_the_context_network_takes_no_pytorch(tmp_path, photograph):
 def test_another_context_network(tmp_path, photograph):
     """Files name theirs; another one is refused, and the right one found by --context."""
     network = small_network()
-    context.save(tmp_path / "other.npz", network.weights)
+    weights.save(tmp_path / "other.npz", network.weights)
     out, flags = tmp_path / "out.bitswap", ["--context", tmp_path / "other.npz"]
     done = run_main(demo_compress.main, photograph, "-o", out, "--coder", "context", *flags)
     assert done.returncode == 0, done.stderr
-    assert file_header.unpack(out.read_bytes())[0].context == network.identity
+    assert file_header.unpack(out.read_bytes())[0].coding.identity == network.identity
     decode = out, "-o", tmp_path / "out.png"
     assert_one_line_error(run_main(demo_decompress.main, *decode), network.identity, "--context")
     assert not (tmp_path / "out.png").exists()
@@ -268,12 +269,12 @@ def test_grey_images_are_coded_with_a_checkpoint_for_them(tmp_path):
 def test_errors_of_compress(tmp_path, small):
     source = tmp_path / "a.png"
     image().save(source)
-    image().convert("RGBA").save(tmp_path / "alpha.png")
+    image().convert("CMYK").save(tmp_path / "cmyk.tiff")
     (tmp_path / "there.bitswap").write_text("precious")
     main = demo_compress.main
     for flags, says in (
         ([tmp_path / "absent.png"], "absent.png"),
-        ([tmp_path / "alpha.png"], "alpha channel"),
+        ([tmp_path / "cmyk.tiff"], "mode CMYK"),
         ([tmp_path], "cannot be read"),
         ([source, "-o", tmp_path / "there.bitswap"], "--force"),
         ([source, "-o", source, "--force"], "is the file to be read"),
@@ -285,7 +286,7 @@ def test_errors_of_compress(tmp_path, small):
     ):
         assert_one_line_error(run_main(main, *flags), says)
     assert (tmp_path / "there.bitswap").read_text() == "precious"
-    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "alpha.png", "there.bitswap"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "cmyk.tiff", "there.bitswap"}
 
 
 def test_errors_of_decompress(tmp_path):
@@ -301,6 +302,48 @@ def test_errors_of_decompress(tmp_path):
     ):
         assert_one_line_error(run_main(demo_decompress.main, *flags), says)
     assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize("flags", [(), ("--pixels-only",)])
+def test_alpha_and_metadata_come_back_as_a_png_file(tmp_path, flags):
+    """A photograph with an orientation and a profile, whose alpha channel hides colours."""
+    pixels = np.dstack(
+        (np.asarray(image(40, 30)), np.random.default_rng(0).choice([0, 255], (30, 40)).astype(np.uint8))
+    )
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = 6
+    options = {"exif": exif, "icc_profile": b"profile" * 30, "dpi": (300, 300)}
+    Image.fromarray(pixels).save(tmp_path / "a.png", **options)
+    out = tmp_path / "out.png"
+    done = run_main(demo_compress.main, tmp_path / "a.png", "--coder=context", *flags)
+    assert done.returncode == 0 and "Note" not in done.stdout and "alpha plane" in done.stdout, done.stderr
+    assert ("metadata: " in done.stdout) == (not flags)
+    assert run_main(demo_decompress.main, tmp_path / "a.bitswap", "-o", out).returncode == 0
+    with Image.open(out) as decoded:
+        np.testing.assert_array_equal(np.asarray(decoded), pixels)
+        assert decoded.info.get("icc_profile") == (None if flags else options["icc_profile"])
+        assert decoded.getexif().get(images.ORIENTATION) == (None if flags else 6)
+
+
+def test_no_comparison_leaves_out_the_others_and_the_chart(tmp_path):
+    image(40, 40).save(tmp_path / "a.png")
+    done = run_main(demo_compress.main, tmp_path / "a.png", "--no-comparison", "--coder=context")
+    assert done.returncode == 0 and "context" in done.stdout and "WebP" not in done.stdout, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.bitswap"}
+
+
+def test_the_bits_of_the_map_add_up_to_the_file(small):
+    """Of every way; and blocks with noise have more of them than flat ones."""
+    picture = images.from_pillow(image(140, 96))
+    picture.pixels[:, :64] = 128
+    found = models.Models(bitswap=lambda wanted: models.open_blocks(wanted, small))
+    for way in container.WAYS:
+        header, payload = file_header.unpack(container.encode(picture, way, found))
+        bits = bit_map.bits_per_pixel(picture, header.coding, found)
+        assert bits.shape == (96, 140) and bits[:, 64:128].mean() >= bits[:, :64].mean()
+        if way == "bitswap":  # which has the parts as well: they are the initial bits
+            assert type(header.coding).__name__ == "Blocks"
+        assert bits.sum() == pytest.approx(8 * len(payload), rel=0.05)
 
 
 def test_examples_need_scikit_learn(monkeypatch):
@@ -343,7 +386,7 @@ def test_the_chart_is_an_extra(tmp_path, monkeypatch, fault):
 
 
 def test_nothing_is_coded_for_a_file_that_cannot_be_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "read", lambda path: pytest.fail("work was started"))
+    monkeypatch.setattr(images, "read", lambda *_: pytest.fail("work was started"))
     image(20, 20).save(tmp_path / "a.png")
     for target in ("/proc/a.bitswap", "/dev/null", tmp_path / ("n" * 300), tmp_path / "a.png" / "b"):
         done = run_main(demo_compress.main, tmp_path / "a.png", "-o", target, "--force")

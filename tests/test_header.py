@@ -8,26 +8,20 @@ import zlib
 
 import numpy as np
 import pytest
-from pictures import SIDE, decoding_error, no_codec, refuse_or_reproduce, samples, small_codec
+from pictures import NO_MODELS, SIDE, decoding_error, refuse_or_reproduce, samples, small_codec
 
 from codec import container
 from codec import header as file_header
-from utils.images import MAX_PIXELS, Picture
+from utils.images import MAX_PIXELS, Picture, same
 
 
 def seal(data):
-    """Set right the checksums of header and payload of a file that has been tampered with, where that can be."""
+    """Set right the checksums of header and payload of a file that has been tampered with, if that is possible."""
     data = bytearray(data)
     length = int.from_bytes(data[5:7], "little")
-    if not 11 <= length <= len(data):
+    if not 19 <= length <= len(data):
         return bytes(data)
-    # The CRC of the payload comes after the mode, two or three numbers and the CRC of the picture.
-    position = 8
-    for _ in range(2 + (data[7] == 2)):
-        while position < length and data[position] > 127:
-            position += 1
-        position += 1
-    data[position + 4 : position + 8] = struct.pack("<I", zlib.crc32(data[length:]))
+    data[11:15] = struct.pack("<I", zlib.crc32(data[length:]))
     data[length - 4 : length] = struct.pack("<I", zlib.crc32(data[: length - 4]))
     return bytes(data)
 
@@ -35,23 +29,26 @@ def seal(data):
 def test_the_header_says_what_is_in_the_file():
     data, picture = samples()["blocks"]
     header, payload = file_header.unpack(data)
-    assert (header.mode, header.width, header.height, header.side) == ("RGB", 45, 40, SIDE)
-    assert (header.quantbits, header.networks, header.bins) == (6, small_codec().networks, small_codec().bins)
-    assert header.arithmetic == file_header.INTEGERS and header.crc == container.crc(picture)
-    assert len(payload) == 4 * sum(header.words)
-    assert file_header.pack(header, payload) == data
+    coding = header.coding
+    assert (header.shape, coding.side) == (("RGB", 45, 40, 0), SIDE)
+    assert (coding.quantbits, coding.networks, coding.bins) == (6, small_codec().networks, small_codec().bins)
+    assert coding.arithmetic == file_header.INTEGERS and header.crc == container.crc(picture)
+    assert len(payload) == 4 * sum(coding.words)
+    for each, _ in samples().values():
+        assert file_header.pack(*file_header.unpack(each)) == each
 
 
-def test_the_format_stays_what_it_is():
-    """A file of one grey pixel, byte by byte."""
-    one = container.encode(Picture("L", np.array([[[7]]], np.uint8)))
-    assert one.hex(" ", -4) == "89425357 021a0000 01018d70 d5422e7a 664c0100 0100fc52 a25807"
-    assert container.decode(one, no_codec).pixels.item() == 7
+def test_the_formats_stay_what_they_are():
+    """Files of one grey pixel, byte by byte, in format 2, which is only read, and in format 3."""
+    one = Picture("L", np.array([[[7]]], np.uint8))
+    old = bytes.fromhex("89425357 021a0000 01018d70 d5422e7a 664c0100 0100fc52 a25807")
+    new = "89425357 031c008d 70d5422e 7a664c00 00010100 01000100 238e99d6 07"
+    assert same(container.decode(old, NO_MODELS), one)
+    assert container.encode(one, "conventional").hex(" ", -4) == new
+    assert same(container.decode(container.encode(one, "conventional"), NO_MODELS), one)
 
 
-@pytest.mark.parametrize(
-    "name", ["raw", "LZMA", "WebP", "palette", "one lane", "grey blocks", "context", "grey context"]
-)
+@pytest.mark.parametrize("name", [name for name in samples() if name not in ("blocks", "blocks with alpha")])
 def test_bits_flipped_under_checksums_that_are_right(name, monkeypatch):
     """As somebody would who means harm. What the header says is checked, and the picture's checksum sees the rest."""
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # for the speed of this test, whatever the header says
@@ -77,7 +74,7 @@ def test_spliced_files():
             if spliced not in files:
                 refuse = refuse_or_reproduce(spliced, None)
                 assert refuse
-                assert refuse_or_reproduce(seal(spliced) if a > 11 else spliced, None)
+                assert refuse_or_reproduce(seal(spliced) if a > 19 else spliced, None)
 
 
 def test_random_bytes():
@@ -88,44 +85,56 @@ def test_random_bytes():
         assert decoding_error(data) and decoding_error(head + data)
         start = file_header.MAGIC + struct.pack("<BH", file_header.VERSION, len(data) % 90 + 7)
         assert decoding_error(seal(start + data))
-        sealed = b"".join([head[:5], struct.pack("<H", 7 + len(data) + 4), bytes([i % 3]), data, bytes(3)])
+        sealed = b"".join([head[:5], struct.pack("<H", 15 + len(data) + 4), bytes(8), bytes([i % 3]), data, bytes(3)])
         assert decoding_error(seal(sealed))
 
 
 def test_absurd_headers_take_no_memory():
     """Headers whose checksums are right, and whose numbers are not; each refused at once and in a few megabytes."""
-    data, _ = samples()["blocks"]
-    payload = file_header.unpack(data)[1]
-    header = file_header.unpack(data)[0]
-    plain = file_header.unpack(samples()["WebP"][0])[0]
-    most = MAX_PIXELS
+    header, payload = file_header.unpack(samples()["blocks"][0])
+    plain, plain_payload = file_header.unpack(samples()["WebP"][0])
+    full, full_payload = file_header.unpack(samples()["context, alpha and metadata"][0])
+    coding, parts, most = header.coding, plain.coding.parts, MAX_PIXELS
+    sizes = ((2**31, 2**31), (most + 1, 1), (0, 0), (0, 5), (2**34, 1), (most, 1), (11585, 11585), (1, most))
+    shapes = [header.shape._replace(width=w, height=h) for w, h in (*sizes, (3, 3), (16384, 8192))]
+    blocks = [
+        *(coding._replace(side=side) for side in (1, 2, 4, 255)),
+        *(coding._replace(blocks=blocks) for blocks in (0, 1, 24, 26, 2**30)),
+        *(coding._replace(words=words) for words in ((), (2,), (2**31,), (2**34,), (2,) * 20, (0,) * 20)),
+        coding._replace(words=(coding.words[0] + 1, coding.words[1] - 1, *coding.words[2:])),
+        coding._replace(words=(sum(coding.words) - 2 * 24, *(2,) * 24), blocks=25),
+        *(coding._replace(quantbits=q) for q in (0, 5, 16, 17, 255)),
+        *(coding._replace(arithmetic=code) for code in (0, 1, 3, 255)),
+        *(coding._replace(threads=count) for count in (0, 257, 2**33)),
+        *(coding._replace(settings=text) for text in ("a\nb", "\x1b[2J", "\0")),
+        coding._replace(networks="00" * 8),
+        coding._replace(bins="00" * 8),
+    ]
+    conventional = [
+        *(((coder, size),) for coder in range(5) for size in (0, 1, 2**29, 2**34)),
+        *(parts * count for count in (0, 2, 4, 200)),
+        ((200, parts[0][1]),),
+    ]
+    palette = [plain.shape._replace(mode="P", entries=entries) for entries in (0, 300)]
+    metadata = full.metadata
     absurd = [
-        *(header._replace(width=w, height=h) for w, h in ((2**31, 2**31), (most + 1, 1), (0, 0), (0, 5), (2**34, 1))),
-        *(header._replace(width=w, height=h) for w, h in ((most, 1), (11585, 11585), (3, 3), (16384, 8192))),
-        *(plain._replace(width=w, height=h) for w, h in ((2**31, 2**31), (most, 1), (11585, 11585), (1, most))),
-        *(plain._replace(parts=((coder, size),)) for coder in range(5) for size in (0, 1, 2**29, 2**34)),
-        *(plain._replace(parts=plain.parts * count) for count in (0, 2, 4, 200)),
-        plain._replace(parts=((200, plain.parts[0][1]),)),
-        plain._replace(mode="P", entries=0),
-        plain._replace(mode="P", entries=300),
-        *(header._replace(side=side) for side in (1, 2, 4, 255)),
-        *(header._replace(blocks=blocks) for blocks in (0, 1, 24, 26, 2**30)),
-        *(header._replace(words=words) for words in ((), (2,), (2**31,), (2**34,), (2,) * 20, (0,) * 20)),
-        header._replace(words=(header.words[0] + 1, header.words[1] - 1, *header.words[2:])),
-        header._replace(words=(sum(header.words) - 2 * 24, *(2,) * 24), blocks=25),
-        *(header._replace(quantbits=q) for q in (0, 5, 16, 17, 255)),
-        *(header._replace(arithmetic=code) for code in (0, 1, 3, 255)),
-        *(header._replace(threads=count) for count in (0, 257, 2**33)),
-        *(header._replace(settings=text) for text in ("a\nb", "\x1b[2J", "\0")),
-        header._replace(networks="00" * 8),
-        header._replace(bins="00" * 8),
-        header._replace(mode="L"),
-        header._replace(crc=0),
+        *((header._replace(shape=shape), payload) for shape in (*shapes, header.shape._replace(mode="L"))),
+        *((header._replace(coding=each), payload) for each in blocks),
+        (header._replace(crc=0), payload),
+        *((plain._replace(shape=shape), plain_payload) for shape in (*shapes, *palette)),
+        *((plain._replace(coding=file_header.Conventional(each)), plain_payload) for each in conventional),
+        *((plain._replace(transparency=bytes(count)), plain_payload) for count in (1, 2, 5, 7, 300)),
+        *((full._replace(shape=shape), full_payload) for shape in shapes),
+        *((full._replace(alpha=each), full_payload) for each in (None, coding, full.coding, plain.coding)),
+        *((full._replace(metadata=metadata._replace(length=size)), full_payload) for size in (0, 1, 2**24, 2**25)),
+        *((full._replace(metadata=metadata._replace(compressed=size)), full_payload) for size in (0, 1, 2**24, 2**30)),
+        *((full._replace(**{name: None}), full_payload) for name in ("alpha", "metadata")),
+        (full._replace(transparency=bytes(6)), full_payload),
+        (full._replace(metadata=metadata._replace(crc=0)), full_payload),
     ]
     tracemalloc.start()
     for wrong in absurd:
-        tampered = file_header.pack(wrong, payload if wrong.side else file_header.unpack(samples()["WebP"][0])[1])
-        assert refuse_or_reproduce(tampered, None)
+        assert refuse_or_reproduce(file_header.pack(*wrong), None)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 30e6

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, run_script
 
 TRAIN = [f"{dataset}_train" for dataset in ("mnist", "cifar", "imagenet", "imagenetcrop")]
-MODEL = (*TRAIN, "create_imagenet", "create_imagenetcrop", "make_exact")
+MODEL = (*TRAIN, "context_train", "create_imagenet", "create_imagenetcrop", "make_exact")
 SCRIPTS = [*sorted(path.name for path in ROOT.glob("*.py")), *(f"model/{name}.py" for name in MODEL)]
 # Runs a script as Python does, and says which of these it has imported by the time that it leaves.
 RUN = """

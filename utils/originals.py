@@ -1,4 +1,4 @@
-"""MNIST and CIFAR-10 in the files that they are published as, where torchvision keeps those, read without a network.
+"""MNIST and CIFAR-10 from the files in which they are published, at the places where torchvision keeps these.
 
 MNIST      MNIST/raw/{train,t10k}-images-idx3-ubyte, also as -images.idx3-ubyte, with .gz, or in a folder of that name
 CIFAR-10   cifar-10-batches-py/{data_batch_1..5,test_batch}, or cifar-10-python.tar.gz
@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from utils.cli import UserError
+from utils.errors import UserError
 
 _MNIST = {"train": "train-images", "test": "t10k-images"}
 _CIFAR = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 
 
 def find(dataset: str, split: str, folders: Iterable[str | Path]) -> tuple[np.ndarray, Path] | None:
-    """The images of a split, uint8 [N, H, W, C], and the file or folder that they are from; None where there is none.
+    """The images of a split, uint8 [N, H, W, C], and the file or folder that they are from; None if there is none.
 
-    folders: where to look, in this order. Raises UserError where what is found is damaged or of another kind.
+    folders: where to look, in this order. Raises UserError if what is found is damaged or of another kind.
     """
     for folder in map(Path, folders):
         for path, read in _places(dataset, split, folder):
@@ -32,7 +32,9 @@ def find(dataset: str, split: str, folders: Iterable[str | Path]) -> tuple[np.nd
                 try:
                     return read(path), path
                 except Exception as error:  # gzip, tarfile and pickle raise whatever the damage happens to provoke
-                    raise UserError(f"{path} is damaged or incomplete ({error}); delete it or fetch it again") from None
+                    raise UserError(
+                        f"{path} is damaged or incomplete ({error}); delete it or fetch it again"
+                    ) from error
     return None
 
 
@@ -72,7 +74,7 @@ def _idx(data: bytes) -> np.ndarray:
 def _members(path: Path, names: Iterable[str]) -> list[bytes]:
     with tarfile.open(path) as archive:
         files: list[Any] = [archive.extractfile(f"cifar-10-batches-py/{name}") for name in names]
-        return [file.read() for file in files]  # raises where one is None: a folder or the like
+        return [file.read() for file in files]  # raises if one is None: a folder or the like
 
 
 def _batches(files: Iterable[bytes]) -> np.ndarray:

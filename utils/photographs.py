@@ -96,6 +96,18 @@ def recrop(images: np.ndarray | Patches, seed: int | Sequence[int], crops: int) 
     return random_patches(images.photographs, seed, crops) if isinstance(images, Patches) else images
 
 
+def split(photographs: Photographs, held: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Training photographs and, at the most `held` or half of them, those for validation; the same in every run.
+
+    Returns two lists of uint8 [H, W, 3]. Raises UserError if there are fewer than two photographs.
+    """
+    order = np.random.default_rng(0).permutation(len(photographs))
+    held = min(held, len(order) // 2)
+    if not held:
+        raise UserError(f"{photographs.folder} holds {len(order)} photographs; training requires two or more")
+    return [photographs[i] for i in order[held:]], [photographs[i] for i in order[:held]]
+
+
 def open_photographs(folder: Path) -> Photographs:
     """Check the photographs of a folder and its sub-folders (JPEG or PNG), and decode them if the disk has room.
 
@@ -146,8 +158,8 @@ def decode(path: str | Path, formats: tuple[str, ...] = ("JPEG", "PNG")) -> np.n
         with images.opened(path, formats) as image:
             if image.mode != "RGB":
                 return f"{image.mode}, not RGB"
-            if found := images.unsuitable(image):  # 16 bits, transparent, animated: Pillow would pass on something else
-                return found[0]
+            if found := images.refusal(image, transparent=False):  # 16 bits, animated ...
+                return found
             if min(image.size) < PATCH:
                 return f"only {image.width}x{image.height} pixels"
             if image.width * image.height > images.MAX_PIXELS:

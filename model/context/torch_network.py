@@ -1,20 +1,18 @@
-"""The context network (model.context) in PyTorch: what trains it, and what a model's likelihood is computed with."""
-
-import math
+"""The context network in PyTorch, for training. Its inputs come from the compiled code (model.context.features)."""
 
 import numpy as np
 import torch
 from torch import nn
 
-from model import context, context_data
-from model.context import HEAD, HIDDEN, INPUTS, OUTPUTS, PERIOD, SCALE_LIMIT, K, Weights
-from model.context_mixture import UNIFORM
+from model.context.features import INPUTS, PERIOD
+from model.context.mixture import SCALE_LIMIT, UNIFORM
+from model.context.weights import HEAD, HIDDEN, OUTPUTS, SHAPES, K, Weights
 
-_AT_ONCE = 32  # images whose pixels are described together
+FEATURES = INPUTS + 2 * (PERIOD + 1)  # the inputs, and the position in a block as two one-hot vectors
 
 
-class ContextNetwork(nn.Module):
-    """The network of model.context in PyTorch, in float32."""
+class TorchContextNetwork(nn.Module):
+    """The network of model.context.network and the likelihood of model.context.mixture, in float32."""
 
     later: torch.Tensor  # [2, 3]: 1 where green, red is known to a colour
 
@@ -42,17 +40,14 @@ class ContextNetwork(nn.Module):
         later = torch.tensor([[0.0, 1, 1], [0, 0, 1]])  # green is known to red and blue, red to blue
         self.register_buffer("later", later, persistent=False)
 
-    def forward(
-        self, inputs: torch.Tensor, seen: torch.Tensor, more: torch.Tensor | int = 0
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What follows from the features of B pixels.
+    def forward(self, inputs: torch.Tensor, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The heads' outputs for B pixels.
 
-        inputs: [B, FEATURES]; seen: [B, 3], the colours less the centres in units of the spread. more: [B, HIDDEN],
-        added to the trunk's first layer.
-        Returns (point [B, 3], outputs [B, 3, OUTPUTS]) as model.context.head() gives them.
+        inputs: [B, FEATURES]; seen: [B, 3], the colours less the centres, in units of the spread.
+        Returns (point [B, 3], outputs [B, 3, OUTPUTS]) as model.context.network.run_head() does.
         """
         x, position = inputs[:, :INPUTS], inputs[:, INPUTS:]
-        h = torch.relu(self.first_bias + position @ self.position + x @ self.first + more)
+        h = torch.relu(self.first_bias + position @ self.position + x @ self.first)
         for i in range(2):
             h = h + torch.relu(torch.addmm(self.residual_bias[i], h, self.residual[i]))
         linear = x @ self.linear
@@ -65,20 +60,14 @@ class ContextNetwork(nn.Module):
         return linear + (coefficients * known[:, None]).sum(-1), outputs
 
     def bits(
-        self,
-        inputs: torch.Tensor,
-        centre: torch.Tensor,
-        spread: torch.Tensor,
-        pixels: torch.Tensor,
-        more: torch.Tensor | int = 0,
+        self, inputs: torch.Tensor, centre: torch.Tensor, spread: torch.Tensor, pixels: torch.Tensor
     ) -> torch.Tensor:
-        """The code length of pixels [B, 3], 0..255 in the order of the planes: [B, 3] bits.
+        """The code length of B pixels: [B, 3] bits, under discretized mixtures of logistics and a uniform.
 
-        centre: [B, 3]; spread: [B]; more: as in forward(). A discretized mixture of logistics, the outer bins open,
-        mixed with a uniform.
+        inputs: [B, FEATURES]; centre: [B, 3]; spread: [B]; pixels: [B, 3], 0..255 in the order of the planes.
         """
         seen = (pixels - centre) / spread[:, None]
-        point, outputs = self(inputs, seen, more)
+        point, outputs = self(inputs, seen)
         logits, means, scales = outputs[..., : 3 * K].unflatten(-1, (3, K)).unbind(-2)
         away = (seen - point)[..., None] - means
         inverse, half = torch.exp(-scales.clamp(-SCALE_LIMIT, SCALE_LIMIT)), (0.5 / spread)[:, None, None]
@@ -87,24 +76,9 @@ class ContextNetwork(nn.Module):
         mass = (torch.softmax(logits, -1) * (upper - lower)).sum(-1)
         return -torch.log2((1 - UNIFORM) * mass + UNIFORM / 256)
 
-    def log_likelihood(self, images: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        """log p(x | features) of small images, in nats: [B].
-
-        images: uint8 [B, C, H, W]. features: [B, HIDDEN, H, W], of each pixel what is added to the trunk's first layer.
-        """
-        found = []
-        with torch.autocast(features.device.type, enabled=False):
-            for some, more in zip(images.split(_AT_ONCE), features.float().split(_AT_ONCE), strict=True):
-                described = context_data.describe_images(some.permute(0, 2, 3, 1).cpu().numpy())
-                more = more.permute(0, 2, 3, 1).flatten(0, 2)
-                inputs, centre, spread, pixels = (part.to(more.device) for part in described)
-                bits = self.bits(inputs, centre, spread, pixels, more)[:, : images.shape[1]]
-                found.append(-math.log(2) * bits.reshape(len(some), -1).sum(1))
-        return torch.cat(found)
-
     def weights(self) -> Weights:
-        """These weights as model.context takes them."""
-        arrays = {name: np.zeros(shape, np.float32) for name, shape in context.SHAPES._asdict().items()}
+        """These weights, laid out for the compiled network."""
+        arrays = {name: np.zeros(shape, np.float32) for name, shape in SHAPES._asdict().items()}
         own = {name: value.detach().float().cpu().numpy() for name, value in self.named_parameters()}
         arrays["first"][:, :HIDDEN], arrays["first"][:, HIDDEN : HIDDEN + 3] = own["first"], own["linear"]
         for name in ("first_bias", "residual", "residual_bias"):
@@ -114,13 +88,3 @@ class ContextNetwork(nn.Module):
         for name in ("head_in", "head_bias", "head_out", "head_out_bias"):
             arrays[name][:] = own[name]
         return Weights(**arrays)
-
-    @torch.no_grad()
-    def load_weights(self, weights: Weights) -> None:
-        """Take over what weights() gave."""
-        own = weights._asdict()
-        own["linear"], own["position"] = own["first"][:, HIDDEN:], np.concatenate((own["row"], own["column"]))
-        own["head_seen"] = own["head_seen"].reshape(2, 3, HEAD)
-        for name, parameter in self.named_parameters():
-            array = own[name][tuple(map(slice, parameter.shape))]
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(array)))

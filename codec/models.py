@@ -1,0 +1,82 @@
+"""Where files get their models from: those that are named, that were trained here, or that ship.
+
+PyTorch is imported only to open a checkpoint for Bit-Swap.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from codec import blocks
+from codec.header import Blocks
+from model.context.weights import ContextNetwork, open_network
+from utils import cli, paths
+from utils.errors import UserError
+from utils.images import Picture
+
+if TYPE_CHECKING:
+    from codec.block_codec import BlockCodec
+
+
+def open_blocks(wanted: Blocks | None = None, checkpoint: str | Path | None = None, gpu: int = -1) -> "BlockCodec":
+    """The model of Bit-Swap at `checkpoint`, or one that was trained here or ships.
+
+    wanted: what a file says of its model; None to encode. gpu: index of the GPU, -1 for the CPU.
+    Raises UserError if there is no such model.
+    """
+    from codec import block_codec
+    from model import checkpoints
+
+    device = cli.device(gpu)
+    if wanted is None:
+        path = checkpoints.find(block_codec.DATASET, checkpoint=checkpoint)
+        codec = block_codec.open_checkpoint(path, device)
+        assert codec is not None
+        return codec
+    # A checkpoint trained here hides the shipped one of as many layers, but the file may be of the latter.
+    shipped = paths.PRETRAINED.glob(f"{block_codec.DATASET}_nz*.pt")
+    candidates = list(dict.fromkeys((*paths.checkpoints(block_codec.DATASET).values(), *shipped)))
+    candidates = [Path(checkpoint)] if checkpoint else candidates
+    problems = []
+    for path in candidates:
+        try:
+            codec = block_codec.open_checkpoint(path, device, wanted.quantbits, wanted=wanted.networks)
+        except UserError as error:
+            if checkpoint:
+                raise
+            problems.append(f" ({error})")
+            continue
+        if codec is not None:
+            return codec
+    searched = ", ".join(map(str, candidates)) or paths.PRETRAINED
+    raise UserError(
+        f"it was written with another checkpoint, {wanted.networks}, than {searched}; name it with --checkpoint"
+        + "".join(problems)
+    )
+
+
+class Models(NamedTuple):
+    """How to get the models. Each function returns one to encode with for None, and otherwise the one of a file."""
+
+    context: Callable[[str | None], ContextNetwork] = lambda wanted: open_network(wanted=wanted)  # wanted: identity
+    bitswap: Callable[["Blocks | None"], "BlockCodec"] = open_blocks
+    # Channels and side of the blocks of `bitswap`, if known without opening it: other images do not import PyTorch.
+    blocks: tuple[int, int] | None = (3, 32)
+
+    def may_code_blocks(self, plane: Picture) -> bool:
+        """Whether a plane may have blocks of that shape."""
+        if self.blocks is None:
+            return True
+        channels, side = self.blocks
+        return plane.pixels.shape[2] == channels and blocks.count(*plane.size, side) > 0
+
+
+SHIPPED = Models()
+
+
+def cached(models: Models) -> Models:
+    """The same models, each opened once to encode, and used to decode what it encoded."""
+    context = functools.cache(lambda: models.context(None))
+    bitswap = functools.cache(lambda: models.bitswap(None))
+    return models._replace(context=lambda wanted: context(), bitswap=lambda wanted: bitswap())

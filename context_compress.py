@@ -1,0 +1,170 @@
+"""Compress test images with the context network, decode them again from disk and compare.
+
+mnist, cifar, imagenet: the experiment of the paper, with the context network in place of a model with latents. Chains
+of test images are coded, and every chain starts from nothing: there are no latents that require initial bits.
+imagenetcrop: the photographs of imagenetcrop_compress.py, cropped in the same way, each as a .bitswap file
+(demo_compress.py --coder context). The rate is the mean over the photographs of their bits/dim.
+
+Writes, under --output, for mnist, cifar and imagenet:
+  plots/<dataset>0/context<variant>_{nets,elbos,cmas,total}.npy   [chains, images]: bits/dim that each image adds, and
+      that the frequencies of its pixels cost; bits/dim of the chain so far; bits of the chain so far
+  bitstreams/<dataset>0/context<variant>.npz                      the compressed images
+and for imagenetcrop:
+  plots/imagenetcrop0/context<variant>.csv                        the bits of each photograph
+  bitstreams/imagenetcrop0/context<variant>/                      a .bitswap file for each photograph, in this order
+
+The variant is empty for the paper's settings; _seed<seed>, _<chains>x<images> or _<count>photos name others.
+"""
+
+import concurrent.futures
+import time
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from codec import container, context, models
+from model.context.features import SMALL_GRID
+from model.context.weights import open_network
+from utils import cli, datasets, images, paths, photographs, processes, results, tables
+from utils.compiled import processors
+from utils.errors import UserError
+
+SCHEME = "context"  # in the names of files
+
+
+@cli.script
+def main(argv=None):
+    """Compress the images that the flags choose, and verify."""
+    args = arguments(argv)
+    processes.refuse_several("coding with the context network")
+    network = open_network(args.context, dataset=args.dataset, output=args.output)
+    if not args.verify_only:
+        folders = (folder(args.dataset, 0, args.output) for folder in (paths.results, paths.bitstreams))
+        paths.check_folder_writable(*folders)
+    code = code_photographs if args.dataset == datasets.PHOTOGRAPHS else code_chains
+    code(args, network)
+
+
+def arguments(argv=None):
+    """The command line."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("dataset", choices=datasets.NAMES, help="whose test images to compress")
+    network = "a context network (default: the one trained here, or else the one that ships)"
+    parser.add_argument("--context", metavar="FILE", help=network)
+    datasets.add_arguments(parser)
+    fewer = f"photographs of imagenetcrop (default: {photographs.COUNT}, or as many as there are)"
+    parser.add_argument("--nphotos", type=cli.whole_number(1), help=fewer)
+    parser.add_argument("--no-verify", action="store_true", help="do not decode again")
+    parser.add_argument("--verify-only", action="store_true", help="only decode what an earlier run wrote")
+    parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")
+    args = parser.parse_args(argv)
+    if args.verify_only and args.no_verify:
+        parser.error("--verify-only and --no-verify exclude each other")
+    if args.dataset == datasets.PHOTOGRAPHS and (args.experiments or args.ndatapoints):
+        parser.error(f"{args.dataset} has no chains: use --nphotos in place of --experiments and --ndatapoints")
+    if args.dataset != datasets.PHOTOGRAPHS and args.nphotos:
+        parser.error(f"{args.dataset} has chains of images: use --experiments and --ndatapoints in place of --nphotos")
+    return args
+
+
+# Chains of small images
+
+
+def code_chains(args, network):
+    """Code chains of test images, write rates and words, decode these from disk and compare.
+
+    Rates are per dimension of the images, which are not padded. In place of the ELBO stands the sum of the logarithms
+    of the frequencies, which is exact here. Raises UserError if an image does not come back the same.
+    """
+    from codec import command, experiment  # experiment imports PyTorch: --help answers at once
+
+    test = datasets.load(args.dataset, "test", args.data)
+    chosen = test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
+    chains, count = chosen.shape[:2]
+    name = SCHEME + results.seed_name(args.seed) + results.size_name(chains, count)
+    file = paths.bitstreams(args.dataset, 0, args.output) / f"{name}.npz"
+    header = {
+        "dataset": args.dataset, "scheme": SCHEME, "context": network.identity, "seed": args.seed,
+        "chains": chains, "images": count,
+    }  # fmt: skip
+    print(f"\n{args.dataset}, context network {network.identity}: {chains} chains of {count} images")
+    if not args.verify_only:
+        context.encode_chain(chosen[0, :1], network.weights, SMALL_GRID)  # compiles before the clock starts
+        began = time.perf_counter()
+        coded = _each(lambda chain: context.encode_chain(chain, network.weights, SMALL_GRID), chosen, "encode")
+        seconds = time.perf_counter() - began
+        words, bits, costs = zip(*coded, strict=True)
+        experiment.save_bitstreams(file, header, words)
+        dims, added = chosen[0, 0].size, np.stack(bits).astype(np.float64)
+        total = added.cumsum(1) + 64  # the head
+        cmas = total / (dims * np.arange(1, count + 1))
+        result = experiment.Result(list(words), added / dims, np.stack(costs) / dims, cmas, total, seconds)
+        folder = paths.results(args.dataset, 0, args.output)
+        for measure in results.MEASURES:
+            with paths.replacing(folder / f"{name}_{measure}.npy") as array:
+                np.save(array, getattr(result, measure))
+        print(command.summary(result, 1).replace("ELBO            ", "log-likelihood  "))
+        print(f"wrote {folder}/{name}_*.npy")
+    if not args.no_verify:
+        words = experiment.load_bitstreams(file, header)
+        verify_chains(words, file, chosen, network)
+
+
+def verify_chains(words, file, chosen, network):
+    """Decode the words of chains, which come from a file, and compare. Raises UserError if an image differs."""
+    began = time.perf_counter()
+    shape = chosen.shape[1:]
+    try:
+        decoded = _each(lambda lane: context.decode_chain(lane, shape, network.weights, SMALL_GRID), words, "decode")
+    except ValueError as error:
+        raise UserError(f"{file} cannot be decoded ({error}): it is corrupt; compress again") from error
+    if len(decoded) != len(chosen) or not np.array_equal(np.stack(decoded), chosen):
+        raise UserError(f"{file} decodes to other pixels: it is corrupt; compress again")
+    count = len(chosen) * len(chosen[0])
+    print(f"decoded in {1e3 * (time.perf_counter() - began) / count:.2f} ms per image from {file}:")
+    print(f"all {count:,} images are identical")
+
+
+def _each(function, chains, desc):
+    """[function(chain) for every chain], on as many threads as there are processors."""
+    with concurrent.futures.ThreadPoolExecutor(processors()) as pool:
+        return list(tqdm(pool.map(function, chains), total=len(chains), desc=desc, unit="chain", dynamic_ncols=True))
+
+
+# Photographs
+
+
+def code_photographs(args, network):
+    """Code each photograph as a file, decode it from disk and compare. Raises UserError if a photograph differs."""
+    chosen = photographs.choose(Path(args.data) / args.dataset / "test", args.nphotos, args.seed)
+    size = "" if args.nphotos in (None, photographs.COUNT) else f"_{args.nphotos}photos"
+    name = SCHEME + results.seed_name(args.seed) + size
+    folder = paths.bitstreams(args.dataset, 0, args.output) / name
+    bits, found = [], models.Models(context=lambda _: network)
+    for i, photograph in enumerate(tqdm(chosen, desc="context network", unit="photograph", dynamic_ncols=True)):
+        original, path = images.Picture("RGB", photograph.pixels), folder / f"{i}.bitswap"
+        if not args.verify_only:
+            with paths.replacing(path) as file:
+                file.write(container.encode(original, "context", found))
+        written = container.read_file(path)
+        if not args.no_verify:
+            try:
+                decoded = container.decode(written, found)
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from error
+            if not images.same(decoded, original):
+                raise UserError(f"{path} holds other pixels than those of {photograph.name}")
+        bits.append(8 * len(written))
+    if not args.no_verify:
+        print(f"decoded from {folder}: all pixels of {len(chosen)} photographs are identical")
+    rates = [count / photograph.pixels.size for count, photograph in zip(bits, chosen, strict=True)]
+    print(f"context network  {np.mean(rates):.4f} bits/dim, mean over {len(chosen)} photographs")
+    if not args.verify_only:
+        rows = [(each.name, *each.pixels.shape[:2], count) for each, count in zip(chosen, bits, strict=True)]
+        path = paths.results(args.dataset, 0, args.output) / f"{name}.csv"
+        print(f"wrote {tables.write_csv(path, ['photograph', 'height', 'width', 'context network (bits)'], rows)}")
+
+
+if __name__ == "__main__":
+    main()

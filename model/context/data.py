@@ -1,0 +1,131 @@
+"""What the context network learns from: tiles of photographs, or small images.
+
+Some tiles come from photographs made smaller, which removes the traces of JPEG's blocks. For those, and some others,
+the position of a pixel in a block is hidden. In small images the network knows the position in the image.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from model.context import features
+from model.context.features import INPUTS, PAD, PERIOD, SMALL_GRID, block_position, planes_of
+from model.context.torch_network import FEATURES
+from utils import datasets, paths, photographs
+from utils.compiled import compiled
+
+TILE = (8, 16)
+VALIDATION = 40  # photographs
+VALIDATION_IMAGES = 500
+SMALLER = 0.3  # share of tiles that come from photographs made smaller
+NO_BLOCKS = 0.15  # share of the other tiles whose position in a block is hidden
+
+Described = list[torch.Tensor]  # the arguments of TorchContextNetwork.bits()
+
+
+class Source(NamedTuple):
+    """Where training draws pixels from."""
+
+    what: str
+    channels: int  # that count: 3, or 1 for grey images
+    draw: Callable[[np.random.Generator, int], Described]  # (generator, about how many pixels)
+    validation: dict[str, Described]
+
+
+def open_source(dataset: str, root: str | Path | None = None) -> Source:
+    """The Source of a dataset. root: the folder of the datasets. Raises UserError."""
+    return _open_photographs(root) if dataset == datasets.PHOTOGRAPHS else _open_images(dataset, root)
+
+
+def describe(areas: Sequence[tuple[np.ndarray, int, int, int]], height: int, width: int) -> Described:
+    """Describe the pixels of areas of one size: (planes, row and column of the corner in them, grid) each.
+
+    grid: see features.block_position(). An area that begins in the first row of planes changes the rows above it.
+    """
+    count = height * width
+    arrays = [np.zeros((len(areas) * count, *shape), np.float32) for shape in ((FEATURES,), (3,), (), (3,))]
+    for i, area in enumerate(areas):
+        _describe(*area, height, width, *(array[i * count : (i + 1) * count] for array in arrays))
+    return [torch.from_numpy(array) for array in arrays]
+
+
+@compiled
+def _describe(planes, top, left, grid, height, width, inputs, centre, spread, pixels):
+    n = 0
+    for row in range(top, top + height):
+        for column in range(left, left + width):
+            features.pad_above(planes, row, column)
+            spread[n] = features.describe_pixel(planes, row, column, inputs[n, :INPUTS], centre[n])
+            inputs[n, INPUTS + block_position(row - PAD, grid)] = 1
+            inputs[n, INPUTS + PERIOD + 1 + block_position(column - PAD, grid)] = 1
+            for c in range(3):
+                pixels[n, c] = planes[c, row, column]
+            n += 1
+        if row == PAD:
+            features.pad_right(planes, row)
+
+
+def describe_images(images: np.ndarray) -> Described:
+    """Describe all pixels of small images, uint8 [N, H, W, C]."""
+    return describe([(planes_of(image), PAD, PAD, SMALL_GRID) for image in images], *images.shape[1:3])
+
+
+def draw_tiles(planes: Sequence[np.ndarray], generator: np.random.Generator, count: int, hidden: float) -> Described:
+    """Describe random tiles, each as likely as any other. hidden: share of them whose position in a block is unknown.
+
+    No tile begins in the first row: planes_of() leaves the padding of later rows.
+    """
+    shapes = np.array([each.shape[1:] for each in planes])
+    inner = (shapes - (PAD + 1, 2 * PAD) - TILE + 1).prod(1)
+    which = generator.choice(len(inner), count, p=inner / inner.sum())
+    last: np.ndarray = shapes[which] - (0, PAD) - TILE
+    corners = generator.integers((PAD + 1, PAD), last, endpoint=True)
+    grids = (generator.random(count) >= hidden).astype(int)
+    return describe([(planes[i], *at, grid) for i, at, grid in zip(which, corners, grids, strict=True)], *TILE)
+
+
+def make_smaller(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A photograph at 0.4 to 0.8 of its size, with sides of at least 32 pixels."""
+    factor = generator.uniform(0.4, 0.8)
+    size = [max(2 * PERIOD, round(side * factor)) for side in image.shape[1::-1]]
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+
+def _open_photographs(root: str | Path | None) -> Source:
+    folder = Path(root or paths.DATA) / datasets.PHOTOGRAPHS / "train"
+    images, held = photographs.split(photographs.open_photographs(folder), VALIDATION)
+    generator = np.random.default_rng(1)
+    as_they_are = [planes_of(image) for image in images]
+    smaller = [planes_of(make_smaller(image, generator)) for image in images]
+
+    def draw(generator, pixels):
+        tiles = pixels // (TILE[0] * TILE[1])
+        few = generator.binomial(tiles, SMALLER)
+        parts = draw_tiles(as_they_are, generator, tiles - few, NO_BLOCKS), draw_tiles(smaller, generator, few, 1)
+        return [torch.cat(part) for part in zip(*parts, strict=True)]
+
+    def validation(planes, hidden):
+        return draw_tiles(planes, np.random.default_rng(2), 512, hidden)
+
+    sets = {
+        "validation": validation([planes_of(image) for image in held], 0),
+        "made smaller": validation([planes_of(make_smaller(image, generator)) for image in held], 1),
+    }
+    return Source(f"{len(images)} photographs", 3, draw, sets)
+
+
+def _open_images(dataset: str, root: str | Path | None) -> Source:
+    images: Any = datasets.load(dataset, "train", root)  # an array, because these are no photographs
+    order = np.random.default_rng(0).permutation(len(images))  # the same split in every run
+    held, rest = np.split(order, [min(VALIDATION_IMAGES, len(order) // 2)])
+    _, height, width, channels = images.shape
+
+    def draw(generator, pixels):
+        chosen = generator.choice(rest, max(1, pixels // (height * width)), replace=False)
+        return describe_images(images[np.sort(chosen)])
+
+    return Source(f"{len(rest):,} images", channels, draw, {"validation": describe_images(images[held])})

@@ -1,0 +1,244 @@
+"""The context network: the compiled one computes what PyTorch's does, whatever it looks at; its files; its mixture."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pictures import picture_of, small_network, torch_network
+
+from model.context import adaptation, data, mixture
+from model.context.arithmetic import exp, log
+from model.context.features import PAD, PERIOD, UNKNOWN, planes_of
+from model.context.mixture import SYMBOLS, cumulative_frequency
+from model.context.network import make_scratch, note_colour, run_head, run_trunk
+from model.context.weights import HEAD, NAME, SHAPES, K, Weights, check, load, open_network, save
+from utils.errors import UserError
+
+
+def surroundings(kind, height=12, width=20, seed=0):
+    """Planes of a generated image."""
+    return planes_of(picture_of(kind, height, width, "RGB", seed).pixels)
+
+
+def compiled_outputs(planes, row, column, block_row, block_column, weights):
+    """(inputs, centre, spread, each colour's point [3] and outputs [3, OUTPUTS]), as the codec computes them."""
+    s = make_scratch()
+    spread = run_trunk(planes, row, column, block_row, block_column, weights, s)
+    points, outputs = [], []
+    for c in range(3):
+        points.append(run_head(c, weights, s))
+        outputs.append(s.outputs.copy())
+        note_colour(c, planes[c, row, column], spread, s)
+    return s.inputs.copy(), s.centre.copy(), spread, np.array(points), np.array(outputs)
+
+
+@pytest.mark.parametrize("kind", ["noise", "constant", "gradient", "mild"])
+@pytest.mark.parametrize("blocks", [True, False])
+def test_compiled_and_pytorch_agree(kind, blocks):
+    """One definition of the features, two of the network."""
+    planes, network = surroundings(kind), torch_network()
+    weights, _ = check(network.weights())
+    for row, column in ((PAD + 1, PAD), (PAD + 5, PAD + 9), (PAD + 11, PAD + 19)):
+        y, x = ((row - PAD) % PERIOD, (column - PAD) % PERIOD) if blocks else (UNKNOWN, UNKNOWN)
+        inputs, centre, spread, points, outputs = compiled_outputs(planes, row, column, y, x, weights)
+        position = np.zeros(2 * (PERIOD + 1), np.float32)
+        position[[y, PERIOD + 1 + x]] = 1
+        features = torch.from_numpy(np.concatenate((inputs, position)))[None]
+        seen = torch.from_numpy((planes[:, row, column] - centre) / spread)[None]
+        with torch.no_grad():
+            expected_points, expected = network(features, seen)
+        scale = 1 + expected.abs().max().item()
+        np.testing.assert_allclose(points, expected_points[0], atol=2e-5 * scale * 12)
+        used = outputs[:, : 3 * K]
+        np.testing.assert_allclose(used, expected[0, :, : 3 * K], atol=2e-5 * scale)
+
+
+def test_the_mixture_costs_what_training_counts():
+    """The integer cumulative frequencies against the float code length: under 0.002 bits a pixel."""
+    network = torch_network()
+    weights, _ = check(network.weights())
+    planes, s = planes_of(picture_of("mild", 80, 90, "RGB").pixels), make_scratch()
+    corners = [(PAD + 1, PAD), (PAD + 30, PAD + 41), (PAD + 72, PAD + 74), (PAD + 5, PAD + 60)]
+    with torch.no_grad():
+        expected = network.bits(*data.describe([(planes, *corner, 1) for corner in corners], *data.TILE)).numpy()
+    got = []
+    for top, left in corners:
+        for row in range(top, top + data.TILE[0]):
+            for column in range(left, left + data.TILE[1]):
+                position = (row - PAD) % PERIOD, (column - PAD) % PERIOD
+                spread = run_trunk(planes, row, column, *position, weights, s)
+                for c in range(3):
+                    mixture.fill_mixture(c, spread, run_head(c, weights, s), s)
+                    x = int(planes[c, row, column])
+                    freq = cumulative_frequency(x + 1, s) - cumulative_frequency(x, s)
+                    got.append(mixture.PRECISION - np.log2(freq))
+                    note_colour(c, x, spread, s)
+    got = np.reshape(got, (-1, 3))
+    np.testing.assert_allclose(got, expected, atol=0.01)
+    assert abs(got.sum(1).mean() - expected.sum(1).mean()) < 0.002
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=3 * K, max_size=3 * K), st.floats(0.6, 300),
+    st.floats(-(2.0**100), 2.0**100, width=32), st.floats(-300, 600), st.integers(0, 2),
+)  # fmt: skip
+def test_cumulative_frequencies_rise(outputs, spread, point, centre, c):
+    """From 0 to the whole, by at least 1 a grey level, whatever a head says."""
+    s = make_scratch()
+    s.outputs[: 3 * K], s.centre[:] = outputs, centre
+    mixture.fill_mixture(c, np.float32(spread), np.float32(point), s)
+    found = [cumulative_frequency(x, s) for x in range(SYMBOLS + 1)]
+    assert found[0] == 0 and found[-1] == 1 << mixture.PRECISION
+    assert np.diff(found).min() >= 1
+    costs = mixture.PRECISION - np.log2(np.diff(found))
+    assert costs.min() >= mixture.LEAST_BITS and costs.max() < 16.01
+
+
+@pytest.mark.parametrize("scale", [-7.5, -2, 0, 3])
+def test_a_single_component_is_a_logistic(scale):
+    """Beside the uniform distribution."""
+    s, spread = make_scratch(), np.float32(2.5)
+    s.outputs[:K] = [20, -80, -80, -80, -80]
+    s.outputs[2 * K : 3 * K] = scale
+    s.centre[1] = 100.25
+    mixture.fill_mixture(1, spread, np.float32(0), s)
+    edges = np.arange(1, SYMBOLS) - 0.5
+    expected = 1 / (1 + np.exp(np.clip((100.25 - edges) / (spread * np.exp(scale)).astype(np.float64), -99, 99)))
+    expected = expected * (1 - mixture.UNIFORM) + mixture.UNIFORM * np.arange(1, SYMBOLS) / SYMBOLS
+    found = [cumulative_frequency(x, s) / 2**mixture.PRECISION for x in range(1, SYMBOLS)]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@given(st.floats(-80, 80, width=32))
+def test_exp(x):
+    np.testing.assert_allclose(exp(np.float32(x)), np.exp(np.float64(np.float32(x))), rtol=2e-6)
+
+
+@given(st.floats(2.0**-120, 2.0**120, width=32))
+def test_log(x):
+    np.testing.assert_allclose(log(np.float32(x)), np.log(np.float64(np.float32(x))), rtol=1e-6, atol=2e-7)
+
+
+def test_arithmetic_is_that_of_these_numbers():
+    """Golden bits: a machine on which one differs decodes nothing. Of numbers that round in each operation."""
+    values = np.float32([0.001, 0.3, 1, 2.7182817, 77.77, 12345.678])
+    found = [int(np.float32(log(v)).view(np.int32)) for v in values]
+    found += [int(np.float32(exp(v)).view(np.int32)) for v in np.float32([-30.3, -1.1, 0, 0.7, 20])]
+    assert found == GOLDEN
+    weights, planes = golden_weights(), surroundings("gradient")
+    *_, points, outputs = compiled_outputs(planes, PAD + 7, PAD + 8, 7, 8, weights)
+    assert [int(bits) for bits in points.astype(np.float32).view(np.int32)] == GOLDEN_POINTS
+    assert int(outputs.astype(np.float32).view(np.int32).astype(np.int64).sum()) == GOLDEN_OUTPUTS
+
+
+def golden_weights():
+    """Weights by integer arithmetic alone."""
+    arrays = []
+    for n, shape in enumerate(SHAPES):
+        k = np.arange(np.prod(shape), dtype=np.int64) + 7919 * n
+        arrays.append((((k * 2654435761 >> 9) % 2001 - 1000) / 4096).astype(np.float32).reshape(shape))
+    return check(Weights(*arrays))[0]
+
+
+GOLDEN = [
+    -1059255211,
+    -1080419384,
+    0,
+    1065353216,
+    1082872312,
+    1092009131,
+    698096129,
+    1051356692,
+    1065353216,
+    1073799507,
+    1307007044,
+]
+GOLDEN_POINTS = [1079049774, 1073939690, 1062431713]
+GOLDEN_OUTPUTS = -6103525476
+
+
+@pytest.mark.parametrize("c", range(3))
+def test_gradients(c):
+    """Of the code length by the heads' weights: those written out against PyTorch's."""
+    network, planes = torch_network(), surroundings("mild")
+    weights, _ = check(network.weights())
+    a = adaptation.start_adaptation(weights)
+    adapted, gradients = a.weights, a.gradients
+    row, column = PAD + 6, PAD + 7
+    s = make_scratch()
+    spread = run_trunk(planes, row, column, UNKNOWN, UNKNOWN, adapted, s)
+    for colour in range(3):
+        point = run_head(colour, adapted, s)
+        mixture.fill_mixture(colour, spread, point, s)
+        if colour == c:
+            adaptation.add_colour_gradient(c, int(planes[c, row, column]), spread, s, a)
+        note_colour(colour, planes[colour, row, column], spread, s)
+    adaptation.adapt_after_pixel(s, a)
+    position = np.zeros(2 * (PERIOD + 1), np.float32)
+    position[[PERIOD, 2 * PERIOD + 1]] = 1
+    inputs = torch.from_numpy(np.concatenate((s.inputs, position)))[None]
+    pixel = torch.from_numpy(planes[:, row, column].astype(np.float32))[None]
+    bits = network.bits(inputs, torch.from_numpy(s.centre)[None], torch.tensor([spread]), pixel)[0, c]
+    (bits * np.log(2)).backward()
+    for name in ("head_in", "head_bias", "head_out", "head_out_bias"):
+        expected = getattr(network, name).grad.numpy()
+        np.testing.assert_allclose(getattr(gradients, name), expected, atol=2e-3 * np.abs(expected).max(), rtol=1e-2)
+    seen = (network.head_seen.grad * network.later[..., None]).reshape(2, 3 * HEAD).numpy()
+    np.testing.assert_allclose(gradients.head_seen, seen, atol=2e-3 * np.abs(expected).max(), rtol=1e-2)
+
+
+def test_a_step_is_adams():
+    weights = small_network().weights
+    a = adaptation.start_adaptation(weights)
+    adapted, gradients = a.weights, a.gradients
+    assert all((getattr(adapted, name) == getattr(weights, name)).all() for name in Weights._fields)
+    parameter = torch.nn.Parameter(torch.from_numpy(a.flat[0].copy()))
+    optimiser = torch.optim.Adam([parameter], lr=0.0, eps=1e-4)
+    rng = np.random.default_rng(0)
+    for i in range(70):
+        optimiser.param_groups[0]["lr"] = float(adaptation.RATE) * min(1, (i + 1) / 64)
+        gradient = rng.normal(size=len(a.flat[0])).astype(np.float32)
+        a.flat[1][:] = 64 * gradient
+        adaptation.take_adam_step(64, a)
+        parameter.grad = torch.from_numpy(gradient)
+        optimiser.step()
+    np.testing.assert_allclose(a.flat[0], parameter.detach(), atol=1e-6)
+    assert not a.flat[1].any() and (adapted.head_out.transpose(0, 2, 1) == a.transposed).all()
+    assert np.shares_memory(adapted.head_in, a.flat[0]) and np.shares_memory(gradients.head_in, a.flat[1])
+
+
+def test_files(tmp_path):
+    network, path = small_network(), tmp_path / "context.npz"
+    save(path, network.weights, steps=3)
+    weights, identity = load(path)
+    assert identity == network.identity and all(map(np.array_equal, weights, network.weights))
+    assert open_network(path, identity).identity == identity
+    with pytest.raises(UserError, match="requires the context network"):
+        open_network(path, "00" * 8)
+    with pytest.raises(UserError, match=r"absent\.npz.*model/context_train\.py cifar"):
+        open_network(tmp_path / "absent.npz", dataset="cifar")
+    for wrong in (
+        network.weights._replace(first=network.weights.first[:-1]),
+        network.weights._replace(head_bias=network.weights.head_bias.astype(np.float64)),
+        network.weights._replace(head_bias=np.full_like(network.weights.head_bias, np.nan)),
+        network.weights._replace(head_bias=np.full_like(network.weights.head_bias, 1e4)),
+    ):
+        save(path, wrong)
+        with pytest.raises(UserError, match=r"context\.npz: "):
+            load(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="corrupt"):
+        load(path)
+
+
+def test_a_network_trained_here_is_said_to_be_used(tmp_path, capsys):
+    path = tmp_path / "model" / "params" / "imagenetcrop" / NAME
+    _, shipped = open_network(output=tmp_path)
+    assert capsys.readouterr().out == ""
+    save(path, small_network().weights)
+    assert open_network(output=tmp_path).identity == small_network().identity
+    assert str(path) in capsys.readouterr().out
+    assert open_network(wanted=shipped, output=tmp_path).identity == shipped
+    assert capsys.readouterr().out == ""

@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,19 +132,6 @@ def _number(convert, kind, condition, holds):
 SEED = whole_number(0, 2**32 - 1)  # as NumPy takes it
 QUANTBITS = whole_number(2, 16)  # of the bins of latents
 PRECISIONS = ("float32", "bfloat16")  # of the networks' bodies: see model.vae.for_inference()
-
-
-def several(choices: Collection[str] | None = None) -> Callable[[str], list]:
-    """An argparse type for action="extend": values separated by commas, of the choices, or whole numbers from 1 up."""
-
-    def parse(text):
-        values = text.split(",")
-        for value in values:
-            if choices and value not in choices:
-                raise argparse.ArgumentTypeError(f"{value!r} is not one of {', '.join(choices)}")
-        return values if choices else list(map(whole_number(1), values))
-
-    return parse
 
 
 def refuse_to_overwrite(path: str | Path, force: bool, source: str | Path | None = None) -> None:

@@ -55,8 +55,6 @@ def arguments(argv=None):
     parser.add_argument("--lanes", type=cli.whole_number(1, file_header.MAX_LANES), help=lanes)
     checkpoint = "a checkpoint for Bit-Swap, which decoding will need (default: one trained here, or the shipped one)"
     parser.add_argument("--checkpoint", help=checkpoint)
-    floats = "Bit-Swap in floats: faster, but decodes only where they round alike: see --help of the decoder"
-    parser.add_argument("--floats", action="store_true", help=floats)
     gpu = "index of the GPU for Bit-Swap, -1 for the CPU"
     parser.add_argument("--gpu", type=cli.whole_number(-1), default=-1, help=gpu)
     args = parser.parse_args(argv)
@@ -253,7 +251,7 @@ def main(argv=None):
     args = arguments(argv)
     if args.gpu != -1:
         cli.device(args.gpu)  # reports a missing one before the work
-    open_blocks = functools.partial(models.open_blocks, checkpoint=args.checkpoint, gpu=args.gpu, floats=args.floats)
+    open_blocks = functools.partial(models.open_blocks, checkpoint=args.checkpoint, gpu=args.gpu)
     found = models.cached(
         models.Models(
             functools.partial(open_network, args.context),

@@ -1,9 +1,7 @@
 """Decompress what demo_compress.py wrote: python demo_decompress.py photo.bitswap
 
 Writes a PNG file with exactly the pixels and the metadata that were compressed; if that fails, it writes nothing. It
-needs the checkpoint or the context network that the file was written with, and works on any machine. Only a file
-written with --floats needs similar settings, because floating-point numbers round differently elsewhere: the same kind
-of device, processor and PyTorch. The number of threads is set to that of the encoder.
+needs the checkpoint or the context network that the file was written with, and works on any machine.
 """
 
 import functools
@@ -24,8 +22,7 @@ def arguments(argv=None):
     checkpoint = "the checkpoint of the file (default: searched for among those trained here and shipped)"
     parser.add_argument("--checkpoint", help=checkpoint)
     parser.add_argument("--context", help="the context network of the file (default: one trained here, or shipped)")
-    gpu = "index of the GPU, -1 for the CPU (default: the CPU, or a GPU for a file written there with --floats)"
-    parser.add_argument("--gpu", type=cli.whole_number(-1), help=gpu)
+    parser.add_argument("--gpu", type=cli.whole_number(-1), default=-1, help="index of the GPU, -1 for the CPU")
     return parser.parse_args(argv)
 
 

@@ -1,13 +1,11 @@
 """Blocks of an image coded by Bit-Swap, in the lanes of one coder, which start from bits that are sent anyway.
 
 The first latents are popped with the bits of the parts of the image that no model codes (codec.container), so that
-starting costs nothing. Blocks are dealt to the lanes in turn, in raster order.
+starting costs nothing. Blocks are dealt to the lanes in turn, in raster order. The networks compute in integers
+(model.exact), so that a file decodes on every machine.
 """
 
-import contextlib
 import math
-import os
-import platform
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,15 +14,14 @@ import torch
 
 import discretization
 from codec import bitsback, blocks
-from codec.bitsback import Progress, Schedule
-from codec.conditionals import Conditionals, FloatNetwork
-from codec.header import ARITHMETICS, FLOAT_CPU, FLOAT_GPU, INTEGERS, MAX_LANES, MAX_THREADS, Blocks, ContainerError
+from codec.bitsback import Progress
+from codec.conditionals import Conditionals
+from codec.header import ARITHMETICS, INTEGERS, MAX_LANES, Blocks, ContainerError
 from codec.rans import EmptyLaneError, Rans
 from model import checkpoints, exact, make_exact
-from model.vae import ARITHMETIC, Model
+from model.vae import Model
 from utils.errors import UserError
 from utils.images import CHANNELS, Picture
-from utils.torch.modules import fold_weight_norm
 
 DATASET = "imagenetcrop"  # the dataset of the checkpoints that code blocks
 _ATTEMPTS = 4  # at finding how many initial bits the lanes need
@@ -34,38 +31,29 @@ class BlockCodec(NamedTuple):
     """A model with its bins, ready to code, and the identities that a file names them by."""
 
     conditional: Conditionals
-    nz: int
+    schedule: bitsback.Schedule
     quantbits: int
     networks: str  # identities: 16 hexadecimal digits
     bins: str
-    arithmetic: int
 
 
 def open_checkpoint(
-    path: str | Path,
-    device: str | torch.device = "cpu",
-    integers: bool = True,
-    quantbits: int = 10,
-    wanted: str | None = None,
+    path: str | Path, device: str | torch.device = "cpu", quantbits: int = 10, wanted: str | None = None
 ) -> BlockCodec | None:
-    """The BlockCodec of the checkpoint at path, with its bins, which are made if there are none.
+    """The BlockCodec of the checkpoint at path, with its exact form and its bins, which are made if there are none.
 
-    integers: compute with its exact form (model.exact), or in floats. An exact form is made if there is none, which
-    requires the training set. wanted: the identity of the networks that a file names. Then neither an exact form nor
-    bins are made, as they would not be those of the file, and None is returned for networks of another identity.
+    Making an exact form requires the training set. wanted: the identity of the networks that a file names. Then neither
+    is made, as they would not be those of the file, and None is returned for networks of another identity.
     Raises UserError if it is no checkpoint that can code blocks, or has no exact form, or no bins to decode with.
     """
     checkpoint = checkpoints.load(path, DATASET, device)
     model = checkpoint.model
     if model.xs[1] != model.xs[2] or model.xs[0] not in CHANNELS.values():
         raise UserError(f"{path} is for images of shape {model.xs}, not for square blocks of grey or RGB pixels")
-    networks = None
-    if integers:
-        networks = exact.find(checkpoint) if wanted else make_exact.for_checkpoint(checkpoint)
-        if networks is None:
-            make = f"model/make_exact.py {DATASET} --checkpoint {path}"
-            raise exact.NoExactFormError(f"{path} has no exact form; make it with {make}")
-    if wanted not in (None, networks.identity if networks else checkpoint.identity):
+    networks = exact.find(checkpoint) if wanted else make_exact.for_checkpoint(checkpoint)
+    if networks is None:
+        raise UserError(f"{path} has no exact form; make it with model/make_exact.py {DATASET} --checkpoint {path}")
+    if wanted not in (None, networks.identity):
         return None
     look = discretization.find if wanted else discretization.for_checkpoint
     ranges = look(checkpoint, quantbits)
@@ -75,43 +63,16 @@ def open_checkpoint(
     return of_model(model, ranges, networks)
 
 
-def of_model(model: Model, ranges: discretization.Ranges, networks: exact.ExactModel | None = None) -> BlockCodec:
-    """The BlockCodec of a model and the ranges of its latents. networks: its exact form, to compute in integers."""
-    bins, latents = discretization.bins(model, ranges), (model.nz, ranges.quantbits)
-    if networks is not None:
-        return BlockCodec(Conditionals(networks, bins), *latents, networks.identity, ranges.identity, INTEGERS)
-    conditional = Conditionals(FloatNetwork(fold_weight_norm(model)), bins)
-    arithmetic = FLOAT_CPU if conditional.device.type == "cpu" else FLOAT_GPU
-    return BlockCodec(conditional, *latents, ranges.checkpoint, ranges.identity, arithmetic)
+def of_model(model: Model, ranges: discretization.Ranges, networks: exact.ExactModel) -> BlockCodec:
+    """The BlockCodec of a model's exact form and the ranges of its latents."""
+    conditional = Conditionals(networks, discretization.bins(model, ranges))
+    schedule = bitsback.whitened(bitsback.bitswap(model.nz))
+    return BlockCodec(conditional, schedule, ranges.quantbits, networks.identity, ranges.identity)
 
 
 def codes_blocks(picture: Picture, channels: int = 3, side: int = 32) -> bool:
     """Whether a picture has blocks that a model of this shape could code."""
     return picture.mode != "P" and picture.pixels.shape[2] == channels and blocks.count(*picture.size, side) > 0
-
-
-def settings(device: torch.device) -> str:
-    """What decides, apart from the number of threads, how the networks round: one line of ASCII."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    libraries = f"PyTorch {torch.__version__}, NumPy {np.__version__}"
-    text = f"arithmetic {ARITHMETIC}, {libraries}, {platform.machine()} {name}"
-    return text.encode("ascii", "replace").decode()[:255]
-
-
-@contextlib.contextmanager
-def _threads(count):
-    """Inside this context, PyTorch computes with so many threads; None changes nothing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _schedule(codec: BlockCodec) -> Schedule:
-    """How blocks are coded."""
-    return bitsback.whitened(bitsback.bitswap(codec.nz))
 
 
 def trial(codec: BlockCodec, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +84,7 @@ def trial(codec: BlockCodec, images: np.ndarray) -> tuple[np.ndarray, np.ndarray
     coder = Rans.from_words(np.random.default_rng(0).integers(1, 1 << 32, (len(images), count), np.uint32))
     before, least = coder.counts.copy(), coder.counts.copy()
     known = {0: codec.conditional.to_symbols(images)}
-    for step in _schedule(codec):
+    for step in codec.schedule:
         bitsback.run([step], coder, codec.conditional, known, len(images))
         least = np.minimum(least, coder.counts)
     return coder.counts - before, before - least
@@ -173,11 +134,6 @@ def encode(
     side = codec.conditional.xs[-1]
     whole = blocks.count(*picture.size, side)
 
-    floats = {}
-    if codec.arithmetic != INTEGERS:
-        threads = min(torch.get_num_threads(), MAX_THREADS)
-        floats = {"threads": threads, "settings": settings(codec.conditional.device)}
-
     def block(k):
         return np.moveaxis(blocks.view(picture.pixels, side, k), 2, 0)
 
@@ -196,15 +152,14 @@ def encode(
         chains = [np.stack([block(k) for k in range(lane, count, used)]) for lane in range(used)]
         coder = Rans.from_words(_lane_starts(b"".join(data for _, data in parts), used))
         try:
-            with _threads(floats.get("threads")):
-                bitsback.encode_chains(_schedule(codec), coder, codec.conditional, chains, progress)
+            bitsback.encode_chains(codec.schedule, coder, codec.conditional, chains, progress)
         except EmptyLaneError:  # a block popped more initial bits than those of the trial
             need = need * 5 // 4 + 16
             continue
         found = coder.to_words()
         fields = {
             "side": side, "blocks": count, "words": tuple(map(len, found)), "quantbits": codec.quantbits,
-            "networks": codec.networks, "bins": codec.bins, "arithmetic": codec.arithmetic, **floats,
+            "networks": codec.networks, "bins": codec.bins, "arithmetic": INTEGERS,
         }  # fmt: skip
         return fields, parts, np.concatenate(found).astype("<u4").tobytes()
     return None
@@ -213,59 +168,40 @@ def encode(
 def decode(header: Blocks, payload: bytes, codec: BlockCodec, progress: Progress) -> tuple[list[np.ndarray], bytes]:
     """Undo encode(): (each lane's blocks, uint8 [N_i, C, side, side], bytes of the conventional parts).
 
-    Raises all sorts of exceptions if the payload is not what encode() wrote, or if floats round differently.
+    Raises all sorts of exceptions if the payload is not what encode() wrote.
     """
-    with _threads(None if codec.arithmetic == INTEGERS else min(header.threads, os.cpu_count() or 1)):
-        return _decode(header, payload, codec, progress)
-
-
-def _decode(header: Blocks, payload: bytes, codec: BlockCodec, progress: Progress) -> tuple[list[np.ndarray], bytes]:
     lanes = len(header.words)
     lengths = [len(range(lane, header.blocks, lanes)) for lane in range(lanes)]
     conventional = sum(length for _, length in header.parts)
-    each, more = divmod((conventional + 3) // 4, lanes)  # as np.array_split() has it
-    starts = [each + (lane < more) for lane in range(lanes)]
+    starts = np.array_split(np.broadcast_to(0, (conventional + 3) // 4), lanes)
     for words, start, length in zip(header.words, starts, lengths, strict=True):
         # No push adds more than a word, so that a longer lane is damage. Refusing it bounds the memory.
-        if words > start + 1 + length * sum(codec.conditional.dims):
+        if words > len(start) + 1 + length * sum(codec.conditional.dims):
             raise ValueError("a lane is longer than its blocks can make it")
-    lane_words = np.split(np.frombuffer(payload, "<u4").astype(np.uint32), np.cumsum(header.words)[:-1])
-    coder = Rans.from_words(lane_words)
-    chains = bitsback.decode_chains(_schedule(codec), coder, codec.conditional, lengths, progress)
+    coder = Rans.from_words(np.split(np.frombuffer(payload, "<u4").astype(np.uint32), np.cumsum(header.words)[:-1]))
+    chains = bitsback.decode_chains(codec.schedule, coder, codec.conditional, lengths, progress)
     left = coder.to_words()
-    if [len(words) for words in left] != [start + 1 for start in starts] or any(words[-1] != 1 for words in left):
+    data = np.concatenate([words[:-1] for words in left]).astype("<u4").tobytes()[:conventional]
+    if not all(map(np.array_equal, left, _lane_starts(data, lanes))):
         raise ValueError("the initial bits are not what is left")
-    data = np.concatenate([words[:-1] for words in left]).astype("<u4").tobytes()
-    if any(data[conventional:]):
-        raise ValueError("the initial bits are not what is left")
-    return chains, data[:conventional]
+    return chains, data
+
+
+def refuse_floats(header: Blocks) -> None:
+    """Raise ContainerError for a file whose networks computed in floats, which version 1 could write."""
+    if header.arithmetic != INTEGERS:
+        how = ", ".join(filter(None, (ARITHMETICS[header.arithmetic], header.settings)))
+        raise ContainerError(f"written in floats ({how}) by version 1 of this program; decode it with that version")
 
 
 def check(header: Blocks, channels: int, codec: BlockCodec) -> None:
-    """Raise ContainerError if a codec is not the one that a file calls for, to code planes of so many channels."""
-    for what, wanted, found in (
-        ("checkpoint", header.networks, codec.networks),
-        ("number of bins", f"2^{header.quantbits}", f"2^{codec.quantbits}"),
-        ("set of bins", header.bins, codec.bins),
-    ):
-        if wanted != found:
-            raise ContainerError(f"it was written with another {what}, {wanted} where this is {found}; "
-                                 "name the right one with --checkpoint, its bins beside it")  # fmt: skip
-    if (header.arithmetic == INTEGERS) != (codec.arithmetic == INTEGERS):
-        raise ContainerError(f"it was written with networks in {ARITHMETICS[header.arithmetic]}")
+    """Raise ContainerError if a codec is not the one that a file names, to code planes of so many channels."""
+    wanted, found = (
+        f"checkpoint {each.networks}, 2^{each.quantbits} bins, set of bins {each.bins}" for each in (header, codec)
+    )
+    if wanted != found:
+        raise ContainerError(
+            f"it was written with {wanted}, not {found}; name the right one with --checkpoint, its bins next to it"
+        )
     if (codec.conditional.xs[0], codec.conditional.xs[-1]) != (channels, header.side):
         raise ContainerError(f"its blocks do not fit the checkpoint's, of shape {codec.conditional.xs}")
-
-
-def verdict(header: Blocks, codec: BlockCodec | None) -> str:
-    """What to say of a file whose checksums are right, and which does not decode with the right codec."""
-    if codec is None or codec.arithmetic == INTEGERS:
-        return "damaged"
-    # The file is as it was written, say its checksums; so the networks give other numbers here.
-    threads = f"{header.threads} thread" + "s" * (header.threads > 1)
-    return (
-        "intact, but cannot be reproduced here. Its networks were computed in "
-        f"{ARITHMETICS[header.arithmetic]}, {header.settings}, {threads}; here it is "
-        f"{settings(codec.conditional.device)}. Where floating-point numbers round differently, decoding fails: "
-        "decode it under the former settings"
-    )

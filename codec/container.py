@@ -43,7 +43,6 @@ OVERHEAD = 64  # bytes: no file is more than this larger than the raw pixels
 WAYS = ("conventional", "context", "bitswap")
 CHOICES = ("smallest", *WAYS)
 _SLACK = 24  # bytes that a plane may take above its raw pixels
-_DAMAGED = "damaged"
 
 
 def encode(picture: Picture, coder: str = "smallest", models: Models = SHIPPED, **options: Any) -> bytes:
@@ -172,14 +171,14 @@ def decode(data: bytes, models: Models = SHIPPED, progress: Progress = iter) -> 
 
     models: how to get the models that the file names; by default those that ship, or were trained here.
     Raises ContainerError if the bytes are not sound, if `models` gives another model than the file names, or if the
-    file was written with floats that round in another way than here; UserError if there is not enough memory.
+    file was written in floats; UserError if there is not enough memory.
     """
     header, payload = unpack(data)
     colours, alpha, metadata = header.split(payload)
-    decode_colours, verdict = _decoder(header.coding, header.shape, models, progress)
-    decode_alpha, verdict_alpha = None, verdict
+    decode_colours = _decoder(header.coding, header.shape, models, progress)
+    decode_alpha = None
     if header.alpha:
-        decode_alpha, verdict_alpha = _decoder(header.alpha, header.shape._replace(mode="L"), models, progress)
+        decode_alpha = _decoder(header.alpha, header.shape._replace(mode="L"), models, progress)
     try:
         extra: tuple[png.Chunk, ...] = ()
         if header.metadata:
@@ -197,14 +196,12 @@ def decode(data: bytes, models: Models = SHIPPED, progress: Progress = iter) -> 
         raise UserError(f"there is not enough memory for its {size} pixels") from error
     except Exception as error:  # damaged data may raise any, in Pillow and lzma as well
         detail = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ContainerError(f"{verdict if verdict != _DAMAGED else verdict_alpha} ({detail})") from error
+        raise ContainerError(f"damaged ({detail})") from error
     return picture
 
 
-def _decoder(
-    coding: Coding, shape: Shape, models: Models, progress: Progress
-) -> tuple[Callable[[bytes], Picture], str]:
-    """A function that decodes the payload of a plane, and what to say if it fails. Raises ContainerError."""
+def _decoder(coding: Coding, shape: Shape, models: Models, progress: Progress) -> Callable[[bytes], Picture]:
+    """A function that decodes the payload of a plane. Raises ContainerError."""
     if isinstance(coding, Context):
         network = models.context(coding.identity)
         if network.identity != coding.identity:
@@ -212,15 +209,15 @@ def _decoder(
                 f"it was written with another context network, {coding.identity}, not {network.identity}; name "
                 "the right one with --context"
             )
-        return lambda payload: _decode_context(coding, shape, payload, network.weights, progress), _DAMAGED
+        return lambda payload: _decode_context(coding, shape, payload, network.weights, progress)
     if isinstance(coding, Blocks):
         from codec import block_codec
 
+        block_codec.refuse_floats(coding)
         codec = models.bitswap(coding)
         block_codec.check(coding, CHANNELS[shape.mode], codec)
-        verdict = block_codec.verdict(coding, codec)
-        return lambda payload: _assemble(coding, shape, *block_codec.decode(coding, payload, codec, progress)), verdict
-    return lambda payload: _assemble(coding, shape, [], payload), _DAMAGED
+        return lambda payload: _assemble(coding, shape, *block_codec.decode(coding, payload, codec, progress))
+    return lambda payload: _assemble(coding, shape, [], payload)
 
 
 def _decode_context(coding: Context, shape: Shape, payload: bytes, weights: Any, progress: Progress) -> Picture:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from codec import blocks
-from codec.header import FLOAT_GPU, INTEGERS, Blocks
+from codec.header import Blocks
 from model.context.weights import ContextNetwork, open_network
 from utils import cli, paths
 from utils.errors import UserError
@@ -19,37 +19,29 @@ if TYPE_CHECKING:
     from codec.block_codec import BlockCodec
 
 
-def open_blocks(
-    wanted: Blocks | None = None, checkpoint: str | Path | None = None, gpu: int | None = None, floats: bool = False
-) -> "BlockCodec":
+def open_blocks(wanted: Blocks | None = None, checkpoint: str | Path | None = None, gpu: int = -1) -> "BlockCodec":
     """The model of Bit-Swap at `checkpoint`, or one that was trained here or ships.
 
-    wanted: what a file says of its model; None to encode. gpu: index of the GPU, -1 for the CPU; by default the CPU, or
-    the GPU for a file that was written on one. floats: compute in floats in place of integers, to encode.
+    wanted: what a file says of its model; None to encode. gpu: index of the GPU, -1 for the CPU.
     Raises UserError if there is no such model.
     """
     from codec import block_codec
     from model import checkpoints
-    from model.exact import NoExactFormError
 
+    device = cli.device(gpu)
     if wanted is None:
         path = checkpoints.find(block_codec.DATASET, checkpoint=checkpoint)
-        try:
-            codec = block_codec.open_checkpoint(path, cli.device(-1 if gpu is None else gpu), integers=not floats)
-        except NoExactFormError as error:
-            raise UserError(f"{error}; or use --floats, which needs none") from error
+        codec = block_codec.open_checkpoint(path, device)
         assert codec is not None
         return codec
     # A checkpoint trained here hides the shipped one of as many layers, but the file may be of the latter.
     shipped = paths.PRETRAINED.glob(f"{block_codec.DATASET}_nz*.pt")
     candidates = list(dict.fromkeys((*paths.checkpoints(block_codec.DATASET).values(), *shipped)))
     candidates = [Path(checkpoint)] if checkpoint else candidates
-    device = cli.device(gpu if gpu is not None or wanted.arithmetic == FLOAT_GPU else -1)
     problems = []
     for path in candidates:
         try:
-            integers = wanted.arithmetic == INTEGERS
-            codec = block_codec.open_checkpoint(path, device, integers, wanted.quantbits, wanted=wanted.networks)
+            codec = block_codec.open_checkpoint(path, device, wanted.quantbits, wanted=wanted.networks)
         except UserError as error:
             if checkpoint:
                 raise

@@ -22,7 +22,7 @@ from model.logs import Log, new_run
 from model.optimiser import adam, clip, learning_rate, set_lr, stop_signals
 from model.train_state import Files, State, load_full, refuse_to_replace, save
 from model.vae import Model, log_likelihoods
-from utils import datasets, distributed, paths, progress
+from utils import datasets, distributed, paths, photographs, progress
 from utils.errors import UserError
 from utils.locks import locked
 from utils.published import Settings
@@ -37,7 +37,7 @@ SHOW_SECONDS = 2  # between updates of the loss on the progress bar, each of whi
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}, {rate_noinv_fmt}]"
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}  # of autocast, by --precision
 
-Split = np.ndarray | datasets.Patches  # images, uint8 [N, H, W, C]
+Split = np.ndarray | photographs.Patches  # images, uint8 [N, H, W, C]
 Sampler = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # draws z from (mu, scale)
 
 
@@ -253,7 +253,7 @@ def warm_up(model: Model, images: np.ndarray) -> None:
 
 def epoch_images(images: Split, args: argparse.Namespace, epoch: int) -> Split:
     """The training images of an epoch: always the same, but new crops of photographs."""
-    return datasets.recrop(images, (args.seed, epoch, 1), args.crops)
+    return photographs.recrop(images, (args.seed, epoch, 1), args.crops)
 
 
 def endless_batches(

@@ -32,7 +32,7 @@ def test_the_header_says_what_is_in_the_file():
     coding = header.coding
     assert (header.shape, coding.side) == (("RGB", 45, 40, 0), SIDE)
     assert (coding.quantbits, coding.networks, coding.bins) == (6, small_codec().networks, small_codec().bins)
-    assert coding.arithmetic == file_header.FLOAT_CPU and header.crc == container.crc(picture)
+    assert coding.arithmetic == file_header.INTEGERS and header.crc == container.crc(picture)
     assert len(payload) == 4 * sum(coding.words)
     for each, _ in samples().values():
         assert file_header.pack(*file_header.unpack(each)) == each
@@ -104,7 +104,7 @@ def test_absurd_headers_take_no_memory():
         coding._replace(words=(coding.words[0] + 1, coding.words[1] - 1, *coding.words[2:])),
         coding._replace(words=(sum(coding.words) - 2 * 24, *(2,) * 24), blocks=25),
         *(coding._replace(quantbits=q) for q in (0, 5, 16, 17, 255)),
-        *(coding._replace(arithmetic=code) for code in (2, 3, 255)),
+        *(coding._replace(arithmetic=code) for code in (0, 1, 3, 255)),
         *(coding._replace(threads=count) for count in (0, 257, 2**33)),
         *(coding._replace(settings=text) for text in ("a\nb", "\x1b[2J", "\0")),
         coding._replace(networks="00" * 8),

@@ -77,17 +77,16 @@ def script(main: Callable) -> Callable:
             result = main(*args, **kwargs)
             sys.stdout.flush()  # here, to notice that the reader closed the pipe
             return result
-        except UserError as error:
-            print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
-            sys.exit(1)
         except BrokenPipeError:  # as in `... | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it exits
             sys.exit(128 + signal.SIGPIPE)
-        except OSError as error:  # refused by the system: a name too long, a file as a folder
-            if not error.strerror:
-                raise
-            where = "" if error.filename is None else f"{error.filename}: "
-            print(f"{sys.argv[0]}: error: {where}{error.strerror}", file=sys.stderr)
+        except (UserError, OSError) as error:
+            reason = str(error)
+            if isinstance(error, OSError):  # refused by the system: a name too long, a file as a folder
+                if not error.strerror:
+                    raise
+                reason = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+            print(f"{sys.argv[0]}: error: {reason}", file=sys.stderr)
             sys.exit(1)
         except (MemoryError, RuntimeError, ImportError) as error:
             if not is_out_of_memory(error):
@@ -108,16 +107,23 @@ def printable(name: str | Path) -> str:
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     """An argparse type: an integer that is at least `least`, and at most `most` if that is given."""
+    condition = f"at least {least}" if most is None else f"{least} to {most}"
+    return _number(int, "a whole number", condition, lambda value: least <= value and (most is None or value <= most))
 
+
+def real_number(condition: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
+    """An argparse type: a finite number for which `holds` is true; condition: the same in words."""
+    return _number(float, "a number", condition, lambda value: math.isfinite(value) and holds(value))
+
+
+def _number(convert, kind, condition, holds):
     def parse(text):
         try:
-            value = int(text)
+            value = convert(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
-        if most is not None and value > most:
-            raise argparse.ArgumentTypeError(f"{value} is more than {most}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind}") from None
+        if not holds(value):
+            raise argparse.ArgumentTypeError(f"{text} is out of range: {condition}")
         return value
 
     return parse
@@ -128,26 +134,10 @@ QUANTBITS = whole_number(2, 16)  # of the bins of latents
 PRECISIONS = ("float32", "bfloat16")  # of the networks' bodies: see model.vae.for_inference()
 
 
-def real_number(condition: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
-    """An argparse type: a finite number for which `holds` is true; condition: the same in words."""
-
-    def parse(text):
-        try:
-            value = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if not (math.isfinite(value) and holds(value)):
-            raise argparse.ArgumentTypeError(f"{text} is out of range: {condition}")
-        return value
-
-    return parse
-
-
 def refuse_to_overwrite(path: str | Path, force: bool, source: str | Path | None = None) -> None:
     """Raise UserError if a file to write exists, unless --force is given, or is the one that is read."""
-    path = Path(path)
     exists = os.path.exists(path)  # unlike Path.exists(), False for a name that is too long
-    if source is not None and exists and os.path.exists(source) and path.samefile(source):
+    if source is not None and exists and os.path.exists(source) and os.path.samefile(path, source):
         raise UserError(f"{path} is the file to be read; name another one with -o")
     if exists and not force:
         raise UserError(f"{path} is there already; name another one with -o, or overwrite it with --force")

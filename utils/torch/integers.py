@@ -18,6 +18,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from utils.errors import UserError
+
 EXACT = 1 << 24  # float32 holds every integer up to here
 
 
@@ -91,7 +93,7 @@ def prove(name: str, layer: Layer) -> None:
 
 
 def check(name: str, layer: Layer, device: torch.device) -> None:
-    """Raise ArithmeticError unless convolutions with the largest sums there can be agree with 64-bit integers.
+    """Raise UserError unless convolutions with the largest sums there can be agree with 64-bit integers.
 
     The proof takes it that the device adds up products of float32; this finds out, for one shape of convolution.
     """
@@ -108,7 +110,10 @@ def check(name: str, layer: Layer, device: torch.device) -> None:
     with exact_arithmetic(device):
         found = _convolve(torch.from_numpy(inputs).to(device, torch.float32), layer.weight)
     if not np.array_equal(found.cpu().numpy(), expected):
-        raise ArithmeticError(f"{name} is not exact on this machine: its float32 convolutions ({device}) round")
+        raise UserError(
+            f"{name} is not exact on this machine: its float32 convolutions ({device}) round; use another device or "
+            "another build of PyTorch"
+        )
 
 
 @contextlib.contextmanager
@@ -118,13 +123,9 @@ def exact_arithmetic(device: torch.device) -> Iterator[None]:
     That rules out TF32 and bfloat16, autocast, and the Winograd and FFT algorithms of NNPACK and cuDNN; without cuDNN
     PyTorch unfolds the input on a GPU and multiplies matrices. The settings are of the whole process, and restored.
     """
-    backends: Any = torch.backends  # what it has is not the same in every version
-    settings: list[tuple[Any, str, object]] = [(backends.cudnn, "enabled", False)]
-    if hasattr(backends.mkldnn, "conv"):
-        parts = (backends.mkldnn.conv, backends.mkldnn.matmul, backends.cuda.matmul)
-        settings += [(part, "fp32_precision", "ieee") for part in parts]
-    else:  # before PyTorch 2.9
-        settings += [(backends.cuda.matmul, "allow_tf32", False)]
+    backends: Any = torch.backends  # its annotations lack some of these
+    precise = (backends.mkldnn.conv, backends.mkldnn.matmul, backends.cuda.matmul)
+    settings = [(backends.cudnn, "enabled", False), *((part, "fp32_precision", "ieee") for part in precise)]
     before = [getattr(part, name) for part, name, _ in settings]
     try:
         for part, name, value in settings:

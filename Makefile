@@ -12,7 +12,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
 	@echo "The environment is made in $(VENV) first, once; VENV=DIR uses another folder."
 
-demo: $(VENV)/ready  ## compress and decompress two photographs, beside PNG, WebP, ...
+demo: $(VENV)/ready  ## compress and decompress two photographs, next to PNG, WebP, ...
 	$(RUN) demo_compress.py
 
 demo-mnist: $(VENV)/ready  ## the same with 10 x 10 MNIST digits, with Bit-Swap and BB-ANS

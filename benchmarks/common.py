@@ -71,7 +71,7 @@ def bins(model):
     import discretization
 
     shape = model.nz - 1, int(np.prod(model.zs))
-    ranges = discretization.Ranges(np.full(shape, -LIMIT), np.full(shape, LIMIT), QUANTBITS, "", False)
+    ranges = discretization.Ranges(np.full(shape, -LIMIT), np.full(shape, LIMIT), QUANTBITS, "")
     return discretization.bins(model, ranges)
 
 

@@ -67,7 +67,3 @@ def log_mass(levels, mu, scale):
     lower, upper = (torch.sigmoid((to_unit_range(levels + half) - mu) / scale) for half in (-0.5, 0.5))
     mass = torch.where(levels == LEVELS - 1, 1, upper) - torch.where(levels == 0, 0, lower)
     return mass.clamp(min=1e-7).log()
-
-
-if __name__ == "__main__":
-    print(__doc__)

@@ -31,6 +31,6 @@ def test_the_stack_is_drawn(mnist, tmp_path):
     assert (tmp_path / "stack.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("example", ["own_model", "own_distribution", "small_vae", "stack"])
+@pytest.mark.parametrize("example", ["own_model", "own_distribution", "stack"])
 def test_help_says_what_an_example_does(example):
     assert len(run_script(f"examples/{example}.py", "--help", check=0).stdout) > 200

@@ -60,7 +60,7 @@ def rows(files, network, clock, scratch):
 def main():
     parser = common.parser(DESCRIPTION, "photographs")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them")
-    parser.add_argument("--context", help="a context network (default: the one at hand)")
+    parser.add_argument("--context", help="a context network (default: one trained here, or else the one that ships)")
     common.add_clock(parser)
     args = parser.parse_args()
     from model.context import weights

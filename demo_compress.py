@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 from codec import bit_map, competitors, container, models
 from codec import header as file_header
 from codec.conventional import METHODS
@@ -29,6 +31,7 @@ from utils import cli, figures, images, paths
 from utils.errors import UserError
 
 EXAMPLES = ("china", "flower")
+CORNER = 64  # pixels a side
 NAMES = {"context": "context", "bitswap": "Bit-Swap", "conventional": ".bitswap"}  # what the tables call our files
 
 
@@ -36,18 +39,19 @@ def arguments(argv=None):
     """The command line."""
     parser = cli.parser(__doc__)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="what to compress")
-    parser.add_argument("-o", "--to", metavar="OUT.bitswap", help="write this (of one image only)")
+    to = "write this, of one image, or into this folder"
+    parser.add_argument("-o", "--to", metavar="OUT.bitswap", help=to)
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     coders = (
-        "smallest: whichever gives the smallest file; context: the context network, bitswap: Bit-Swap, conventional: "
-        "no model. An image that the coder cannot make smaller than its raw pixels is coded without a model"
+        "smallest: whichever gives the smallest file; context: the context network; bitswap: Bit-Swap. An image that "
+        "the coder cannot make smaller than its raw pixels is coded without a model"
     )
-    parser.add_argument("--coder", choices=container.CHOICES, default=container.CHOICES[0], help=coders)
+    parser.add_argument("--coder", choices=("smallest", "context", "bitswap"), default="smallest", help=coders)
     static = "do not adapt the context network to the image: half the time, a larger file"
     parser.add_argument("--static", action="store_true", help=static)
-    no_comparison = "leave out the other compressors and the chart"
     pixels_only = "leave out the metadata: colour profile, EXIF data, XMP data, gamma, resolution, text"
     parser.add_argument("--pixels-only", action="store_true", help=pixels_only)
+    no_comparison = "leave out the other compressors and the chart"
     parser.add_argument("--no-comparison", action="store_true", help=no_comparison)
     network = "a context network, which decoding will need (default: one trained here, or the shipped one)"
     parser.add_argument("--context", help=network)
@@ -55,13 +59,11 @@ def arguments(argv=None):
     parser.add_argument("--lanes", type=cli.whole_number(1, file_header.MAX_LANES), help=lanes)
     checkpoint = "a checkpoint for Bit-Swap, which decoding will need (default: one trained here, or the shipped one)"
     parser.add_argument("--checkpoint", help=checkpoint)
-    floats = "Bit-Swap in floats: faster, but decodes only where they round alike: see --help of the decoder"
-    parser.add_argument("--floats", action="store_true", help=floats)
     gpu = "index of the GPU for Bit-Swap, -1 for the CPU"
     parser.add_argument("--gpu", type=cli.whole_number(-1), default=-1, help=gpu)
     args = parser.parse_args(argv)
-    if args.to and len(args.images) != 1:
-        parser.error("-o goes with one image")
+    if args.to and len(args.images) != 1 and not os.path.isdir(args.to):
+        parser.error("-o requires one image, or a folder")
     return args
 
 
@@ -72,6 +74,16 @@ def example(name):
     except ImportError:
         raise UserError("the examples come with a package: pip install scikit-learn; or name an image") from None
     return images.Picture("RGB", load_sample_image(f"{name}.jpg"))
+
+
+def compile_for(picture, found, args):
+    """Open the models and compile what codes a picture: here, so that the times below leave it out."""
+    corner = picture._replace(pixels=picture.pixels[:CORNER, :CORNER], metadata=())
+    if picture.alpha is not None:
+        corner = corner._replace(alpha=picture.alpha[:CORNER, :CORNER])
+    with cli.progress("compile") as progress:
+        for way in progress(container.WAYS if args.coder == "smallest" else (args.coder,)):
+            container.decode(container.encode(corner, way, found, lanes=1), found)
 
 
 def compress(picture, target, found, args):
@@ -87,7 +99,7 @@ def compress(picture, target, found, args):
             took, began = time.perf_counter() - began, time.perf_counter()
             if way != "conventional":
                 print(f"{NAMES[way]}: compressed in {took:.1f} s")
-    way, data = container.smallest(files)
+    way, data = min(files.items(), key=lambda item: len(item[1]))
     with paths.replacing(target, "w+b") as file:
         file.write(data)
         file.flush()
@@ -218,10 +230,14 @@ def chart_of(target):
     return Path(os.path.splitext(target)[0] + ".comparison.png")
 
 
-def compress_one(source, target, picture, found, args):
-    """Compress one picture, print what became of it and draw it."""
+def compress_one(source, target, picture, found, args, compiled):
+    """Compress one picture, print what became of it and draw it. compiled: the kinds that there is code for already."""
     width, height = picture.size
     print(f"\n{source}: {width}x{height}, {picture.kind}")
+    kind = picture.kind, min(width, height) >= CORNER
+    if kind not in compiled:
+        compile_for(picture, found, args)
+        compiled.add(kind)
     ours, way, data = compress(picture, target, found, args)
     header, _ = file_header.unpack(data)
     print(contents(header.coding))
@@ -229,22 +245,35 @@ def compress_one(source, target, picture, found, args):
         print(f"the alpha plane: {header.sizes[1]:,} bytes, {contents(header.alpha)}")
     if header.metadata:
         print(f"metadata: {header.sizes[2]:,} bytes")
-    print()
     if way != "conventional":
         ours.pop("conventional", None)
     sizes = measure(picture, ours, not args.no_comparison)
-    print(table(picture, sizes))
+    print(f"\n{table(picture, sizes)}")
     if args.images:
         print(given_file(source, len(data)))
     drawn = not args.no_comparison and write_chart(target, Path(source).name, picture, header.coding, found, way, sizes)
     print(f"wrote {target}" + (f", {chart_of(target)}" if drawn else ""))
 
 
-def check_paths(source, target, args):
-    """Raise UserError, before the work, if a target exists already or cannot be written."""
-    for path in (target, *(() if args.no_comparison else (chart_of(target),))):
-        cli.refuse_to_overwrite(path, args.force, source)
-    paths.check_writable(target)
+def targets(args):
+    """Where each image goes: {image: path}.
+
+    Raises UserError if what is written for one image is also read, or written for another.
+    """
+    found, users = {}, {os.path.realpath(source): source for source in args.images}
+    for source in args.images:
+        found[source] = cli.target(source, args.to, ".bitswap")
+        for path in written(found[source], args):
+            if (user := users.setdefault(os.path.realpath(path), source)) != source:
+                raise UserError(
+                    f"{user} and {source} both need {path}; compress one at a time, with another name by -o"
+                )
+    return found
+
+
+def written(target, args):
+    """The files that are written for an image."""
+    return (target,) if args.no_comparison else (target, chart_of(target))
 
 
 @cli.script
@@ -253,25 +282,26 @@ def main(argv=None):
     args = arguments(argv)
     if args.gpu != -1:
         cli.device(args.gpu)  # reports a missing one before the work
-    open_blocks = functools.partial(models.open_blocks, checkpoint=args.checkpoint, gpu=args.gpu, floats=args.floats)
     found = models.cached(
         models.Models(
             functools.partial(open_network, args.context),
-            open_blocks,
+            functools.partial(models.open_blocks, checkpoint=args.checkpoint, gpu=args.gpu),
             None if args.checkpoint else models.SHIPPED.blocks,
         )
     )
-    if not args.images:
-        for name in EXAMPLES:
-            target = paths.ROOT / "demo" / f"{name}.bitswap"
-            paths.check_writable(target)
-            compress_one(name, target, example(name), found, args)
-    failed = []
-    for source in args.images:
+    compiled, failed = set(), []
+    for name in () if args.images else EXAMPLES:
+        target = Path(args.to or paths.ROOT / "demo") / f"{name}.bitswap"
+        paths.check_writable(target)
+        compress_one(name, target, example(name), found, args, compiled)
+    for source, target in targets(args).items():
         try:
-            target = Path(args.to or os.path.splitext(source)[0] + ".bitswap")
-            check_paths(source, target, args)
-            compress_one(source, target, images.read(source, args.pixels_only), found, args)
+            if source.lower().endswith(".bitswap"):
+                raise UserError(f"{source} is compressed already; demo_decompress.py decompresses it")
+            for path in written(target, args):
+                cli.refuse_to_overwrite(path, args.force, source)
+            paths.check_writable(target)
+            compress_one(source, target, images.read(source, args.pixels_only), found, args, compiled)
         except UserError as error:
             if len(args.images) == 1:
                 raise

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from utils import cli, datasets, npz, paths
+from utils import cli, datasets, npz, paths, photographs
 from utils.errors import UserError
 from utils.fixed_point import Bins, EqualMassBins, UniformBins, pixel_bins
 from utils.processes import ALONE, gather, joined
@@ -59,7 +59,7 @@ def bins(model: "LatentVariableModel", ranges: Ranges, levels: int = 256) -> lis
 
 def sample_ranges(
     model: "LatentVariableModel",
-    images: np.ndarray | datasets.Patches | None,
+    images: np.ndarray | photographs.Patches | None,
     quantbits: int,
     checkpoint: str = "",
     seed: int = 100,
@@ -92,7 +92,7 @@ def sample_ranges(
 
     if model.nz > 1:
         if images is not None:
-            images = datasets.recrop(images, seed, math.ceil(count / len(images)))
+            images = photographs.recrop(images, seed, math.ceil(count / len(images)))
             indices = np.random.default_rng(seed).choice(len(images), count, replace=count > len(images))
         starts = range(0, count, BATCH)[job.rank :: job.size]
         bar = tqdm(starts, desc=f"bins, {count:,} samples", unit="batch", dynamic_ncols=True, disable=job.rank > 0)
@@ -137,40 +137,25 @@ def load(path: str | Path) -> Ranges:
 def load_published(folder: str | Path, checkpoint: "Checkpoint", quantbits: int) -> Ranges:
     """Read the bins of a checkpoint that the paper's published code wrote.
 
-    folder: holds <dataset>_nz<k>_zendpoints<q>.pt and ..._zcentres<q>.pt, float64 [nz, dims, 2^q - 1], the edges
-    between the bins, and [nz, dims, 2^q], their centres, of z_1, z_2, ...
-    Raises UserError if a file is absent or damaged, or if its bins are not those of the paper: of equal width in the
-    lower latents, of equal mass in the top one.
+    folder: holds <dataset>_nz<k>_zendpoints<q>.pt, the edges between the bins of z_1, z_2, ...: float64
+    [nz, dims, 2^q - 1]. Raises UserError if the file is absent, or if the lower latents' bins are not of equal width.
     """
     import torch
 
     model, n = checkpoint.model, 1 << quantbits
-    arrays = []
-    for name, count in ("zendpoints", n - 1), ("zcentres", n):
-        path = Path(folder) / f"{checkpoint.dataset}_nz{model.nz}_{name}{quantbits}.pt"
-        if not path.is_file():
-            raise UserError(f"{path} does not exist; name the folder of the published bins with --import")
-        try:
-            arrays.append(torch.load(path, map_location="cpu", weights_only=True).numpy())
-        except Exception as error:  # a damaged file makes torch.load() raise all sorts of exceptions
-            raise UserError(f"{path} is corrupt or not a tensor ({type(error).__name__})") from None
-        expected = model.nz, math.prod(model.zs), count
-        if arrays[-1].shape != expected or arrays[-1].dtype != np.float64:
-            shape = list(arrays[-1].shape)
-            raise UserError(f"{path} holds {arrays[-1].dtype} {shape} instead of float64 {list(expected)}")
-    edges, centres = arrays
-    # A centre lies in the middle of its bin, so that the first and the last give the ends, which are not stored.
-    lo, hi = (2 * centres[:-1, :, end] - edges[:-1, :, end] for end in (0, -1))
-    fractions = np.arange(1, 2 * n) / (2 * n)  # of a range, or of the mass, at every centre and edge in turn
-    same = _valid(lo, hi)
-    for points, at in (centres, fractions[::2]), (edges, fractions[1::2]):
-        same = same and np.allclose(points[-1], np.log(at / (1 - at)), atol=1e-3)
-        for layer, low, high in zip(points[:-1], lo, hi, strict=True):
-            same = same and np.allclose((layer - low[:, None]) / (high - low)[:, None], at, rtol=0, atol=1e-3 / n)
-    if not same:
-        what = f"bins of equal width, and of equal mass in z{model.nz}, as the paper has them"
-        raise UserError(f"{path} and ..._zendpoints{quantbits}.pt do not hold {what}")
-    return Ranges(lo, hi, quantbits, checkpoint.identity, True)
+    path = Path(folder) / f"{checkpoint.dataset}_nz{model.nz}_zendpoints{quantbits}.pt"
+    try:
+        edges = torch.load(path, map_location="cpu", weights_only=True).numpy()
+    except Exception as error:  # a damaged file makes torch.load() raise all sorts of exceptions
+        raise UserError(f"{path} cannot be read ({type(error).__name__}); name its folder with --import") from None
+    expected = model.nz, math.prod(model.zs), n - 1
+    if edges.shape != expected or edges.dtype != np.float64:
+        raise UserError(f"{path} holds {edges.dtype} {list(edges.shape)} instead of float64 {list(expected)}")
+    first, last = edges[:-1, :, 0], edges[:-1, :, -1]
+    width = (last - first) / (n - 2)
+    if not ((width > 0).all() and np.allclose(np.diff(edges[:-1]) / width[..., None], 1, rtol=0, atol=1e-3)):
+        raise UserError(f"{path} does not hold bins of equal width, as the paper has them")
+    return Ranges(first - width, last + width, quantbits, checkpoint.identity, True)
 
 
 def for_checkpoint(
@@ -183,31 +168,26 @@ def for_checkpoint(
     """
     from utils import distributed
 
-    kept = checkpoint.bins_files(quantbits)[-1]
-    found = distributed.broadcast_object(job, None if job.rank else find(checkpoint, quantbits))
-    if found is not None and found.with_images:
-        return found
-    if found is None:
+    ranges = distributed.broadcast_object(job, None if job.rank else find(checkpoint, quantbits))
+    if ranges is None:
+        kept = checkpoint.bins_files(quantbits)[-1]
         paths.check_folder_writable(kept.parent)  # before the work
-    images = distributed.in_turn(job, lambda: _training_images(checkpoint.dataset, data))
-    if images is None and found is not None:
-        return found
-    ranges = sample_ranges(checkpoint.model, images, quantbits, checkpoint.identity, job=job)
-    if job.rank == 0:
-        save(ranges, kept)
+        images = distributed.in_turn(job, lambda: _training_images(checkpoint.dataset, data))
+        ranges = sample_ranges(checkpoint.model, images, quantbits, checkpoint.identity, job=job)
+        if job.rank == 0:
+            save(ranges, kept)
     return ranges
 
 
 def find(checkpoint: "Checkpoint", quantbits: int) -> Ranges | None:
-    """The ranges that were made for a checkpoint, or None. Ranges of both chains come first."""
-    model, found = checkpoint.model, []
+    """The ranges that were made for a checkpoint, or None."""
     for file in filter(Path.exists, checkpoint.bins_files(quantbits)):
         ranges = load(file)
         if (ranges.checkpoint, ranges.quantbits) == (checkpoint.identity, quantbits):
-            if ranges.lo.shape != (model.nz - 1, math.prod(model.zs)):
+            if ranges.lo.shape != (checkpoint.model.nz - 1, math.prod(checkpoint.model.zs)):
                 raise UserError(f"{file} does not fit its checkpoint; delete it to have it made again")
-            found.append(ranges)
-    return max(found, key=lambda ranges: ranges.with_images, default=None)
+            return ranges
+    return None
 
 
 def _training_images(dataset, data):
@@ -223,14 +203,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(
         "Make the bins of a checkpoint's latents, as the compression scripts do if there are none.\n"
         "mpiexec -np 8 python discretization.py ..., or torchrun --nproc-per-node 8, shares the work of 8 processes.\n"
-        "\nWrites OUTPUT/bins/<dataset>_nz<k>_<q>bits_<checkpoint>.npz, or the file that --to names."
+        "\nWrites OUTPUT/bins/<dataset>_nz<k>_<q>bits_<checkpoint>.npz. Bins that lie next to CHECKPOINT.pt, as\n"
+        "CHECKPOINT.bins.npz, are used before these."
     )
     parser.add_argument("dataset", choices=sorted(datasets.NAMES), help="the dataset the checkpoint was trained on")
     cli.add_checkpoint_arguments(parser)
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
-    published = "take the bins from the paper's files <dataset>_nz<k>_{zendpoints,zcentres}<q>.pt in this folder"
+    published = "take the bins from the paper's file <dataset>_nz<k>_zendpoints<q>.pt in this folder"
     parser.add_argument("--import", dest="published", metavar="FOLDER", help=published)
-    parser.add_argument("--to", help="write here; CHECKPOINT.bins.npz next to CHECKPOINT.pt is found without a flag")
     return parser.parse_args(argv)
 
 
@@ -239,32 +219,21 @@ def main(argv: list[str] | None = None) -> None:
     """Make or import the bins that the flags ask for, and describe them."""
     args = arguments(argv)
     with joined(args, "sampling") as job:
-        _make(args, job)
+        from model import checkpoints
 
-
-def _make(args, job):
-    from model import checkpoints
-    from utils import distributed
-
-    checkpoint = checkpoints.open_for(args.dataset, args)
-    beside, kept = checkpoint.bins_files(args.quantbits)
-    if args.published or args.to:
-        if beside.exists() and not args.to:
-            raise UserError(f"{beside} is used before imported bins; replace it with --to={beside}")
-        to = Path(args.to or kept)
-        paths.check_writable(to)
+        checkpoint = checkpoints.open_for(args.dataset, args)
+        beside, kept = checkpoint.bins_files(args.quantbits)
         if args.published:
+            if beside.exists():
+                raise UserError(f"{beside} is used before imported bins; move it away")
             ranges = load_published(args.published, checkpoint, args.quantbits)
+            if job.rank == 0:
+                save(ranges, kept)
         else:
-            images = distributed.in_turn(job, lambda: datasets.load(args.dataset, "train", args.data))
-            ranges = sample_ranges(checkpoint.model, images, args.quantbits, checkpoint.identity, job=job)
-        if job.rank == 0:
-            save(ranges, to)
-    else:
-        ranges = for_checkpoint(checkpoint, args.quantbits, args.data, job)
-    for i, (lo, hi) in enumerate(zip(ranges.lo, ranges.hi, strict=True), start=1):
-        print(f"z{i}: {len(lo)} dimensions, from {lo.min():.3f} to {hi.max():.3f}")
-    print(f"z{checkpoint.model.nz}: {1 << ranges.quantbits} bins of equal mass under the prior")
+            ranges = for_checkpoint(checkpoint, args.quantbits, args.data, job)
+        for i, (lo, hi) in enumerate(zip(ranges.lo, ranges.hi, strict=True), start=1):
+            print(f"z{i}: {len(lo)} dimensions, from {lo.min():.3f} to {hi.max():.3f}")
+        print(f"z{checkpoint.model.nz}: {1 << args.quantbits} bins of equal mass under the prior")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ class Network(Protocol):
     xs: tuple[int, ...]  # the shape of an image
     zs: tuple[int, ...]  # of a latent
     nz: int  # latents
-    device: torch.device
 
     def infer(self, i: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Parameters of q(z_{i+1} | z_i), or q(z_1 | x) for i = 0."""
@@ -76,7 +75,6 @@ class Conditionals:
     def __init__(self, network: Network, bins: Sequence[Bins]) -> None:
         self.network = network
         self.bins = bins
-        self.device = network.device
         self._shapes = [tuple(network.xs)] + [tuple(network.zs)] * network.nz
         self.dims: Sequence[int] = [int(np.prod(shape)) for shape in self._shapes]
         self.xs = self._shapes[0]

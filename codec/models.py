@@ -8,59 +8,48 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from codec import blocks
-from codec.header import FLOAT_GPU, INTEGERS, Blocks
+from codec.header import Blocks
 from model.context.weights import ContextNetwork, open_network
 from utils import cli, paths
 from utils.errors import UserError
-from utils.images import Picture
 
 if TYPE_CHECKING:
     from codec.block_codec import BlockCodec
 
 
 def open_blocks(
-    wanted: Blocks | None = None, checkpoint: str | Path | None = None, gpu: int | None = None, floats: bool = False
+    wanted: Blocks | None = None, checkpoint: str | Path | None = None, gpu: int | None = -1
 ) -> "BlockCodec":
     """The model of Bit-Swap at `checkpoint`, or one that was trained here or ships.
 
-    wanted: what a file says of its model; None to encode. gpu: index of the GPU, -1 for the CPU; by default the CPU, or
-    the GPU for a file that was written on one. floats: compute in floats in place of integers, to encode.
+    wanted: what a file says of its model; None to encode. gpu: index of the GPU, -1 for the CPU.
     Raises UserError if there is no such model.
     """
     from codec import block_codec
     from model import checkpoints
-    from model.exact import NoExactFormError
 
+    device = cli.device(gpu)
     if wanted is None:
-        path = checkpoints.find(block_codec.DATASET, checkpoint=checkpoint)
-        try:
-            codec = block_codec.open_checkpoint(path, cli.device(-1 if gpu is None else gpu), integers=not floats)
-        except NoExactFormError as error:
-            raise UserError(f"{error}; or use --floats, which needs none") from error
+        codec = block_codec.open_checkpoint(checkpoints.find(block_codec.DATASET, checkpoint=checkpoint), device)
         assert codec is not None
         return codec
     # A checkpoint trained here hides the shipped one of as many layers, but the file may be of the latter.
     shipped = paths.PRETRAINED.glob(f"{block_codec.DATASET}_nz*.pt")
     candidates = list(dict.fromkeys((*paths.checkpoints(block_codec.DATASET).values(), *shipped)))
     candidates = [Path(checkpoint)] if checkpoint else candidates
-    device = cli.device(gpu if gpu is not None or wanted.arithmetic == FLOAT_GPU else -1)
-    problems = []
+    problems = ""
     for path in candidates:
         try:
-            integers = wanted.arithmetic == INTEGERS
-            codec = block_codec.open_checkpoint(path, device, integers, wanted.quantbits, wanted=wanted.networks)
+            if codec := block_codec.open_checkpoint(path, device, wanted.quantbits, wanted.networks):
+                return codec
         except UserError as error:
             if checkpoint:
                 raise
-            problems.append(f" ({error})")
-            continue
-        if codec is not None:
-            return codec
+            problems += f" ({error})"
     searched = ", ".join(map(str, candidates)) or paths.PRETRAINED
     raise UserError(
         f"it was written with another checkpoint, {wanted.networks}, than {searched}; name it with --checkpoint"
-        + "".join(problems)
+        + problems
     )
 
 
@@ -71,13 +60,6 @@ class Models(NamedTuple):
     bitswap: Callable[["Blocks | None"], "BlockCodec"] = open_blocks
     # Channels and side of the blocks of `bitswap`, if known without opening it: other images do not import PyTorch.
     blocks: tuple[int, int] | None = (3, 32)
-
-    def may_code_blocks(self, plane: Picture) -> bool:
-        """Whether a plane may have blocks of that shape."""
-        if self.blocks is None:
-            return True
-        channels, side = self.blocks
-        return plane.pixels.shape[2] == channels and blocks.count(*plane.size, side) > 0
 
 
 SHIPPED = Models()

@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,16 +75,15 @@ def find(
     own = [layers for layers, path in found.items() if path.parent != paths.PRETRAINED]
     folders = " and ".join(map(str, dict.fromkeys((paths.params(dataset, output), paths.params(dataset)))))
     wanted = "checkpoint" if nz is None else f"checkpoint for --nz={nz}"
-    if nz is None:
-        nz = max(own or found, default=None)
+    nz = max(own or found, default=None) if nz is None else nz
     if nz not in found:
         published = results.DEPTHS[dataset]
         train = f"python model/{dataset}_train.py --nz={nz if nz in published else published[-1]}"
-        advice = f"{train} trains one"
-        if nz not in (None, *published):
-            advice = f"the published depths are {', '.join(map(str, published))}, e.g. {train}"
-        others = f"; there is one for --nz={', '.join(map(str, sorted(found)))}" if found else ""
-        raise UserError(f"no {wanted} in {folders} and {paths.PRETRAINED}{others}; {advice}")
+        there, depths = (", ".join(map(str, numbers)) or "none" for numbers in (sorted(found), published))
+        raise UserError(
+            f"no {wanted} in {folders} and {paths.PRETRAINED}, which hold --nz={there}; {train} trains one (the "
+            f"published depths are {depths})"
+        )
     if found[nz].parent == paths.PRETRAINED:
         print(f"No {wanted} in {folders}: using the small one that ships, {found[nz]}")
     return found[nz]
@@ -105,20 +103,18 @@ def load(
     try:
         state_dict = plain(torch.load(path, map_location="cpu", weights_only=True), path)
     except Exception as error:  # a damaged file makes torch.load() raise all sorts of exceptions
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
-            raise UserError(
-                f"{path} holds other Python objects than weights, which can run code when they are read. If you trust "
-                "it, read it with torch.load(..., weights_only=False) and write its state_dict() with torch.save()"
-            ) from None
-        raise UserError(f"{path} is corrupt or not a PyTorch checkpoint ({type(error).__name__})") from None
+        what = "is corrupt or not a PyTorch checkpoint"
+        if "Unsupported global" in str(error):
+            what = "holds more than weights; write only the state_dict() of its model, with torch.save()"
+        raise UserError(f"{path} {what} ({type(error).__name__})") from None
     try:
         model = Model.from_state_dict(state_dict)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-    for name, value in model.state_dict().items():
-        if not torch.isfinite(value).all():
-            raise UserError(f"{path}: {name} holds values that are NaN or infinite; use an earlier checkpoint")
-    return Checkpoint(path, model.to(device), identify(model.state_dict()), dataset, Path(output))
+    state_dict = model.state_dict()
+    if bad := [name for name, value in state_dict.items() if not torch.isfinite(value).all()]:
+        raise UserError(f"{path}: {bad[0]} holds values that are NaN or infinite; use an earlier checkpoint")
+    return Checkpoint(path, model.to(device), identify(state_dict), dataset, Path(output))
 
 
 def plain(entries: Any, path: Path) -> Any:
@@ -126,14 +122,14 @@ def plain(entries: Any, path: Path) -> Any:
 
     Averaged weights ("ema"), which our .resume files hold too, come before raw ones.
     """
-    while isinstance(entries, dict):
+    while isinstance(entries, dict) and entries:
         wrapper = next((key for key in WRAPPERS if isinstance(entries.get(key), dict)), None)
         prefix = next((each for each in PREFIXES if all(str(name).startswith(each) for name in entries)), None)
         if wrapper == "ema":
             print(f"{path}: using its averaged weights (ema)")
         if wrapper:
             entries = entries[wrapper]
-        elif prefix and entries:
+        elif prefix:
             entries = {str(name).removeprefix(prefix): value for name, value in entries.items()}
         else:
             break

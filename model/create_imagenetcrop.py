@@ -2,14 +2,13 @@
 
 The published split has 5,000 photographs for testing, drawn at random from the validation and test sets of ILSVRC 2012,
 and the others for training. Which ones is not published; here the seed and the names of the files decide. Any other
-photographs will do: JPEG or PNG files, in sub-folders or not. A photograph that lies in several places counts once.
+photographs will do: JPEG or PNG files, in sub-folders or not.
 Nothing in FOLDER is changed: the sets are hard links to its files, which use no space, or copies on another disk.
 
 Writes  DATA/imagenetcrop/train/ and DATA/imagenetcrop/test/   each whole or not at all
 """
 
 import argparse
-import filecmp
 import os
 import shutil
 import signal
@@ -41,52 +40,32 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def list_photographs(folders: Iterable[Path]) -> dict[str, Path]:
-    """The photographs in folders, {path in the set: path}, sorted, each once; the other files are counted on stdout.
+    """The photographs in folders, {path in the set: path}, sorted; the other files are counted on stdout.
 
     Raises UserError if a folder does not exist, or two photographs have the same name.
     """
     found: dict[str, Path] = {}
-    alike: dict[tuple[int, bytes], list[Path]] = {}  # {size and last bytes: photographs}
-    others = copies = 0
+    others = 0
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder; name a folder of photographs (JPEG or PNG)")
         names, hidden = paths.list_files(folder)
-        others += hidden
-        for name in names:
-            path = folder / name
-            if not name.lower().endswith(SUFFIXES) or not path.is_file():
-                others += 1
-                continue
-            same = alike.setdefault(fingerprint(path), [])
-            if any(filecmp.cmp(path, other, shallow=False) for other in same):
-                copies += 1
-                continue
+        photographs = [name for name in names if name.lower().endswith(SUFFIXES) and (folder / name).is_file()]
+        others += hidden + len(names) - len(photographs)
+        for name in photographs:
             if name in found:
-                raise UserError(f"{path} has the same name as {found[name]}; rename one")
-            found[name] = path
-            same.append(path)
+                raise UserError(f"{folder / name} has the same name as {found[name]}; rename one")
+            found[name] = folder / name
     if others:
         print(f"left out: {others} hidden files, or neither JPEG nor PNG")
-    if copies:
-        print(f"left out: {copies} photographs that are there already")
     return dict(sorted(found.items()))
 
 
-def fingerprint(path: Path) -> tuple[int, bytes]:
-    """The size and the last bytes of a file, which differ between nearly all photographs."""
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 64))
-        return size, file.read()
-
-
-def place(source: str | Path, target: Path) -> None:
+def place(source: Path, target: Path) -> None:
     """Link to a file, or copy it if that is not possible."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    source = os.path.realpath(source)
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)
     except OSError:  # another disk, or one without links
         shutil.copyfile(source, target)
 

@@ -30,16 +30,8 @@ FORMAT = 1  # of the files
 STREAM = 14  # fraction bits of the residual stream, and of all that enters an ELU
 STREAM_LIMIT = 1 << 23  # so that float32 holds the sum of two
 VALUE_LIMIT = 1 << 30  # of latent values, mu and std
-# The arguments of Model in the header of a file, with their least and greatest values.
-LIMITS = {
-    "nz": (1, 64), "zchannels": (1, 1024), "nprocessing": (0, 64), "kernel_size": (1, 31), "resdepth": (0, 1024),
-    "reswidth": (1, 8192),
-}  # fmt: skip
-FLAGS = ("conditional_scale", "colour_transform")
-
-
-class NoExactFormError(UserError):
-    """A checkpoint has no exact form, and none can be made."""
+# The arrays of a file, with their types.
+ARRAYS = {"weights": np.int16, "biases": np.int32, "exponents": np.int8, "inputs": np.int32, "pixel_std": np.int32}
 
 
 class Fields(NamedTuple):
@@ -47,14 +39,11 @@ class Fields(NamedTuple):
 
     architecture: dict[str, Any]  # the arguments of Model
     checkpoint: str  # identity of the float parameters
-    weights: np.ndarray  # int16
-    biases: np.ndarray  # int32, one per output channel, as in Layer
-    exponents: np.ndarray  # int8, likewise
-    inputs: np.ndarray  # int32 [layers, 3]: unit, low and most, as in Layer; for least see input_least()
-    pixel_std: np.ndarray  # int32 [*xs], FRACTION fraction bits; empty if p(x|z_1) has a conditional scale
-
-
-DTYPES = (np.int16, np.int32, np.int8, np.int32, np.int32)  # of the arrays
+    weights: np.ndarray
+    biases: np.ndarray  # one per output channel, as in Layer
+    exponents: np.ndarray  # likewise
+    inputs: np.ndarray  # [layers, 3]: unit, low and most, as in Layer; for least see input_least()
+    pixel_std: np.ndarray  # [*xs], FRACTION fraction bits; empty if p(x|z_1) has a conditional scale
 
 
 class Network(NamedTuple):
@@ -70,12 +59,13 @@ class ExactModel:
 
     fields: as make_exact.make() computes them. device: where the networks run.
     Raises ValueError if the fields do not describe networks or a convolution cannot be proved to be exact, and
-    ArithmeticError if the convolutions of this machine turn out not to be.
+    UserError if the convolutions of this machine turn out not to be.
     """
 
     def __init__(self, fields: Fields, device: str | torch.device = "cpu") -> None:
         self.fields, self.device = fields, torch.device(device)
-        model = skeleton(fields.architecture)
+        with torch.device("meta"):  # names and shapes without any numbers
+            model = fold_weight_norm(Model(**fields.architecture))
         self.xs, self.zs, self.nz = model.xs, model.zs, model.nz
         self.to_levels, self.to_pixels = model.to_levels, model.to_pixels
         self._networks = unpack(fields, model, self.device)
@@ -84,10 +74,6 @@ class ExactModel:
         self._thresholds = {kind: torch.from_numpy(table).to(self.device) for kind, table in scales.items()}
         if fields.pixel_std.size:
             self._pixel_scale = self._scale("pixel", torch.from_numpy(fields.pixel_std.astype(np.int64)))
-
-    def to(self, device: str | torch.device) -> "ExactModel":
-        """The same networks on another device."""
-        return ExactModel(self.fields, device)
 
     @property
     def identity(self) -> str:
@@ -162,13 +148,7 @@ class ExactModel:
         return torch.maximum(x, self._elu.index_select(0, index.view(-1)).view(x.shape))
 
 
-def skeleton(arguments: dict[str, Any]) -> Model:
-    """A folded Model of an architecture without any numbers: names and shapes only."""
-    with torch.device("meta"):
-        return fold_weight_norm(Model(**arguments))
-
-
-def walk(model: Model, visit: Callable[[str, list[nn.Conv2d]], Layer]) -> dict[str, list[Network]]:
+def walk(model: Model, visit: Callable[[str, list[nn.Conv2d]], Any]) -> dict[str, list[Network]]:
     """Arrange visit(name, convolutions) for every layer of a folded model: {"infer": [Network], "generate": [...]}.
 
     convolutions: the layer's nn.Conv2d, of which a head may have two, for mu and std.
@@ -177,24 +157,32 @@ def walk(model: Model, visit: Callable[[str, list[nn.Conv2d]], Layer]) -> dict[s
     def convolutions(*parts):
         return [m for part in parts if isinstance(part, nn.Module) for m in part.modules() if isinstance(m, nn.Conv2d)]
 
-    def network(name, first, residual, *head):
-        entry, blocks = visit(f"{name}.in", convolutions(first)), []
-        for b, part in enumerate(residual):
-            layers = [visit(f"{name}.res{b}.{j}", [convolution]) for j, convolution in enumerate(convolutions(part))]
-            if layers:
-                blocks.append(list(zip(layers[::2], layers[1::2], strict=True)))
-        return Network(entry, blocks, visit(f"{name}.head", convolutions(*head)))
+    def network(name, first, residual, mu, std):
+        entry = visit(f"{name}.in", convolutions(first))
+        blocks = [[visit(f"{name}.res", [convolution]) for convolution in convolutions(part)] for part in residual]
+        pairs = [list(zip(layers[::2], layers[1::2], strict=True)) for layers in blocks if layers]
+        return Network(entry, pairs, visit(f"{name}.head", convolutions(mu, std)))
 
-    def deep(kind, *parts):
-        layers = enumerate(zip(*parts, strict=True), start=1)
-        return [network(f"{kind}{i}", first, [res], mu, std) for i, (first, res, mu, std) in layers]
+    def networks(name, *parts):
+        return [network(f"{name}{i}", *each) for i, each in enumerate(zip(*parts, strict=True))]
 
     m = model
-    infer = network("infer0", m.infer_in, [m.infer_res0, m.infer_res1], m.infer_mu, m.infer_std)
-    infer = [infer, *deep("infer", m.deepinfer_in, m.deepinfer_res, m.deepinfer_mu, m.deepinfer_std)]
-    generate = network("generate0", m.gen_in, [m.gen_res1, m.gen_res0], m.gen_mu, m.gen_std)
-    generate = [generate, *deep("generate", m.deepgen_in, m.deepgen_res, m.deepgen_mu, m.deepgen_std)]
-    return {"infer": infer, "generate": generate}
+    return {
+        "infer": networks(
+            "infer",
+            [m.infer_in, *m.deepinfer_in],
+            [(m.infer_res0, m.infer_res1), *zip(m.deepinfer_res)],
+            [m.infer_mu, *m.deepinfer_mu],
+            [m.infer_std, *m.deepinfer_std],
+        ),
+        "generate": networks(
+            "generate",
+            [m.gen_in, *m.deepgen_in],
+            [(m.gen_res1, m.gen_res0), *zip(m.deepgen_res)],
+            [m.gen_mu, *m.deepgen_mu],
+            [m.gen_std, *m.deepgen_std],
+        ),
+    }
 
 
 def input_least(name: str, unit: int, most: int) -> int:
@@ -207,34 +195,30 @@ def unpack(fields: Fields, model: Model, device: torch.device) -> dict[str, list
 
     model: a folded one, of which only the shapes are used. Raises ValueError if the fields do not fit it.
     """
-    for name, array, dtype in zip(Fields._fields[2:], fields[2:], DTYPES, strict=True):
-        if array.dtype.newbyteorder("=") != dtype:
-            raise ValueError(f"{name} is of type {array.dtype}")
-    if fields.pixel_std.shape != ((0,) if isinstance(model.gen_std, nn.Module) else model.xs):
-        raise ValueError("pixel_std is not of the shape of an image")
-    taken = dict.fromkeys(("weights", "biases", "exponents", "inputs"), 0)
+    shapes: list[tuple[int, ...]] = []
+    walk(model, lambda _, parts: shapes.append((sum(len(p.weight) for p in parts), *parts[0].weight.shape[1:])))
+    sizes, channels = [math.prod(shape) for shape in shapes], [shape[0] for shape in shapes]
+    pixel_std = (0,) if isinstance(model.gen_std, nn.Module) else model.xs
+    expected = (sum(sizes),), (sum(channels),), (sum(channels),), (len(shapes), 3), pixel_std
+    for (name, dtype), array, shape in zip(ARRAYS.items(), fields[2:], expected, strict=True):
+        if array.shape != shape or array.dtype.newbyteorder("=") != dtype:
+            raise ValueError(f"{name}: {array.dtype} {list(array.shape)} does not fit the architecture")
+
+    def split(array, counts):
+        return np.split(array.astype(np.int64), np.cumsum(counts)[:-1])
+
+    each = (split(fields.weights, sizes), split(fields.biases, channels), split(fields.exponents, channels))
+    layers = iter(zip(shapes, *each, fields.inputs.tolist(), strict=True))
     checked = set()
 
-    def take(name, shape):
-        start = taken[name]
-        taken[name] += math.prod(shape)
-        flat = getattr(fields, name).reshape(-1)[start : taken[name]]
-        if len(flat) < math.prod(shape):
-            raise ValueError(f"too few {name}")
-        return flat.reshape(shape).astype(np.int64)
-
-    def visit(name, convolutions):
-        shapes = [tuple(convolution.weight.shape) for convolution in convolutions]
-        shape = (sum(out for out, *_ in shapes), *shapes[0][1:])
-        weight, bias, exponent = take("weights", shape), take("biases", shape[:1]), take("exponents", shape[:1])
-        unit, low, most = take("inputs", (3,)).tolist()
-        if not (0 <= unit <= 24 and 0 <= low <= 24 and 0 < most <= EXACT):
-            raise ValueError(f"{name}: activations cannot have unit, low and most = {unit}, {low}, {most}")
-        if np.abs(exponent).max() > 64:
-            raise ValueError(f"{name}: exponents of up to {np.abs(exponent).max()}")
+    def visit(name, _):
+        shape, weight, bias, exponent, (unit, low, most) = next(layers)
+        if not (0 <= unit <= 24 and 0 <= low <= 24 and 0 < most <= EXACT and np.abs(exponent).max() <= 64):
+            raise ValueError(f"{name}: numbers out of range")
         bound, fraction = (VALUE_LIMIT, FRACTION) if name.endswith("head") else (STREAM_LIMIT, STREAM)
+        weight = torch.from_numpy(weight.reshape(shape)).to(device, torch.float32)
         layer = Layer(
-            torch.from_numpy(weight).to(device, torch.float32).contiguous(memory_format=torch.channels_last),
+            weight.contiguous(memory_format=torch.channels_last),
             torch.from_numpy(bias).to(device, torch.float32),
             torch.from_numpy(np.ldexp(1.0, fraction - exponent)).to(device, torch.float32),
             unit, low, input_least(name, unit, most), most, bound,
@@ -245,23 +229,14 @@ def unpack(fields: Fields, model: Model, device: torch.device) -> dict[str, list
             checked.add(shape)
         return layer
 
-    found = walk(model, visit)
-    for name, count in taken.items():
-        if count != getattr(fields, name).size:
-            raise ValueError(f"too many {name}")
-    return found
+    return walk(model, visit)
 
 
 def save(path: str | Path, exact: ExactModel) -> None:
     """Write an ExactModel as an .npz file, whole or not at all."""
-    arrays = exact.fields._asdict()
-    npz.save(path, header=header(exact.fields), **{name: arrays[name] for name in Fields._fields[2:]})
-
-
-def header(fields: Fields) -> str:
-    """What is not an array, as a line of JSON."""
-    parts = {"format": FORMAT, "architecture": fields.architecture, "checkpoint": fields.checkpoint}
-    return json.dumps(parts, sort_keys=True)
+    parts = {"format": FORMAT, "architecture": exact.fields.architecture, "checkpoint": exact.fields.checkpoint}
+    arrays = dict(zip(ARRAYS, exact.fields[2:], strict=True))
+    npz.save(path, header=json.dumps(parts, sort_keys=True), **arrays)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> ExactModel:
@@ -270,18 +245,22 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> ExactModel:
     Raises UserError if the file is absent, damaged or something else, or if convolutions are not exact on this machine.
     """
     remedy = "model/make_exact.py makes it from a checkpoint"
-    text, *arrays = npz.load(path, ("header", *Fields._fields[2:]), remedy)
+    text, *arrays = npz.load(path, ("header", *ARRAYS), remedy)
     try:
-        fields = Fields(*read_header(str(text)), *arrays)
-        a = fields.architecture
+        parts = json.loads(str(text))
+        if parts["format"] != FORMAT:
+            raise ValueError(f"format {parts['format']!r}, and this program reads format {FORMAT}")
+        a = parts["architecture"]
+        fields = Fields(a | {"xs": tuple(a["xs"])}, parts["checkpoint"], *arrays)
         # Before any network is built: a damaged header must not describe one that is larger than its file.
         if fields.inputs.shape != (4 * (a["nz"] + a["nprocessing"] + a["resdepth"]), 3):
             raise ValueError("its layers are not those of its architecture")
         return ExactModel(fields, device)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; {remedy}") from None
-    except ArithmeticError as error:
-        raise UserError(f"{error}; use another device or another build of PyTorch") from None
+    except UserError:
+        raise
+    except Exception as error:  # a damaged header makes Model() raise all sorts of exceptions
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not the exact form of a model ({reason}); {remedy}") from None
 
 
 def find(checkpoint: Checkpoint) -> ExactModel | None:
@@ -291,27 +270,3 @@ def find(checkpoint: Checkpoint) -> ExactModel | None:
         if exact.fields.checkpoint == checkpoint.identity:
             return exact
     return None
-
-
-def read_header(text: str) -> tuple[dict[str, Any], str]:
-    """(architecture, checkpoint) from the header of a file. Raises ValueError if it is not one."""
-    parts = json.loads(text)
-    if not isinstance(parts, dict) or set(parts) != {"format", "architecture", "checkpoint"}:
-        raise ValueError("not the header of an exact network")
-    if parts["format"] != FORMAT:
-        raise ValueError(f"format {parts['format']!r}, and this program reads format {FORMAT}")
-    found, checkpoint = parts["architecture"], parts["checkpoint"]
-    try:
-        values = [*(found[name] for name in LIMITS), *found["xs"]]
-        limits = [*LIMITS.values(), *[(1, 4096)] * 3]
-        sound = all(
-            type(value) is int and least <= value <= most for value, (least, most) in zip(values, limits, strict=True)
-        )
-        _, height, width = found["xs"]
-        sound = sound and height % 2 == width % 2 == 0 and found["kernel_size"] % 2 == 1 and type(checkpoint) is str
-        sound = sound and len(found) == len(LIMITS) + 3 and all(type(found[name]) is bool for name in FLAGS)
-    except (TypeError, KeyError, ValueError):  # it lacks one of them
-        sound = False
-    if not sound:
-        raise ValueError("not the architecture of a Bit-Swap model")
-    return found | {"xs": tuple(found["xs"])}, checkpoint

@@ -18,8 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils import cli, datasets, paths
 
-TOLERANCE = 0.003  # bits/dim: the most that single passes may cost
-
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
@@ -33,9 +31,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_model_arguments(parser)
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--to", help="write here")
-    passes = f"the layers with two passes (default: the heads alone if that costs under {TOLERANCE} bits/dim)"
-    parser.add_argument("--two-passes", choices=("heads", "all"), help=passes)
-    parser.add_argument("--compare", type=cli.whole_number(1), default=100, help="test images to compare the rates on")
     parser.set_defaults(gpu=-1, output=paths.ROOT)
     return parser.parse_args(argv)
 
@@ -48,7 +43,7 @@ from torch import nn
 
 from model import checkpoints
 from model.checkpoints import Checkpoint
-from model.exact import DTYPES, VALUE_LIMIT, ExactModel, Fields, NoExactFormError, find, input_least, save, walk
+from model.exact import ARRAYS, VALUE_LIMIT, ExactModel, Fields, find, input_least, save, walk
 from model.vae import Model, architecture, log_likelihoods
 from utils.errors import UserError
 from utils.fixed_point import FRACTION, LEAST_SCALE_LOG2, SCALES_PER_OCTAVE
@@ -57,7 +52,8 @@ from utils.torch.integers import EXACT, largest_sums
 from utils.torch.modules import fold_weight_norm
 
 MARGIN = 1.5  # activations are clamped at so many times the largest one in calibration
-CALIBRATION = 64  # images
+TOLERANCE = 0.003  # bits/dim: the most that single passes may cost
+CALIBRATION, COMPARED = 64, 100  # images
 
 Seen = dict[nn.Module, tuple[float, float]]  # {convolution: (peak, power) of its inputs}: see quantize()
 
@@ -66,9 +62,9 @@ def make(model: Model, pixels: torch.Tensor, checkpoint: str = "", two_passes: s
     """Turn a trained model into integers: an ExactModel.
 
     pixels: uint8 [B, *xs], images that show how large activations are. checkpoint: the identity to record.
-    two_passes: which layers have two passes, "heads" or "all"; the default is the heads alone, unless that costs more
-    than TOLERANCE bits/dim on these images.
-    Raises ValueError if the activations of the model are too large for its fixed-point numbers.
+    two_passes: which layers have two passes, "heads" or "all"; by default "heads", or "all" if "heads" costs more than
+    TOLERANCE bits/dim on these images.
+    Raises UserError if the activations of the model are too large for its fixed-point numbers.
     """
     folded = fold_weight_norm(model).cpu()
     arguments = architecture(model.state_dict()) | {"xs": model.xs}
@@ -81,10 +77,9 @@ def make(model: Model, pixels: torch.Tensor, checkpoint: str = "", two_passes: s
     rate = bits_per_dim(folded, pixels).mean()
     for hook in hooks:
         hook.remove()
-    for which in [two_passes] if two_passes else ["heads", "all"]:
-        exact = ExactModel(quantize_all(folded, seen, which, arguments, checkpoint))
-        if which == "all" or two_passes or bits_per_dim(in_floats(exact), pixels).mean() - rate <= TOLERANCE:
-            break
+    exact = ExactModel(quantize_all(folded, seen, two_passes or "heads", arguments, checkpoint))
+    if two_passes is None and bits_per_dim(in_floats(exact), pixels).mean() - rate > TOLERANCE:
+        exact = ExactModel(quantize_all(folded, seen, "all", arguments, checkpoint))
     return exact
 
 
@@ -110,7 +105,7 @@ def quantize_all(folded: Model, seen: Seen, two_passes: str, arguments: dict[str
         np.array(inputs),
         np.clip(np.rint(std * (1 << FRACTION)), -VALUE_LIMIT, VALUE_LIMIT),
     )
-    typed = (array.astype(dtype) for array, dtype in zip(arrays, DTYPES, strict=True))
+    typed = (array.astype(dtype) for array, dtype in zip(arrays, ARRAYS.values(), strict=True))
     return Fields(arguments, checkpoint, *typed)
 
 
@@ -122,7 +117,7 @@ def quantize(
     The more bits the activations have, the fewer are left to the weights. weight: float64 [out, in, k, k].
     bias: float64 [out]. peak, power: the largest absolute value and the mean square of the layer's inputs.
     Returns (weight, bias, exponent, (unit, low, most)), integers as in Layer; exponent [out]: the fraction bits of the
-    sums. Raises ValueError if prove() accepts none.
+    sums. Raises UserError if prove() accepts none.
     """
     if name == "infer0.in":  # the levels, which are integers already
         weight, power, choices = weight / 255, power * 255**2, [(0, 255)]
@@ -142,7 +137,7 @@ def quantize(
         if best is None or error < best[0]:
             best = error, unit, low, most, exponent
     if best is None:
-        raise ValueError(f"{name}: activations of up to {peak:.3g} are too large for the integers of float32")
+        raise UserError(f"{name}: activations of up to {peak:.3g} are too large for the integers of float32")
     _, unit, low, most, exponent = best
     weight, bias = weight * 2.0 ** exponent[:, None, None, None], bias * 2.0 ** (unit - low + exponent)
     return np.rint(weight), np.rint(bias), unit - low + exponent, (unit, low, most)
@@ -188,30 +183,20 @@ def for_checkpoint(checkpoint: Checkpoint, data: str | Path | None = None) -> Ex
     """The exact form that find() finds, or a new one, which is kept in OUTPUT/bins.
 
     data: the folder of the datasets; a new one requires images of the training set.
-    Raises NoExactFormError if it cannot be made.
+    Raises UserError if it cannot be made.
     """
     exact = find(checkpoint)
-    if exact is not None:
-        return exact
-    kept = checkpoint.exact_files()[-1]
-    paths.check_folder_writable(kept.parent)
-    try:
-        pixels = sample_images(checkpoint.dataset, "train", data, CALIBRATION)
-    except UserError as error:
-        raise NoExactFormError(
-            f"{checkpoint.path} has no exact form, and images to make it from are missing: {error}"
-        ) from None
-    exact = from_checkpoint(checkpoint, pixels)
-    save(kept, exact)
-    return exact.to(next(checkpoint.model.parameters()).device)
-
-
-def from_checkpoint(checkpoint: Checkpoint, pixels: torch.Tensor, two_passes: str | None = None) -> ExactModel:
-    """make() for a checkpoint; raises NoExactFormError if it fails."""
-    try:
-        return make(checkpoint.model, pixels, checkpoint.identity, two_passes)
-    except (ValueError, ArithmeticError) as error:
-        raise NoExactFormError(f"{checkpoint.path} has no exact form here: {error}") from None
+    if exact is None:
+        kept = checkpoint.exact_files()[-1]
+        paths.check_folder_writable(kept.parent)
+        try:
+            pixels = sample_images(checkpoint.dataset, "train", data, CALIBRATION)
+        except UserError as error:
+            raise UserError(f"{checkpoint.path} has no exact form, and making it requires images: {error}") from None
+        save(kept, make(checkpoint.model, pixels, checkpoint.identity))
+        exact = find(checkpoint)
+    assert exact is not None
+    return exact
 
 
 def sample_images(dataset: str, split: str, data: str | Path | None, count: int, seed: int = 0) -> torch.Tensor:
@@ -228,15 +213,14 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = checkpoints.open_for(args.dataset, args)
     to = Path(args.to or checkpoint.exact_files()[0])
     paths.check_writable(to)
-    exact = from_checkpoint(checkpoint, sample_images(args.dataset, "train", args.data, CALIBRATION), args.two_passes)
+    pixels = sample_images(args.dataset, "train", args.data, CALIBRATION)
+    exact = make(checkpoint.model, pixels, checkpoint.identity)
     save(to, exact)
-    forms, rates = (fold_weight_norm(checkpoint.model), in_floats(exact)), []
-    for pixels in sample_images(args.dataset, "test", args.data, args.compare).split(50):
-        rates.append([bits_per_dim(form, pixels).numpy() for form in forms])
-    float_rate, exact_rate = (np.concatenate(each).mean() for each in zip(*rates, strict=True))
-    print(f"negative ELBO on {args.compare} test images, bits/dim: float {float_rate:.5f}, exact {exact_rate:.5f}")
-    low = exact.fields.inputs[:, 1]
-    print(f"two passes in {np.count_nonzero(low)} of {len(low)} layers")
+    pixels = sample_images(args.dataset, "test", args.data, COMPARED)
+    forms = {"float": fold_weight_norm(checkpoint.model), "exact": in_floats(exact)}
+    rates = [f"{name} {bits_per_dim(form, pixels).mean():.5f}" for name, form in forms.items()]
+    print(f"negative ELBO on {len(pixels)} test images, bits/dim: {', '.join(rates)}")
+    print(f"two passes in {np.count_nonzero(exact.fields.inputs[:, 1])} of {len(exact.fields.inputs)} layers")
     print(f"wrote {to}, {to.stat().st_size:,} bytes")
 
 

@@ -19,7 +19,7 @@ from model.logs import Log, new_run
 from model.optimiser import STOP_SIGNALS, adam, clip, learning_rate, set_lr, stop_signals
 from model.train_state import Files, State, load_full, refuse_to_replace, save
 from model.vae import Model, log_likelihoods
-from utils import datasets, distributed, paths
+from utils import datasets, distributed, paths, photographs
 from utils.errors import UserError
 from utils.published import Settings
 from utils.torch import rand
@@ -31,7 +31,7 @@ SAVE_SECONDS = 300  # between full checkpoints inside an epoch
 SHOW_SECONDS = 2  # between updates of the loss on the progress bar, each of which waits for the GPU
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}  # of autocast, by --precision
 
-Split = np.ndarray | datasets.Patches  # images, uint8 [N, H, W, C]
+Split = np.ndarray | photographs.Patches  # images, uint8 [N, H, W, C]
 Sampler = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # draws z from (mu, scale)
 
 
@@ -198,7 +198,7 @@ def warm_up(model: Model, images: np.ndarray) -> None:
 
 def epoch_images(images: Split, args: argparse.Namespace, epoch: int) -> Split:
     """The training images of an epoch: always the same, but new crops of photographs."""
-    return datasets.recrop(images, (args.seed, epoch, 1), args.crops)
+    return photographs.recrop(images, (args.seed, epoch, 1), args.crops)
 
 
 def endless_batches(

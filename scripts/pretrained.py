@@ -70,7 +70,7 @@ def store(dataset, path, data):
     images = datasets.load(dataset, "train", data)
     discretization.save(discretization.sample_ranges(stored.model, images, QUANTBITS, stored.identity), files[1])
     calibration = make_exact.sample_images(dataset, "train", data, make_exact.CALIBRATION)
-    integers = make_exact.from_checkpoint(stored, calibration)
+    integers = make_exact.make(stored.model, calibration, stored.identity)
     exact.save(files[2], integers)
     few = test[:500]  # integers are slower
     rates.append(rates[1] + elbo(make_exact.in_floats(integers), few) - elbo(fold_weight_norm(stored.model), few))

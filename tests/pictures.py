@@ -24,8 +24,8 @@ SIDE = 8  # of the blocks of the small codec: small, so that there are many in a
 
 
 @functools.cache
-def small_codec(channels=3, nz=2, exact=False):
-    """A Codec of a small model, untrained, but made to expect the images of mild(); or of its exact form."""
+def small_codec(channels=3, nz=2):
+    """A Codec of a small model, untrained, but made to expect the images of mild()."""
     colour = {"colour_transform": True} if channels == 3 else {}
     model = small_model(nz, xs=(channels, SIDE, SIDE), conditional_scale=True, **colour)
     with torch.no_grad():
@@ -34,7 +34,7 @@ def small_codec(channels=3, nz=2, exact=False):
         model.gen_std[0].b -= 3
     identity = checkpoints.identify(model.state_dict())
     images = np.stack([mild(SIDE, SIDE, "RGB" if channels == 3 else "L", seed=k).pixels for k in range(16)])
-    networks = make(model, torch.from_numpy(images).permute(0, 3, 1, 2), identity) if exact else None
+    networks = make(model, torch.from_numpy(images).permute(0, 3, 1, 2), identity)
     return block_codec.of_model(model, discretization.sample_ranges(model, None, 6, identity), networks)
 
 

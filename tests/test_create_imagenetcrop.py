@@ -49,20 +49,6 @@ def test_every_photograph_is_in_one_set(tmp_path, flags, count):
     assert sets(tmp_path) != [train, test]
 
 
-def test_a_photograph_in_several_places_counts_once(tmp_path):
-    """The same folder twice, a link, a hard link and a copy under other names."""
-    fill(tmp_path / "val", 6)
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "link.png").symlink_to(tmp_path / "val" / "0.png")
-    os.link(tmp_path / "val" / "1.JPEG", tmp_path / "more" / "1.JPEG")
-    (tmp_path / "more" / "copy.png").write_bytes((tmp_path / "val" / "2.png").read_bytes())
-    done = divide(tmp_path, tmp_path / "val", tmp_path / "more", tmp_path / "val", "--count=3")
-    assert done.returncode == 0, done.stderr
-    train, test = sets(tmp_path)
-    assert train | test == {"0.png", "1.JPEG", "2.png", "3.JPEG", "4.png", "5.JPEG"} and len(test) == 3
-    assert "left out: 9 photographs that are there already" in done.stdout
-
-
 def test_hidden_files_and_what_is_no_file_are_left_out_and_counted(tmp_path):
     fill(tmp_path / "val", 4)
     for name in ("._0.png", "__MACOSX/a.png", ".thumbs/0.png"):

@@ -176,18 +176,13 @@ def test_another_context_network(tmp_path, photograph):
     assert_one_line_error(run_main(demo_compress.main, *absent), "absent.npz")
 
 
-def test_floats(tmp_path, small):
-    """Without an exact form, which it takes the training set to make, there are floats."""
+def test_a_checkpoint_without_an_exact_form_or_images_to_make_it_from(tmp_path, small, monkeypatch):
+    monkeypatch.setattr(paths, "DATA", tmp_path / "none")
     for name in ("pt", "bins.npz"):
         shutil.copy(small.with_suffix(f".{name}"), tmp_path / f"small.{name}")
     image().save(tmp_path / "photo.png")
     flags = tmp_path / "photo.png", "--coder", "bitswap", "--checkpoint", tmp_path / "small.pt"
-    assert_one_line_error(run_main(demo_compress.main, *flags), "exact form", "--floats")
-    done = run_main(demo_compress.main, *flags, "--floats")
-    assert done.returncode == 0 and "by Bit-Swap" in done.stdout, done.stderr
-    out = "-o", tmp_path / "out.png", "--checkpoint", small
-    assert run_main(demo_decompress.main, tmp_path / "photo.bitswap", *out).returncode == 0
-    assert_same(tmp_path / "photo.png", tmp_path / "out.png")
+    assert_one_line_error(run_main(demo_compress.main, *flags), "small.pt has no exact form", "none")
 
 
 def test_the_checkpoint_is_found(tmp_path, monkeypatch, small):
@@ -257,7 +252,9 @@ def test_grey_images_are_coded_with_a_checkpoint_for_them(tmp_path):
     ranges = discretization.sample_ranges(model, None, 10, checkpoints.identify(model.state_dict()))
     discretization.save(ranges._replace(with_images=True), tmp_path / "grey.bins.npz")
     image(70, 75, "L").save(tmp_path / "photo.png")
-    more = "--coder=bitswap", "--floats", "--checkpoint", tmp_path / "grey.pt"
+    pixels = torch.from_numpy(np.stack([np.asarray(image(32, 32, "L"))]))[None]
+    exact.save(tmp_path / "grey.exact.npz", make_exact.make(model, pixels, checkpoints.identify(model.state_dict())))
+    more = "--coder=bitswap", "--checkpoint", tmp_path / "grey.pt"
     done = run_main(demo_compress.main, tmp_path / "photo.png", *more)
     assert done.returncode == 0 and "by Bit-Swap" in done.stdout, done.stderr
     out = tmp_path / "out.png"

@@ -1,6 +1,7 @@
 """Bins from samples: streamed, cached, and tied to their checkpoint."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from photograph_files import fill_data, load_train
 
 import discretization
 from model import checkpoints
-from utils import datasets
+from utils import datasets, photographs
 from utils.cli import UserError
 from utils.fixed_point import FRACTION
 from utils.torch import rand
@@ -111,16 +112,18 @@ def test_cache_is_keyed_by_the_checkpoint(tmp_path, mnist, capsys):
     assert ids[0] != ids[1]
 
 
-def test_without_training_images_it_warns_and_later_makes_up_for_it(tmp_path, mnist, monkeypatch, capsys):
+def test_without_training_images_it_warns_and_keeps_the_bins(tmp_path, mnist, monkeypatch, capsys):
+    """Other bins would make what was coded with the first ones unreadable."""
+
     def absent(*args):
         raise UserError("no images here")
 
     checkpoint = saved(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(datasets, "load", absent)
-        assert not discretization.for_checkpoint(checkpoint, 2, mnist).with_images
-    assert "Warning: no images here" in capsys.readouterr().out
-    assert discretization.for_checkpoint(checkpoint, 2, mnist).with_images
+        ranges = discretization.for_checkpoint(checkpoint, 2, mnist)
+    assert not ranges.with_images and "Warning: no images here" in capsys.readouterr().out
+    assert discretization.for_checkpoint(checkpoint, 2, mnist).identity == ranges.identity
 
 
 def test_folding_does_not_change_the_identity(checkpoint):
@@ -135,8 +138,13 @@ def test_script(tmp_path, mnist, checkpoint):
     assert "z1: 256 dimensions" in done.stdout
     (cached,) = (tmp_path / "bins").iterdir()
     beside = tmp_path / "small.bins.npz"
-    assert run_main(discretization.main, *flags, "--to", beside).returncode == 0
-    assert discretization.load(beside).identity == discretization.load(cached).identity
+    ranges = discretization.load(cached)
+    discretization.save(ranges._replace(hi=ranges.hi + 1), beside)
+    cached.unlink()
+    shutil.copy(checkpoint, tmp_path / "small.pt")
+    flags = "mnist", "--checkpoint", tmp_path / "small.pt", *flags[3:]
+    done = run_main(discretization.main, *flags)
+    assert f"to {ranges.hi.max() + 1:.3f}" in done.stdout and not cached.exists()
     done = run_main(discretization.main, "mnist", "--checkpoint", tmp_path / "no")
     assert_one_line_error(done, tmp_path / "no")
 
@@ -146,7 +154,7 @@ def test_bins_see_as_many_patches_as_samples(tmp_path):
     model = small_model(2, xs=(3, 32, 32), conditional_scale=True)
     patches = load_train(fill_data(tmp_path))
     ranges = discretization.sample_ranges(model, patches, 2, "id")
-    samples = datasets.recrop(patches, 100, math.ceil(30 * 4 / len(patches)))[:]
+    samples = photographs.recrop(patches, 100, math.ceil(30 * 4 / len(patches)))[:]
     expected = discretization.sample_ranges(model, samples, 2, "id")
     np.testing.assert_array_equal(ranges.lo, expected.lo)
     np.testing.assert_array_equal(ranges.hi, expected.hi)
@@ -170,26 +178,21 @@ def test_bins_of_photographs_from_the_command_line(tmp_path):
     assert len(list((tmp_path / "bins").glob("imagenetcrop_nz2_3bits_*.npz"))) == 1
 
 
-def write_published(folder, checkpoint, quantbits, seed=0, **changes):
-    """Files of bins as the published discretization.py writes them, of samples in float16; returns these [dims] each.
+def write_published(folder, checkpoint, quantbits, change=lambda edges: edges):
+    """The file of edges as the published discretization.py writes it, of samples in float16; returns these [dims] each.
 
-    changes: functions of the arrays "edges" and "centres" that damage them.
+    change: a function of the edges that damages them.
     """
     nz, dims, n = checkpoint.model.nz, math.prod(checkpoint.model.zs), 1 << quantbits
-    edges, centres = np.zeros((nz, dims, n - 1)), np.zeros((nz, dims, n))
-    rng = np.random.default_rng(seed)
+    edges = np.zeros((nz, dims, n - 1))
+    rng = np.random.default_rng(0)
     lo, hi = (rng.uniform(*ends, (nz - 1, dims)).astype(np.float16).astype(np.float64) for ends in ((-9, -1), (1, 9)))
     for layer in range(nz - 1):
-        ends = np.linspace(lo[layer], hi[layer], n + 1)
-        edges[layer], centres[layer] = ends[1:-1].T, ((ends[:-1] + ends[1:]) / 2).T
+        edges[layer] = np.linspace(lo[layer], hi[layer], n + 1)[1:-1].T
     p = torch.arange(1.0, n) / n
     edges[-1] = torch.log(p / (1 - p)).numpy()
-    p = (torch.arange(n) + 0.5) / n
-    centres[-1] = torch.log(p / (1 - p)).numpy()
     folder.mkdir(exist_ok=True)
-    for name, array in (("endpoints", edges), ("centres", centres)):
-        array = changes.get("edges" if name == "endpoints" else name, lambda array: array)(array)
-        torch.save(torch.from_numpy(array), folder / f"{checkpoint.dataset}_nz{nz}_z{name}{quantbits}.pt")
+    torch.save(torch.from_numpy(change(edges)), folder / f"{checkpoint.dataset}_nz{nz}_zendpoints{quantbits}.pt")
     return lo, hi
 
 
@@ -208,19 +211,18 @@ def test_published_bins_are_imported_as_they_are(tmp_path, nz, quantbits):
 
 
 @pytest.mark.parametrize(
-    "changes, says",
+    "change, says",
     [
-        ({"edges": lambda edges: edges**3}, "equal width"),
-        ({"edges": lambda edges: -edges}, "equal width"),
-        ({"centres": lambda centres: centres + 0.1}, "equal width"),
-        ({"centres": lambda centres: centres * np.nan}, "equal width"),
-        ({"edges": lambda edges: edges[:, :, 1:]}, r"zendpoints4\.pt holds float64 \[2, 256, 14\]"),
-        ({"centres": lambda centres: centres.astype(np.float32)}, r"zcentres4\.pt holds float32"),
+        (lambda edges: edges**3, "equal width"),
+        (lambda edges: -edges, "equal width"),
+        (lambda edges: edges * np.nan, "equal width"),
+        (lambda edges: edges[:, :, 1:], r"zendpoints4\.pt holds float64 \[2, 256, 14\]"),
+        (lambda edges: edges.astype(np.float32), r"zendpoints4\.pt holds float32"),
     ],
 )
-def test_other_published_bins_are_refused(tmp_path, changes, says):
+def test_other_published_bins_are_refused(tmp_path, change, says):
     checkpoint = saved(tmp_path)
-    write_published(tmp_path, checkpoint, 4, **changes)
+    write_published(tmp_path, checkpoint, 4, change)
     with pytest.raises(UserError, match=says):
         discretization.load_published(tmp_path, checkpoint, 4)
 
@@ -229,14 +231,13 @@ def test_published_bins_from_the_command_line_are_those_that_coding_uses(tmp_pat
     checkpoint = saved(tmp_path)
     flags = "mnist", "--checkpoint", checkpoint.path, "--quantbits=4", "--output", tmp_path, "--gpu=-1", "--import"
     done = run_main(discretization.main, *flags, tmp_path / "theirs")
-    assert_one_line_error(done, tmp_path / "theirs" / "mnist_nz2_zendpoints4.pt", "does not exist", "--import")
+    assert_one_line_error(done, tmp_path / "theirs" / "mnist_nz2_zendpoints4.pt", "cannot be read", "--import")
     lo, _ = write_published(tmp_path / "theirs", checkpoint, 4)
     done = run_main(discretization.main, *flags, tmp_path / "theirs")
     assert done.returncode == 0 and f"from {lo.min():.3f}" in done.stdout, done.stderr
     np.testing.assert_allclose(discretization.for_checkpoint(checkpoint, 4).lo, lo)
-    (tmp_path / "theirs" / "mnist_nz2_zcentres4.pt").write_bytes(b"no tensor")
-    assert_one_line_error(run_main(discretization.main, *flags, tmp_path / "theirs"), "zcentres4.pt is corrupt")
-    write_published(tmp_path / "theirs", checkpoint, 4, seed=1)
+    (tmp_path / "theirs" / "mnist_nz2_zendpoints4.pt").write_bytes(b"no tensor")
+    assert_one_line_error(run_main(discretization.main, *flags, tmp_path / "theirs"), "zendpoints4.pt cannot be read")
     beside = tmp_path / "x.bins.npz"
-    assert run_main(discretization.main, *flags, tmp_path / "theirs", "--to", beside).returncode == 0
-    assert_one_line_error(run_main(discretization.main, *flags, tmp_path / "theirs"), f"--to={beside}")
+    beside.touch()
+    assert_one_line_error(run_main(discretization.main, *flags, tmp_path / "theirs"), beside, "move it away")

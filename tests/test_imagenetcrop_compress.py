@@ -49,7 +49,7 @@ def checkpoint(tmp_path_factory):
     ranges = discretization.sample_ranges(stored.model, None, 6, stored.identity)._replace(with_images=True)
     discretization.save(ranges, path.with_suffix(".bins.npz"))
     patches = torch.from_numpy(np.stack([photograph(32, 32, seed) for seed in range(16)])).permute(0, 3, 1, 2)
-    exact.save(path.with_suffix(".exact.npz"), make_exact.from_checkpoint(stored, patches))
+    exact.save(path.with_suffix(".exact.npz"), make_exact.make(stored.model, patches, stored.identity))
     return path
 
 

@@ -8,7 +8,7 @@ import torch
 from photograph_files import fill_data, load_train
 
 from model import cifar_train, imagenetcrop_train, optimiser, train_options, training
-from utils import datasets
+from utils import datasets, photographs
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_each_epoch_trains_on_other_patches(data, tmp_path, few_test_patches, mo
     patches = load_train(data)
     for epoch, batches in enumerate((seen[:4], seen[4:])):
         assert [len(batch) for batch in batches] == [5, 5, 5, 3]
-        expected = datasets.to_channels_first(datasets.recrop(patches, (7, epoch, 1), 2)[:])
+        expected = datasets.to_channels_first(photographs.recrop(patches, (7, epoch, 1), 2)[:])
         order = np.random.default_rng((7, epoch)).permutation(18)
         np.testing.assert_array_equal(torch.cat(batches), expected[order])
     model = state(tmp_path / "out")["model"]
@@ -84,4 +84,4 @@ def test_only_photographs_have_crops(capsys):
         train_options.parse(cifar_train.SETTINGS, ["--crops=2"])
     with pytest.raises(SystemExit):
         train_options.parse(imagenetcrop_train.SETTINGS, ["--crops=0"])
-    assert "0 is less than 1" in capsys.readouterr().err
+    assert "0 is out of range: at least 1" in capsys.readouterr().err

@@ -16,6 +16,7 @@ import discretization
 import imagenetcrop_compress
 import stackplot
 from codec import command
+from model import make_exact
 
 # Mounts the repository a second time over itself, in a namespace of this process alone: not even root can write there.
 MOUNT = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && cd "$0" && exec "$@"'
@@ -104,6 +105,6 @@ def test_an_output_where_nothing_can_be_written(main, flags, output, tmp_path, m
 
 
 def test_a_file_named_with_to_where_nothing_can_be_written(tmp_path, mnist, checkpoint):
-    for path in ("/proc/none/bins.npz", tmp_path):
-        flags = f"--checkpoint={checkpoint}", f"--data={mnist}", "--quantbits=4", f"--to={path}"
-        assert_one_line_error(run_main(discretization.main, "mnist", *flags), f"cannot write {path}")
+    for path in ("/proc/none/a.npz", tmp_path):
+        flags = f"--checkpoint={checkpoint}", f"--data={mnist}", f"--to={path}"
+        assert_one_line_error(run_main(make_exact.main, "mnist", *flags), f"cannot write {path}")

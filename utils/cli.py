@@ -5,11 +5,12 @@ import contextlib
 import functools
 import math
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils import paths
 from utils.errors import UserError
@@ -30,17 +31,16 @@ def script(main: Callable) -> Callable:
             result = main(*args, **kwargs)
             sys.stdout.flush()  # here, to notice that the reader closed the pipe
             return result
-        except UserError as error:
-            print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
-            sys.exit(1)
         except BrokenPipeError:  # as in `... | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it exits
             sys.exit(128 + signal.SIGPIPE)
-        except OSError as error:  # refused by the system: a name too long, a file as a folder
-            if not error.strerror:
-                raise
-            where = "" if error.filename is None else f"{error.filename}: "
-            print(f"{sys.argv[0]}: error: {where}{error.strerror}", file=sys.stderr)
+        except (UserError, OSError) as error:
+            reason = str(error)
+            if isinstance(error, OSError):  # refused by the system: a name too long, a file as a folder
+                if not error.strerror:
+                    raise
+                reason = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+            print(f"{sys.argv[0]}: error: {reason}", file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
@@ -56,16 +56,23 @@ def printable(name: str | Path) -> str:
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     """An argparse type: an integer that is at least `least`, and at most `most` if that is given."""
+    condition = f"at least {least}" if most is None else f"{least} to {most}"
+    return _number(int, "a whole number", condition, lambda value: least <= value and (most is None or value <= most))
 
+
+def real_number(condition: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
+    """An argparse type: a finite number for which `holds` is true; condition: the same in words."""
+    return _number(float, "a number", condition, lambda value: math.isfinite(value) and holds(value))
+
+
+def _number(convert, kind, condition, holds):
     def parse(text):
         try:
-            value = int(text)
+            value = convert(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
-        if most is not None and value > most:
-            raise argparse.ArgumentTypeError(f"{value} is more than {most}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind}") from None
+        if not holds(value):
+            raise argparse.ArgumentTypeError(f"{text} is out of range: {condition}")
         return value
 
     return parse
@@ -74,21 +81,6 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
 SEED = whole_number(0, 2**32 - 1)  # as NumPy takes it
 QUANTBITS = whole_number(2, 16)  # of the bins of latents
 PRECISIONS = ("float32", "bfloat16")  # of the networks' bodies: see model.vae.for_inference()
-
-
-def real_number(condition: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
-    """An argparse type: a finite number for which `holds` is true; condition: the same in words."""
-
-    def parse(text):
-        try:
-            value = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if not (math.isfinite(value) and holds(value)):
-            raise argparse.ArgumentTypeError(f"{text} is out of range: {condition}")
-        return value
-
-    return parse
 
 
 def several(choices: Collection[str] | None = None) -> Callable[[str], list]:
@@ -104,11 +96,25 @@ def several(choices: Collection[str] | None = None) -> Callable[[str], list]:
     return parse
 
 
+def target(source: str | Path, to: str | Path | None, suffix: str) -> Path:
+    """Where to write what is made of a file: to `to`, or into it if it is a folder, or by default next to the source.
+
+    Raises UserError if the name does not end in `suffix`.
+    """
+    path = Path(os.path.splitext(source)[0] + suffix)
+    if to and os.path.isdir(to):
+        path = Path(to) / path.name
+    elif to:
+        path = Path(to)
+    if path.suffix.lower() != suffix:
+        raise UserError(f"cannot write {path}: name a folder, or a file that ends in {suffix}")
+    return path
+
+
 def refuse_to_overwrite(path: str | Path, force: bool, source: str | Path | None = None) -> None:
     """Raise UserError if a file to write exists, unless --force is given, or is the one that is read."""
-    path = Path(path)
     exists = os.path.exists(path)  # unlike Path.exists(), False for a name that is too long
-    if source is not None and exists and os.path.exists(source) and path.samefile(source):
+    if source is not None and exists and os.path.exists(source) and os.path.samefile(path, source):
         raise UserError(f"{path} is the file to be read; name another one with -o")
     if exists and not force:
         raise UserError(f"{path} is there already; name another one with -o, or overwrite it with --force")
@@ -148,9 +154,24 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
+class Parser(argparse.ArgumentParser):
+    """Reads ~ at the beginning of a path as the home folder, which a shell does not do in --output=~/x."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Like that of argparse."""
+        given = sys.argv[1:] if args is None else map(str, args)
+        return super().parse_known_args(
+            [re.sub(r"^(--[^=]+=)?(~(/.*)?)$", _at_home, each) for each in given], namespace
+        )
+
+
+def _at_home(match: re.Match) -> str:
+    return (match[1] or "") + os.path.expanduser(match[2])
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
     """An argument parser in the house style."""
-    return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    return Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
 def device(gpu: int | None) -> "torch.device":

@@ -25,27 +25,26 @@ def compiled(function: Callable) -> Any:
     written, or the disk is full, every process compiles anew. A cache that is damaged, or that was made from other
     sources, is made again.
     """
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
-        dispatcher: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        dispatcher: Any = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache
-        return numba.njit(nogil=True, error_model="numpy")(function)
+        return numba.njit(**options)(function)
     cache = dispatcher._cache  # Numba has no public way to deal with a damaged file
     cache._cache_file._source_stamp = _sources()
-    load, save = cache.load_overload, cache.save_overload
 
-    def load_or_forget(*args):
-        try:
-            return load(*args)
-        except Exception:  # unpickling damaged data may raise any
-            with contextlib.suppress(Exception):
-                cache.flush()
-            return None
+    def unless_it_fails(method):
+        def call(*args):
+            try:
+                return method(*args)
+            except Exception:  # unpickling damaged data may raise any
+                with contextlib.suppress(Exception):
+                    cache.flush()
+                return None
 
-    def save_if_possible(*args):
-        with contextlib.suppress(Exception):
-            save(*args)
+        return call
 
-    cache.load_overload, cache.save_overload = load_or_forget, save_if_possible
+    cache.load_overload, cache.save_overload = map(unless_it_fails, (cache.load_overload, cache.save_overload))
     return dispatcher
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from utils import cli, originals, paths
 from utils.errors import UserError
 from utils.photographs import PATCH, Patches, open_photographs, random_patches
-from utils.photographs import recrop as recrop
 from utils.published import CHAINS, SEED
 
 SHAPES = {"mnist": (28, 28, 1), "cifar": (32, 32, 3), "imagenet": (32, 32, 3)}  # of the arrays
@@ -30,9 +29,9 @@ def load(dataset: str, split: str, root: str | Path | None = None) -> np.ndarray
     root: the folder that holds <dataset>/<split>.npy; default: model/data. The folder <dataset> itself will do. If the
     array does not exist, MNIST and CIFAR-10 are read from the published files (see originals.py), or else downloaded
     with torchvision, and the array is kept there.
-    Returns a read-only uint8 array [N, H, W, C], mapped from disk; for imagenetcrop Patches, which are indexed like it:
-    one crop of every training photograph (recrop() makes others and more), and of every test photograph as many as give
-    TEST_PATCHES, at random positions that are the same in every run.
+    Returns a read-only uint8 array [N, H, W, C], if it exists mapped from disk; for imagenetcrop Patches, which are
+    indexed like it: one crop of every training photograph (photographs.recrop() makes others and more), and of every
+    test photograph as many as give TEST_PATCHES, at random positions that are the same in every run.
     Raises UserError, with the file and the remedy, if the images are absent or not as expected.
     """
     folder = Path(root or paths.DATA)
@@ -43,23 +42,22 @@ def load(dataset: str, split: str, root: str | Path | None = None) -> np.ndarray
         crops = math.ceil(TEST_PATCHES / len(photographs)) if split == "test" else 1
         return random_patches(photographs, 0, crops)
     path = folder / f"{split}.npy"
-    images = None if path.exists() else _fetch(dataset, split, path)
-    if images is None:
+    if path.exists():
         try:
             paths.require_regular(path)
             images = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise UserError(f"{path} cannot be read as a NumPy array ({error}); delete it and fetch it again") from None
+    else:
+        images = _fetch(dataset, split, path)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != SHAPES[dataset] or not len(images):
-        height, width, channels = SHAPES[dataset]
-        raise UserError(
-            f"{path} holds {images.dtype} {list(images.shape)}; {dataset} is uint8 [N, {height}, {width}, {channels}]"
-        )
+        expected = "uint8 [N, {}, {}, {}]".format(*SHAPES[dataset])
+        raise UserError(f"{path} holds {images.dtype} {list(images.shape)}; {dataset} is {expected}")
     return images
 
 
-def _fetch(dataset: str, split: str, path: Path) -> np.ndarray | None:
-    """Make the array at path, from published files or a download; returns it if it cannot be kept, else None."""
+def _fetch(dataset: str, split: str, path: Path) -> np.ndarray:
+    """The images of published files or of a download, which are kept at path."""
     if dataset not in _TORCHVISION:
         raise UserError(f"{path} does not exist; python model/create_imagenet.py prepares it")
     found = originals.find(dataset, split, (path.parent, path.parents[1]))
@@ -68,15 +66,14 @@ def _fetch(dataset: str, split: str, path: Path) -> np.ndarray | None:
         print(f"{path} does not exist: made from {source}")
     else:
         images = _download(dataset, split, path)
+    images = np.ascontiguousarray(images)
     try:
         with paths.replacing(path) as file:
             np.save(file, images)
     except UserError as error:
         print(f"Note: {error}; the images are not kept there")
-        images = np.ascontiguousarray(images)
-        images.flags.writeable = False
-        return images
-    return None
+    images.flags.writeable = False
+    return images
 
 
 def _download(dataset: str, split: str, path: Path) -> np.ndarray:
@@ -89,11 +86,10 @@ def _download(dataset: str, split: str, path: Path) -> np.ndarray:
         with tempfile.TemporaryDirectory() as folder:
             data = source(folder, train=split == "train", download=True).data
     except (OSError, RuntimeError) as error:
-        height, width, channels = SHAPES[dataset]
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{dataset} could not be downloaded ({reason}); put torchvision's files into {path.parent}, or "
-            f"its {split} images at {path}, a uint8 array [N, {height}, {width}, {channels}] written with numpy.save"
+            f"{dataset} could not be downloaded ({reason}); put torchvision's files into {path.parent}, or its {split} "
+            f"images at {path}"
         ) from None
     return np.array(data).reshape(-1, *SHAPES[dataset])
 

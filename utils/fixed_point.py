@@ -56,17 +56,16 @@ def _logits(n):
     return decimals(lambda k: (Decimal(k + 1) / (n - 1 - k)).ln(), n - 1, FRACTION)
 
 
-def quantize(mu: np.ndarray, scale: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """The integers that stand for parameters: (mu, scale), int64, from float32 or float64 arrays of the same shapes.
+def quantize(mu: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The integers that stand for parameters: (mu, scale), int64, from float32 or float64 arrays.
 
-    If scale is None, so is the result's. Values out of range become the nearest in range, +-2^11 for mu.
+    Values out of range become the nearest in range, +-2^11 for mu.
     Raises ValueError if mu is not finite, or scale is not finite and positive.
     """
-    values = _quantize_mu(np.ravel(mu))
-    scales = _quantize_scale(np.ravel(1.0 if scale is None else scale), _mantissas())
-    if values.min(initial=0) == _NO_NUMBER or scales.min(initial=0) == _NO_NUMBER:
+    values, scales = _quantize_mu(np.ravel(mu)), _quantize_scale(np.ravel(scale), _mantissas())
+    if min(values.min(initial=0), scales.min(initial=0)) == _NO_NUMBER:
         raise ValueError("mu and scale must be finite and scale positive: the network's outputs are not")
-    return values.reshape(np.shape(mu)), None if scale is None else scales.reshape(np.shape(scale))
+    return values.reshape(np.shape(mu)), scales.reshape(np.shape(scale))
 
 
 @dataclass(frozen=True)

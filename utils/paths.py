@@ -68,29 +68,27 @@ def checkpoints(dataset: str, output: str | Path = ROOT) -> dict[int, Path]:
 def list_files(folder: str | Path) -> tuple[list[str], int]:
     """The files in a folder and its sub-folders: their sorted paths relative to it, and how many others were left out.
 
-    Left out are hidden files and what other systems add: `._*`, `__MACOSX` and the like. Links are followed. Each real
-    folder is visited once, and under a name without links if it has one.
-    Raises OSError if a folder cannot be read.
+    Left out are hidden files and what other systems add: `._*`, `__MACOSX` and the like. Links are followed, and each
+    real folder is visited once. Raises OSError if a folder cannot be read.
     """
 
     def fail(error):  # by default os.walk() passes over a folder that it cannot read
         raise error
 
-    names, hidden, seen, starts = [], 0, set(), [str(folder)]
-    for start in starts:  # grows by the links that are found
-        for parent, folders, files in os.walk(start, onerror=fail):
-            real = os.path.realpath(parent)
-            if real in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            for file in files:
-                name = os.path.relpath(os.path.join(parent, file), folder)
-                if any(part.startswith(".") or part in NO_DATA for part in name.split(os.sep)):
-                    hidden += 1
-                else:
-                    names.append(name)
-            starts += sorted(path for each in folders if os.path.islink(path := os.path.join(parent, each)))
+    names, hidden, seen = [], 0, set()
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=fail):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))
+        for file in files:
+            name = os.path.relpath(os.path.join(parent, file), folder)
+            if any(part.startswith(".") or part in NO_DATA for part in name.split(os.sep)):
+                hidden += 1
+            else:
+                names.append(name)
     return sorted(names), hidden
 
 
@@ -159,8 +157,7 @@ def _target(path: str | Path) -> tuple[Path, os.stat_result | None]:
     except FileNotFoundError:
         found = None
     if found is not None and not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a device, a pipe or a socket"
-        raise UserError(f"cannot write {path}: it is {kind}, not a regular file")
+        raise UserError(f"cannot write {path}: it is a folder, a device, a pipe or a socket, not a regular file")
     return Path(os.path.realpath(path)), found
 
 
@@ -180,16 +177,11 @@ def _try_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _explained(path: str | Path, aside: Path | None = None, remedy: str = "") -> Iterator[None]:
-    """Turn an error of writing into a UserError that names the path.
-
-    aside: the file that is written. NumPy and PyTorch raise errors without the reason (OSError "1000 requested and 0
-    written", RuntimeError "unexpected pos"), and then writing a little more tells the reason.
-    """
+    """Turn an error of writing into a UserError that names the path. aside: the file that is written."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        named = getattr(error, "filename", None)
-        if named is not None and aside is not None and named != str(aside):
+        if aside is not None and getattr(error, "filename", None) not in (None, str(aside)):
             raise  # of another file, which was read meanwhile
         reason = getattr(error, "strerror", None) or (aside and _why_not(aside))
         if reason is None:
@@ -198,7 +190,7 @@ def _explained(path: str | Path, aside: Path | None = None, remedy: str = "") ->
 
 
 def _why_not(aside: Path) -> str | None:
-    """The reason why no more can be written to a file, or None."""
+    """The reason why no more can be written to a file, or None: some errors of NumPy and PyTorch lack it."""
     try:
         with open(aside, "ab", buffering=0) as file:
             file.write(bytes(4096))  # may be written in part

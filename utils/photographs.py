@@ -8,8 +8,9 @@ by row of blocks and from left to right, are the images of one chain.
 import hashlib
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils import images, npz, paths
+from utils.cli import printable
 from utils.errors import UserError
 
 PATCH = 32  # pixels a side
@@ -27,12 +29,12 @@ DECODED_LIMIT = 32 << 30  # bytes of decoded photographs to keep on disk; beyond
 class Photographs:
     """A folder of photographs that have been checked: RGB, at least PATCH pixels a side, of any size.
 
-    folder: their folder. names: bytes [N], their paths in it. sizes: int64 [N, 2], heights and widths.
+    folder: their folder. names: their paths in it. sizes: int64 [N, 2], heights and widths.
     decoded: the file of all their pixels, one photograph after the other, each uint8 [H, W, 3]; None if they would take
     more than DECODED_LIMIT.
     """
 
-    def __init__(self, folder: Path, names: np.ndarray, sizes: np.ndarray, decoded: Path | None) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], sizes: np.ndarray, decoded: Path | None) -> None:
         self.folder, self.names, self.sizes, self.decoded = folder, names, sizes, decoded
         if decoded is not None:
             self.ends = np.cumsum(3 * sizes.prod(1))
@@ -50,7 +52,7 @@ class Photographs:
         height, width = self.sizes[i]
         if self.decoded is not None:
             return self.pixels[self.ends[i] - 3 * height * width : self.ends[i]].reshape(height, width, 3)
-        path = self.folder / os.fsdecode(self.names[i])
+        path = self.folder / self.names[i]
         photograph = decode(path)
         if isinstance(photograph, str) or photograph.shape[:2] != (height, width):
             raise UserError(f"{path} has changed since it was checked; start again, with --resume when training")
@@ -94,18 +96,6 @@ def recrop(images: np.ndarray | Patches, seed: int | Sequence[int], crops: int) 
     return random_patches(images.photographs, seed, crops) if isinstance(images, Patches) else images
 
 
-def split(photographs: Photographs, held: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Training photographs and, at the most `held` or half of them, those for validation; the same in every run.
-
-    Returns two lists of uint8 [H, W, 3]. Raises UserError if there are fewer than two photographs.
-    """
-    order = np.random.default_rng(0).permutation(len(photographs))
-    held = min(held, len(order) // 2)
-    if not held:
-        raise UserError(f"{photographs.folder} holds {len(order)} photographs; training requires two or more")
-    return [photographs[i] for i in order[held:]], [photographs[i] for i in order[:held]]
-
-
 def open_photographs(folder: Path) -> Photographs:
     """Check the photographs of a folder and its sub-folders (JPEG or PNG), and decode them if the disk has room.
 
@@ -116,35 +106,44 @@ def open_photographs(folder: Path) -> Photographs:
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist; put photographs there (JPEG or PNG, in sub-folders or not)")
     index, decoded = folder.with_name(f"{folder.name}.index.npz"), folder.with_name(f"{folder.name}.pixels")
-    names, hidden, digest = _list(folder)
-    fields = ("digest", "good", "sizes", "is_decoded", "skipped")
-    is_decoded: np.ndarray | bool
+    names, hidden = paths.list_files(folder)
+    state = hashlib.sha256()  # of the folder
+    for name in names:
+        path = folder / name
+        status = path.stat() if path.exists() else path.lstat()  # a link that leads nowhere
+        state.update(repr((name, status.st_size, status.st_mtime_ns)).encode())
+    fields = ("state", "sizes", "skipped")
     skipped: np.ndarray | str
+    room = min(DECODED_LIMIT, shutil.disk_usage(folder.parent).free // 2)
     try:
-        known, good, sizes, is_decoded, skipped = npz.load(index, fields, "")
+        known, sizes, skipped = npz.load(index, fields, "")
+        current = known == state.hexdigest() and (_is_decoded(decoded, sizes) or 3 * sizes.prod(1).sum() > room)
     except UserError:  # absent, or from a process that was killed: made again
-        known = None
-    if known != digest or (is_decoded and not (decoded.exists() and decoded.stat().st_size == 3 * sizes.prod(1).sum())):
-        try:
-            index.unlink(missing_ok=True)  # first: it must never stand next to other pixels than its own
-            good, sizes, is_decoded, skipped = _decode_all(folder, names, decoded)
-            npz.save(index, **dict(zip(fields, (digest, good, sizes, is_decoded, skipped), strict=True)))
-        except OSError as error:
-            raise UserError(f"{index} and {decoded.name} cannot be written ({error.strerror or error})") from None
+        current = False
+    if not current:
+        index.unlink(missing_ok=True)  # first: it must never stand next to other pixels than its own
+        sizes, skipped = _decode_all(folder, names, decoded, room)
+        npz.save(index, **dict(zip(fields, (state.hexdigest(), sizes, skipped), strict=True)))
+    good = np.flatnonzero(sizes.all(1))
     if len(good) < len(names):
         print(f"{folder}: {len(names) - len(good):,} of {len(names):,} files skipped: {skipped}")
     if hidden:
         print(f"{folder}: {hidden:,} hidden files left out")
     if not len(good):
         raise UserError(f"{folder} has no photograph in it; put some there (JPEG or PNG, RGB, from {PATCH}x{PATCH} up)")
-    return Photographs(folder, np.array(names)[good], sizes, decoded if is_decoded else None)
+    is_decoded = _is_decoded(decoded, sizes)
+    return Photographs(folder, [names[i] for i in good], sizes[good], decoded if is_decoded else None)
 
 
-def decode(path: str | Path) -> np.ndarray | str:
+def _is_decoded(decoded: Path, sizes: np.ndarray) -> bool:
+    return decoded.exists() and decoded.stat().st_size == 3 * sizes.prod(1).sum()
+
+
+def decode(path: str | Path, formats: tuple[str, ...] = ("JPEG", "PNG")) -> np.ndarray | str:
     """The pixels of a photograph, uint8 [H, W, 3], or a string that says why it cannot be used."""
     try:
         paths.require_regular(path)
-        with images.opened(path, ("JPEG", "PNG")) as image:
+        with images.opened(path, formats) as image:
             if image.mode != "RGB":
                 return f"{image.mode}, not RGB"
             if found := images.refusal(image, transparent=False):  # 16 bits, animated ...
@@ -157,64 +156,44 @@ def decode(path: str | Path) -> np.ndarray | str:
     except MemoryError:  # not the fault of the file, which must not be skipped for good
         raise
     except Exception as error:  # Pillow raises nearly any exception on a damaged file
-        return getattr(error, "strerror", None) or "damaged, or neither JPEG nor PNG"
+        return getattr(error, "strerror", None) or f"damaged, or not {' or '.join(formats)}"
 
 
-def _list(folder: Path) -> tuple[list[bytes], int, str]:
-    """The sorted paths of the files in a folder, bytes; the number of hidden ones; a digest that changes with them."""
-    files = []
-    try:
-        names, hidden = paths.list_files(folder)
-        for name in names:
-            path = os.path.join(folder, name)
-            status = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a link that leads nowhere
-            files.append((os.fsencode(name), status.st_size, status.st_mtime_ns))
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror})") from None
-    files.sort()
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(repr(file).encode())
-    return [name for name, _, _ in files], hidden, digest.hexdigest()
+def _decode_all(folder: Path, names: Sequence[str], target: Path, room: int) -> tuple[np.ndarray, str]:
+    """Decode the named files into one file, or none if that would take more bytes than there is room.
 
-
-def _decode_all(folder: Path, names: Sequence[bytes], target: Path) -> tuple[np.ndarray, np.ndarray, bool, str]:
-    """Decode the named files into one file, or none if that would take too much of the disk.
-
-    Returns the indices of the good ones among the names, int64 [N]; their heights and widths, int64 [N, 2]; whether
-    their pixels are in the target; and a line that names the first few of the others.
+    Returns their heights and widths, int64 [N, 2], 0 for those that cannot be used, and a line that names the first
+    few of these.
     """
-    room = min(DECODED_LIMIT, shutil.disk_usage(target.parent).free // 2)
-    good, sizes, skipped = [], [], []
+    sizes, skipped = np.zeros((len(names), 2), np.int64), []
     with paths.replacing(target) as file:
         for i, pixels in enumerate(_decode_each(folder, names)):
             if isinstance(pixels, str):
-                skipped.append(f"{names[i].decode(errors='replace')} ({pixels})")
+                skipped.append(f"{printable(names[i])} ({pixels})")
                 continue
-            good.append(i)
-            sizes.append(pixels.shape[:2])
+            sizes[i] = pixels.shape[:2]
             room -= pixels.size
             if room >= 0:
                 file.write(pixels)
             else:
                 file.truncate(0)  # at once: checking the rest may take an hour
-    if room < 0 or not good:
+    if room < 0 or not sizes.any():
         target.unlink()
-    named = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
-    return np.array(good, np.int64), np.array(sizes, np.int64).reshape(-1, 2), room >= 0 and bool(good), named
+    return sizes, ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
 
 
-def _decode_each(folder: Path, names: Sequence[bytes]) -> Iterator[np.ndarray | str]:
+def _decode_each(folder: Path, names: Sequence[str]) -> Iterator[np.ndarray | str]:
     """Generate decode() of each named file, in order, with two of them a processor in memory."""
     processors = os.cpu_count() or 1
-    chunk = 2 * processors
-    bar = tqdm(total=len(names), desc=f"{folder.name} photographs", unit="file", dynamic_ncols=True)
+    bar = tqdm(names, desc=f"{folder.name} photographs", unit="file", dynamic_ncols=True)
     with bar, ThreadPoolExecutor(processors) as pool:  # threads: Pillow decodes without the GIL
-        for first in range(0, len(names), chunk):
-            files = [folder / os.fsdecode(name) for name in names[first : first + chunk]]
-            for pixels in pool.map(decode, files):
-                yield pixels
-                bar.update()
+        pending: deque[Future] = deque()
+        for name in bar:
+            pending.append(pool.submit(decode, folder / name))
+            if len(pending) == 2 * processors:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 # Whole photographs
@@ -236,20 +215,19 @@ def choose(folder: str | Path, count: int | None, seed: int) -> list[Photograph]
     Raises UserError if there are not enough.
     """
     folder = Path(folder)
-    names = list(map(os.fsdecode, _list(folder)[0])) if folder.exists() else []
+    names, _ = paths.list_files(folder) if folder.exists() else ([], 0)
     if not names:
         raise UserError(f"there are no photographs in {folder}; put some there (JPEG or PNG, in sub-folders or not)")
-    chosen = []
+    chosen: list[Photograph] = []
     # The first `count` of a permutation are the paper's draw of `count` without replacement.
     for i in np.random.RandomState(seed).permutation(len(names)):
         pixels = decode(folder / names[i])
-        name = os.fsencode(names[i]).decode(errors="replace")
         if not isinstance(pixels, str) and max(pixels.shape) > images.WEBP_SIDE:
             pixels = f"over {images.WEBP_SIDE} pixels a side, which WebP cannot hold"
         if isinstance(pixels, str):
-            print(f"skipped {name}: {pixels}")
-            continue
-        chosen.append(Photograph(name, crop(pixels)))
+            print(f"skipped {printable(names[i])}: {pixels}")
+        else:
+            chosen.append(Photograph(printable(names[i]), crop(pixels)))
         if len(chosen) == (count or COUNT):
             break
     if len(chosen) < (count or 1):

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from utils.errors import UserError
+
 EXACT = 1 << 24  # float32 holds every integer up to here
 
 
@@ -91,7 +93,7 @@ def prove(name: str, layer: Layer) -> None:
 
 
 def check(name: str, layer: Layer, device: torch.device) -> None:
-    """Raise ArithmeticError unless convolutions with the largest sums there can be agree with 64-bit integers.
+    """Raise UserError unless convolutions with the largest sums there can be agree with 64-bit integers.
 
     The proof takes it that the device adds up products of float32; this finds out, for one shape of convolution.
     """
@@ -108,7 +110,10 @@ def check(name: str, layer: Layer, device: torch.device) -> None:
     with exact_arithmetic(device):
         found = _convolve(torch.from_numpy(inputs).to(device, torch.float32), layer.weight)
     if not np.array_equal(found.cpu().numpy(), expected):
-        raise ArithmeticError(f"{name} is not exact on this machine: its float32 convolutions ({device}) round")
+        raise UserError(
+            f"{name} is not exact on this machine: its float32 convolutions ({device}) round; use another device or "
+            "another build of PyTorch"
+        )
 
 
 @contextlib.contextmanager

@@ -58,12 +58,11 @@ class WnConv2d(nn.Module):
         if not _initialising:
             return self._convolve(x)
         self._initialise(torch.cat([self._convolve(chunk) for chunk in x.split(CHUNK)]))
-        return torch.cat([self._passed(chunk) for chunk in x.split(CHUNK)])
-
-    def _passed(self, chunk: torch.Tensor) -> torch.Tensor:
-        out = self._convolve(chunk)
-        _initialising(len(chunk))
-        return out
+        outputs = []
+        for chunk in x.split(CHUNK):
+            outputs.append(self._convolve(chunk))
+            _initialising(len(chunk))
+        return torch.cat(outputs)
 
     def _convolve(self, x):
         # Channels last is what CPUs and tensor cores convolve fastest; x follows the weight. A copy, as of a layer with

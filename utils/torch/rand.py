@@ -8,6 +8,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+BOUND = 1e-5  # the paper's. float32 uniforms reach 0 with probability 2^-24, where the quantile is infinite
 PIXEL_HALF_WIDTH = 1 / 255  # half a grey level, with the 256 levels spread over [-1, 1]
 
 
@@ -16,15 +17,12 @@ def quantile(u: torch.Tensor, mu: torch.Tensor, scale: torch.Tensor) -> torch.Te
     return mu + scale * torch.logit(u)
 
 
-def sample(
-    mu: torch.Tensor, scale: torch.Tensor, uniform: torch.Tensor | None = None, bound: float = 1e-5
-) -> torch.Tensor:
-    """Draw from Logistic(mu, scale) by inversion, with the uniform variate kept in [bound, 1 - bound].
+def sample(mu: torch.Tensor, scale: torch.Tensor, uniform: torch.Tensor | None = None) -> torch.Tensor:
+    """Draw from Logistic(mu, scale) by inversion, with the uniform variate kept in [BOUND, 1 - BOUND].
 
-    uniform: float32 in [0, 1), shaped like mu; PyTorch's generator draws it where it is None.
-    float32 uniforms reach 0 with probability 2^-24, where the quantile is infinite; the bound is the paper's.
+    uniform: float32 in [0, 1), shaped like mu; PyTorch's generator draws it if it is None.
     """
-    u = (torch.rand_like(mu) if uniform is None else uniform) * (1 - 2 * bound) + bound
+    u = (torch.rand_like(mu) if uniform is None else uniform) * (1 - 2 * BOUND) + BOUND
     return quantile(u, mu, scale)
 
 

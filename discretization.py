@@ -35,7 +35,6 @@ class Ranges(NamedTuple):
     hi: np.ndarray
     quantbits: int
     checkpoint: str  # identity of the parameters
-    with_images: bool  # whether the inference chain was sampled too
 
     @property
     def identity(self) -> str:
@@ -113,7 +112,7 @@ def sample_ranges(
     lo, hi = gather(job, lo[None], job.size).min(0), gather(job, hi[None], job.size).max(0)
     if not _valid(lo, hi):
         raise UserError("the latents sampled from this checkpoint are constant or not finite: it cannot be used")
-    return Ranges(lo, hi, quantbits, checkpoint, images is not None)
+    return Ranges(lo, hi, quantbits, checkpoint)
 
 
 def _valid(lo, hi):
@@ -128,10 +127,10 @@ def save(ranges: Ranges, path: str | Path) -> None:
 def load(path: str | Path) -> Ranges:
     """Read ranges that save() wrote. Raises UserError if the file holds something else."""
     remedy = "delete it to have it made again"
-    lo, hi, quantbits, checkpoint, with_images = npz.load(path, Ranges._fields, remedy)
+    lo, hi, quantbits, checkpoint = npz.load(path, Ranges._fields, remedy)
     if not (lo.dtype == hi.dtype == np.float64 and lo.ndim == 2 and lo.shape == hi.shape and _valid(lo, hi)):
         raise UserError(f"{path} does not hold the ranges of latents; {remedy}")
-    return Ranges(lo, hi, int(quantbits), str(checkpoint), bool(with_images))
+    return Ranges(lo, hi, int(quantbits), str(checkpoint))
 
 
 def load_published(folder: str | Path, checkpoint: "Checkpoint", quantbits: int) -> Ranges:
@@ -155,7 +154,7 @@ def load_published(folder: str | Path, checkpoint: "Checkpoint", quantbits: int)
     width = (last - first) / (n - 2)
     if not ((width > 0).all() and np.allclose(np.diff(edges[:-1]) / width[..., None], 1, rtol=0, atol=1e-3)):
         raise UserError(f"{path} does not hold bins of equal width, as the paper has them")
-    return Ranges(first - width, last + width, quantbits, checkpoint.identity, True)
+    return Ranges(first - width, last + width, quantbits, checkpoint.identity)
 
 
 def for_checkpoint(

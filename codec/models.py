@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def open_blocks(
-    wanted: Blocks | None = None, checkpoint: str | Path | None = None, gpu: int | None = -1
+    wanted: Blocks | None = None, checkpoint: str | Path | None = None, gpu: int = -1
 ) -> "BlockCodec":
     """The model of Bit-Swap at `checkpoint`, or one that was trained here or ships.
 

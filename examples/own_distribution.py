@@ -78,20 +78,25 @@ class Mixture:
         return symbols.reshape(-1, *self.xs)
 
 
+def round_trip(schedule, variables, chains, initial):
+    """Encode chains of images side by side, decode them, compare. Returns the rate in bits/dim."""
+    coder = Rans.from_words(initial)
+    bitsback.encode_chains(schedule, coder, variables, chains)
+    added = (coder.bits() - Rans.from_words(initial).bits()).sum()
+    coder = Rans.from_words(coder.to_words())  # what a file would hold
+    decoded = bitsback.decode_chains(schedule, coder, variables, [len(chain) for chain in chains])
+    assert np.array_equal(decoded, chains) and np.array_equal(coder.to_words(), initial)
+    return added / np.size(chains)
+
+
 def main():
     cli.parser(__doc__).parse_args()
     digits = load_digits()
     order, test = np.split(np.random.default_rng(0).permutation(len(digits.images)), [-CHAINS * LENGTH])
     images = digits.images.astype(np.uint8)
     model = Mixture(images[order], digits.target[order])
-    chains = np.split(images[test], CHAINS)
     initial = np.random.default_rng(0).integers(1, 1 << 32, (CHAINS, 4), np.uint32)
-    coder = Rans.from_words(initial)
-    bitsback.encode_chains(bitsback.bitswap(nz=1), coder, model, chains)
-    rate = (coder.bits() - Rans.from_words(initial).bits()).sum() / images[test].size
-    coder = Rans.from_words(coder.to_words())  # what a file would hold
-    decoded = bitsback.decode_chains(bitsback.bitswap(nz=1), coder, model, [LENGTH] * CHAINS)
-    assert np.array_equal(decoded, chains) and np.array_equal(coder.to_words(), initial)
+    rate = round_trip(bitsback.bitswap(nz=1), model, np.split(images[test], CHAINS), initial)
     ideal = -np.log2(model.joint(model.to_symbols(images[test])).sum(1)).mean() / DIMS
     print(f"-log2 p(x)     {ideal:.4f} bits/dim")
     print(f"bits-back      {rate:.4f} bits/dim, and the same images again")

@@ -14,16 +14,14 @@ import utils  # noqa: F401  (first: sets how threads wait, which libraries read 
 # isort: split
 import numpy as np
 import torch
+from own_distribution import CHAINS, LENGTH, round_trip
 from sklearn.datasets import load_digits
 from small_vae import LATENTS, LEVELS, VAE, to_unit_range
 
 import discretization
 from codec import bitsback, experiment
 from codec.conditionals import Conditionals, FloatNetwork
-from codec.rans import Rans
 from utils import cli
-
-CHAINS, LENGTH = 39, 10  # all chains are encoded side by side, each image after the one before it
 
 
 class CodedVAE(VAE):
@@ -58,14 +56,7 @@ def main():
     chains = np.split(test, CHAINS)
     initial = experiment.initial_words(CHAINS, variables, seed=0)
     for name, scheme in (("Bit-Swap", bitsback.bitswap), ("BB-ANS", bitsback.bbans)):
-        schedule = scheme(model.nz)
-        coder = Rans.from_words(initial)
-        bitsback.encode_chains(schedule, coder, variables, chains)
-        rate = (coder.bits() - Rans.from_words(initial).bits()).sum() / test.size
-
-        coder = Rans.from_words(coder.to_words())  # what a file would hold
-        decoded = bitsback.decode_chains(schedule, coder, variables, [LENGTH] * CHAINS)
-        assert np.array_equal(decoded, chains) and np.array_equal(coder.to_words(), initial)
+        rate = round_trip(scheme(model.nz), variables, chains, initial)
         print(f"{name:14} {rate:.4f} bits/dim, and the same images again")
 
 

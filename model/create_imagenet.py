@@ -4,11 +4,10 @@ PNG files, as the paper used them: images of 32x32 pixels, 8-bit RGB. Any other 
 and skipped. The images keep the sorted order of their paths, sub-folders included.
 .npz batches, as offered today: all of them must exist. They are another resampling of the same photographs, so that
 rates differ from the paper's.
-An array that exists is kept; --force replaces it.
+An array that exists is kept.
 
-Reads   DATA/TRAIN and DATA/TEST, folders of PNG files, or of train_data_batch_{1..10}.npz and of val_data.npz (uint8
-        `data` [N, 3072], channels first); default: train_32x32 and valid_32x32, or Imagenet32_train_npz and
-        Imagenet32_val_npz, or for .npz batches DATA itself
+Reads   DATA/train_32x32 and DATA/valid_32x32, folders of PNG files; or train_data_batch_{1..10}.npz and val_data.npz
+        (uint8 `data` [N, 3072], channels first) in DATA/Imagenet32_train_npz and DATA/Imagenet32_val_npz, or in DATA
 Writes  DATA/imagenet/train.npy and DATA/imagenet/test.npy   uint8 [N, 32, 32, 3], whole or not at all
 """
 
@@ -40,28 +39,24 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = cli.parser(__doc__)
     parser.add_argument("--data", type=Path, default=paths.DATA, help="folder of the datasets")
-    parser.add_argument("--train", help="folder of training images, in DATA or absolute")
-    parser.add_argument("--test", help="folder of test images, in DATA or absolute")
-    parser.add_argument("--force", action="store_true", help="replace arrays that exist")
     return parser.parse_args(argv)
 
 
-def find_source(data: Path, split: str, given: str | None) -> tuple[Path, list[Path]]:
-    """The folder of a split's images, and its .npz batches if it has any. given: the value of the split's flag.
+def find_source(data: Path, split: str) -> tuple[Path, list[Path]]:
+    """The folder of a split's images, and its .npz batches if it has any.
 
     Raises UserError if there is none, or if some batches are missing.
     """
-    folders = [data / name for name in ((given,) if given is not None else FOLDERS[split])]
-    if given is None and any((data / name).exists() for name in BATCHES[split]):
-        folders.append(data)
-    folder = next(filter(Path.is_dir, folders), None)
-    if folder is None:
-        raise UserError(f"{folders[0]} is not a folder; in {data}, unpack {SOURCE}")
-    batches = [folder / name for name in BATCHES[split]]
-    missing = [path for path in batches if not path.exists()]
-    if missing and len(missing) < len(batches):
-        raise UserError(f"{', '.join(map(str, missing))}: missing, while other batches exist")
-    return folder, [] if missing else batches
+    for folder in [*(data / name for name in FOLDERS[split]), data]:
+        batches = [folder / name for name in BATCHES[split]]
+        missing = [path for path in batches if not path.exists()]
+        if not missing:
+            return folder, batches
+        if len(missing) < len(batches):
+            raise UserError(f"{', '.join(map(str, missing))}: missing, while other batches exist")
+        if folder.is_dir() and folder != data:
+            return folder, []
+    raise UserError(f"{data / FOLDERS[split][0]} is not a folder; in {data}, unpack {SOURCE}")
 
 
 def decode(path: str | Path) -> np.ndarray | str:
@@ -120,12 +115,12 @@ def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
     sources = {}
-    for split, given in {"train": args.train, "test": args.test}.items():
+    for split in FOLDERS:
         target = args.data / "imagenet" / f"{split}.npy"
-        if target.exists() and not args.force:
-            print(f"{target} exists and is kept; --force replaces it")
+        if target.exists():
+            print(f"{target} exists and is kept")
         else:
-            sources[target] = find_source(args.data, split, given)
+            sources[target] = find_source(args.data, split)
     paths.check_writable(*sources)  # before the long work on the first
     for target, (folder, files) in sources.items():
         names, hidden = ([], 0) if files else paths.list_files(folder)

@@ -133,14 +133,10 @@ class ExactModel:
         stream = self._apply_elu(convolve(network.input, values, fraction))
         for block in network.blocks:
             for conv1, conv2 in block:
-                stream = self._residual(conv1, conv2, stream).add_(stream).clamp_(-STREAM_LIMIT, STREAM_LIMIT)
+                hidden = self._apply_elu(convolve(conv1, self._apply_elu(stream), STREAM))
+                stream = convolve(conv2, hidden, STREAM).add_(stream).clamp_(-STREAM_LIMIT, STREAM_LIMIT)
             stream = self._apply_elu(stream)
         return convolve(network.head, stream, STREAM).to(torch.int64).permute(0, 3, 1, 2)
-
-    def _residual(self, conv1, conv2, stream):
-        """What a residual layer adds to the stream."""
-        hidden = self._apply_elu(convolve(conv1, self._apply_elu(stream), STREAM))
-        return convolve(conv2, hidden, STREAM)
 
     def _apply_elu(self, x):
         """ELU of integers with STREAM fraction bits: the larger of x and of exp(x) - 1 for the negative part of x."""

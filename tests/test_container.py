@@ -147,7 +147,7 @@ def test_a_file_is_no_more_than_its_parts():
     rest = sum(length for _, length in coding.parts)
     coded = np.stack([blocks.view(picture.pixels, SIDE, k) for k in range(coding.blocks)])
     chains = [np.moveaxis(chain, -1, -3) for chain in np.array_split(coded, 100)]
-    schedule = bitsback.bitswap(small.nz)
+    schedule = bitsback.bitswap(small.conditional.network.nz)
     initial = experiment.initial_words(100, small.conditional, 0)
     coder = Rans.from_words(initial)
     before = coder.counts.sum()

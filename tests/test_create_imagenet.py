@@ -163,25 +163,14 @@ def test_header_gives_the_number_of_good_images(tmp_path, count, good):
     np.testing.assert_array_equal(datasets.load("imagenet", "train", tmp_path), images[count - good :])
 
 
-def test_folders_of_other_names(data, tmp_path_factory):
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    fill(elsewhere, pixels(3, seed=4))
-    done = run_script(SCRIPT, "--data", data, "--train=valid_32x32", "--test", elsewhere, check=0)
-    assert "error" not in done.stderr
-    np.testing.assert_array_equal(datasets.load("imagenet", "train", data), pixels(5, seed=2))
-    np.testing.assert_array_equal(datasets.load("imagenet", "test", data), pixels(3, seed=4))
-
-
-def test_an_array_that_is_there_is_kept_unless_forced(data):
+def test_an_array_that_is_there_is_kept(data):
     target = data / "imagenet" / "train.npy"
     target.parent.mkdir()
     target.write_bytes(b"precious")
     done = run_script(SCRIPT, "--data", data, check=0)
     assert target.read_bytes() == b"precious"
-    assert f"{target} exists and is kept; --force" in done.stdout
+    assert f"{target} exists and is kept" in done.stdout
     assert len(datasets.load("imagenet", "test", data)) == 5
-    run_script(SCRIPT, "--data", data, "--force", check=0)
-    assert len(datasets.load("imagenet", "train", data)) == 20
 
 
 @pytest.mark.parametrize("folder", ["train_32x32", "valid_32x32"])
@@ -215,20 +204,16 @@ script.main()
 """
 
 
-@pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("sent, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_run_leaves_nothing(data, sent, status, force):
-    if force:
-        (data / "imagenet").mkdir()
-        (data / "imagenet" / "train.npy").write_bytes(b"precious")
+def test_interrupted_run_leaves_nothing(data, sent, status):
     (data / "train_32x32" / "last.png").touch()
-    command = [sys.executable, "-c", WAITING, "--data", data, *["--force"] * force]
+    command = [sys.executable, "-c", WAITING, "--data", data]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
         deadline = time.monotonic() + 60
         while not any(name.endswith(".tmp") for name in arrays(data)) and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert len(arrays(data)) == 1 + force  # one file, unfinished, beside the target
+        assert len(arrays(data)) == 1  # one file, unfinished, beside the target
         time.sleep(0.2)
         process.send_signal(sent)
         try:
@@ -237,9 +222,7 @@ def test_interrupted_run_leaves_nothing(data, sent, status, force):
             process.kill()
     assert process.returncode == status
     assert "Traceback" not in errors
-    assert arrays(data) == ["train.npy"] * force
-    if force:
-        assert (data / "imagenet" / "train.npy").read_bytes() == b"precious"
+    assert arrays(data) == []
 
 
 def test_full_disk_leaves_nothing(data):
@@ -262,17 +245,20 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
         "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
         "print(*(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
-    fill(tmp_path / "few", pixels(20))
-    (tmp_path / "many").mkdir()
-    for i, file in zip(range(count), itertools.cycle((tmp_path / "few").iterdir())):
-        os.link(file, tmp_path / "many" / f"{i:05}.png")
+    few, many = tmp_path / "few", tmp_path / "many"
+    for folder in (few, many):
+        fill(folder / "valid_32x32", pixels(20))
+        (folder / "train_32x32").mkdir()
+    for folder, number in ((few, 20), (many, count)):
+        for i, file in zip(range(number), itertools.cycle((few / "valid_32x32").iterdir())):
+            os.link(file, folder / "train_32x32" / f"{i:05}.png")
     peaks = []  # kB
-    for folder in ("few", "many"):
-        command = [sys.executable, "-c", code, ROOT / SCRIPT, "--data", tmp_path, "--force"]
-        done = subprocess.run([*command, f"--train={folder}", "--test=few"], capture_output=True, text=True)
+    for folder in (few, many):
+        command = [sys.executable, "-c", code, ROOT / SCRIPT, "--data", folder]
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout.split("VmHWM:")[1].split()[0]))
-    assert len(datasets.load("imagenet", "train", tmp_path)) == count
+    assert len(datasets.load("imagenet", "train", many)) == count
     assert peaks[1] - peaks[0] < 4000, peaks
 
 
@@ -282,11 +268,6 @@ def test_hidden_files_are_left_out_and_counted(data):
         (data / "train_32x32" / name).write_bytes(encode(pixels(1)[0]))
     done = run_script(SCRIPT, "--data", data, check=0)
     assert "20 images of " in done.stdout and "2 of 22 files skipped" in done.stdout
-
-
-def test_help():
-    done = run_script(SCRIPT, "--help", check=0)
-    assert "kept" in done.stdout and "--force" in done.stdout
 
 
 def write_batches(folder, names, seed):
@@ -302,12 +283,11 @@ def write_batches(folder, names, seed):
 TRAIN_BATCHES = [f"train_data_batch_{i}.npz" for i in range(1, 11)]
 
 
-@pytest.mark.parametrize("below", ["", "Imagenet32_{}_npz", "{}_given"])
+@pytest.mark.parametrize("below", ["", "Imagenet32_{}_npz"])
 def test_npz_batches(tmp_path, below):
     train = write_batches(tmp_path / below.format("train"), TRAIN_BATCHES, seed=1)
     test = write_batches(tmp_path / below.format("val"), ["val_data.npz"], seed=50)
-    flags = ["--train=train_given", "--test=val_given"] * (below == "{}_given")
-    done = run_script(SCRIPT, "--data", tmp_path, *flags, check=0)
+    done = run_script(SCRIPT, "--data", tmp_path, check=0)
     np.testing.assert_array_equal(datasets.load("imagenet", "train", tmp_path), train)
     np.testing.assert_array_equal(datasets.load("imagenet", "test", tmp_path), test)
     assert f"{len(train)} images" in done.stdout and "rates differ from the paper's" in done.stdout

@@ -36,7 +36,7 @@ def small(tmp_path_factory):
     torch.save(model.state_dict(), path)
     identity = checkpoints.identify(model.state_dict())
     ranges = discretization.sample_ranges(model, None, 10, identity)
-    discretization.save(ranges._replace(with_images=True), path.with_suffix(".bins.npz"))
+    discretization.save(ranges, path.with_suffix(".bins.npz"))
     images = np.stack([np.asarray(image(32, 32, seed=k)) for k in range(16)])
     exact.save(
         path.with_suffix(".exact.npz"), make_exact.make(model, torch.from_numpy(images).permute(0, 3, 1, 2), identity)
@@ -250,7 +250,7 @@ def test_grey_images_are_coded_with_a_checkpoint_for_them(tmp_path):
     model = small_model(2)
     torch.save(model.state_dict(), tmp_path / "grey.pt")
     ranges = discretization.sample_ranges(model, None, 10, checkpoints.identify(model.state_dict()))
-    discretization.save(ranges._replace(with_images=True), tmp_path / "grey.bins.npz")
+    discretization.save(ranges, tmp_path / "grey.bins.npz")
     image(70, 75, "L").save(tmp_path / "photo.png")
     pixels = torch.from_numpy(np.stack([np.asarray(image(32, 32, "L"))]))[None]
     exact.save(tmp_path / "grey.exact.npz", make_exact.make(model, pixels, checkpoints.identify(model.state_dict())))

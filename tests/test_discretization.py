@@ -33,14 +33,12 @@ def test_ranges_are_the_extremes_of_both_chains(monkeypatch):
         samples = torch.cat([z for p in positions for z in seen[p::per_batch]]).flatten(1).double().numpy()
         np.testing.assert_array_equal(ranges.lo[layer], samples.min(0))
         np.testing.assert_array_equal(ranges.hi[layer], samples.max(0))
-    assert ranges.with_images
 
 
 def test_inference_chain_widens_the_ranges():
     model = small_model(2)
     both = discretization.sample_ranges(model, digits(20), 3, "id")
     alone = discretization.sample_ranges(model, None, 3, "id")
-    assert not alone.with_images
     assert (both.hi - both.lo).mean() > (alone.hi - alone.lo).mean()
 
 
@@ -73,7 +71,7 @@ def test_saved_and_loaded(tmp_path):
     discretization.save(ranges, tmp_path / "ranges.npz")
     loaded = discretization.load(tmp_path / "ranges.npz")
     assert loaded.identity == ranges.identity
-    assert (loaded.quantbits, loaded.checkpoint, loaded.with_images) == (2, "id", False)
+    assert (loaded.quantbits, loaded.checkpoint) == (2, "id")
 
 
 @pytest.mark.parametrize("damage", ["empty", "flip", "cut", "swapped", "other"])
@@ -122,7 +120,8 @@ def test_without_training_images_it_warns_and_keeps_the_bins(tmp_path, mnist, mo
     with monkeypatch.context() as patch:
         patch.setattr(datasets, "load", absent)
         ranges = discretization.for_checkpoint(checkpoint, 2, mnist)
-    assert not ranges.with_images and "Warning: no images here" in capsys.readouterr().out
+    alone = discretization.sample_ranges(checkpoint.model, None, 2, checkpoint.identity)
+    assert ranges.identity == alone.identity and "Warning: no images here" in capsys.readouterr().out
     assert discretization.for_checkpoint(checkpoint, 2, mnist).identity == ranges.identity
 
 
@@ -201,7 +200,7 @@ def test_published_bins_are_imported_as_they_are(tmp_path, nz, quantbits):
     checkpoint = saved(tmp_path, nz=nz)
     lo, hi = write_published(tmp_path / "bins", checkpoint, quantbits)
     ranges = discretization.load_published(tmp_path / "bins", checkpoint, quantbits)
-    assert (ranges.quantbits, ranges.checkpoint, ranges.with_images) == (quantbits, checkpoint.identity, True)
+    assert (ranges.quantbits, ranges.checkpoint) == (quantbits, checkpoint.identity)
     np.testing.assert_allclose(ranges.lo, lo, rtol=0, atol=1e-14)
     ours = discretization.bins(checkpoint.model, ranges)
     theirs = discretization.bins(checkpoint.model, ranges._replace(lo=lo, hi=hi))

@@ -46,7 +46,7 @@ def checkpoint(tmp_path_factory):
     model = small_model(2, (3, 32, 32), zchannels=2, conditional_scale=True, colour_transform=True)
     torch.save(model.state_dict(), path)
     stored = checkpoints.load(path, "imagenetcrop")
-    ranges = discretization.sample_ranges(stored.model, None, 6, stored.identity)._replace(with_images=True)
+    ranges = discretization.sample_ranges(stored.model, None, 6, stored.identity)
     discretization.save(ranges, path.with_suffix(".bins.npz"))
     patches = torch.from_numpy(np.stack([photograph(32, 32, seed) for seed in range(16)])).permute(0, 3, 1, 2)
     exact.save(path.with_suffix(".exact.npz"), make_exact.make(stored.model, patches, stored.identity))

@@ -60,7 +60,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path, kind):
     assert os.stat(path).st_ino == before.st_ino and os.stat(path).st_mode == before.st_mode
 
 
-@pytest.mark.parametrize("name", ["/proc/absent/a", "/sys/a", TOO_LONG, f"new/{TOO_LONG}", f"{TOO_LONG}/a", "file/a"])
+@pytest.mark.parametrize("name", ["/proc/absent/a", "/sys/a", TOO_LONG, f"{TOO_LONG}/a", "file/a"])
 def test_impossible_places_are_known_before_the_work(tmp_path, name):
     (tmp_path / "file").write_text("kept")
     path = tmp_path / name
@@ -70,7 +70,7 @@ def test_impossible_places_are_known_before_the_work(tmp_path, name):
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(UserError, match="cannot write"):
         paths.check_folder_writable(path)
-    assert set(listing(tmp_path)) <= {"file", "new"}
+    assert listing(tmp_path) == ["file"]
 
 
 def test_asking_changes_nothing(tmp_path):

@@ -168,6 +168,16 @@ def test_a_long_comment_is_no_fault_of_a_photograph(tmp_path):
     np.testing.assert_array_equal(photographs.decode(tmp_path / "text.png"), photograph(40, 50))
 
 
+def test_training_and_validation_photographs_are_the_same_in_every_run(data):
+    opened = photographs.open_photographs(data / "imagenetcrop" / "train")
+    for held, count in ((2, 2), (40, len(SIZES) // 2)):
+        training, validation = photographs.split(opened, held)
+        assert (len(training), len(validation)) == (len(SIZES) - count, count)
+        order = np.random.default_rng(0).permutation(len(SIZES))
+        for pixels, i in zip(validation + training, order, strict=True):
+            np.testing.assert_array_equal(pixels, opened[i])
+
+
 def test_want_of_memory_is_no_fault_of_the_photograph(data, monkeypatch):
     def exhausted(*_, **__):
         raise MemoryError

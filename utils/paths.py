@@ -145,13 +145,11 @@ def check_folder_writable(*folders: str | Path) -> None:
     """Like check_writable(), for files in these folders under --output, which need not exist yet."""
     for folder in folders:
         with _explained(folder, remedy="; name another folder with --output"):
-            _require_short_names(folder)
             _try_folder(Path(os.path.realpath(folder)))
 
 
 def _target(path: str | Path) -> tuple[Path, os.stat_result | None]:
     """The file to replace, with links followed, and its os.stat_result, or None if it does not exist."""
-    _require_short_names(path)
     try:
         found = os.stat(path)  # before realpath(), which turns /dev/stdout into a name without a file
     except FileNotFoundError:
@@ -161,15 +159,12 @@ def _target(path: str | Path) -> tuple[Path, os.stat_result | None]:
     return Path(os.path.realpath(path)), found
 
 
-def _require_short_names(path: str | Path) -> None:
-    """Raise OSError if a name in a path is too long: in a folder that is still absent, the system does not say so."""
-    if any(len(os.fsencode(part)) > 255 for part in Path(path).parts):
-        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-
-
 def _try_folder(folder: Path) -> None:
     """Raise OSError if no file can be made in a folder, or in the nearest existing one above it."""
-    while not os.path.lexists(folder) and folder != folder.parent:
+    while folder != folder.parent:
+        with contextlib.suppress(FileNotFoundError):  # not other errors, such as a name that is too long
+            os.lstat(folder)
+            break
         folder = folder.parent
     with tempfile.TemporaryFile(dir=folder):  # os.access() says yes to root everywhere
         pass

@@ -96,6 +96,18 @@ def recrop(images: np.ndarray | Patches, seed: int | Sequence[int], crops: int) 
     return random_patches(images.photographs, seed, crops) if isinstance(images, Patches) else images
 
 
+def split(photographs: Photographs, held: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Training photographs and, at the most `held` or half of them, those for validation; the same in every run.
+
+    Returns two lists of uint8 [H, W, 3]. Raises UserError if there are fewer than two photographs.
+    """
+    order = np.random.default_rng(0).permutation(len(photographs))
+    held = min(held, len(order) // 2)
+    if not held:
+        raise UserError(f"{photographs.folder} holds {len(order)} photographs; training requires two or more")
+    return [photographs[i] for i in order[held:]], [photographs[i] for i in order[:held]]
+
+
 def open_photographs(folder: Path) -> Photographs:
     """Check the photographs of a folder and its sub-folders (JPEG or PNG), and decode them if the disk has room.
 

@@ -123,13 +123,9 @@ def exact_arithmetic(device: torch.device) -> Iterator[None]:
     That rules out TF32 and bfloat16, autocast, and the Winograd and FFT algorithms of NNPACK and cuDNN; without cuDNN
     PyTorch unfolds the input on a GPU and multiplies matrices. The settings are of the whole process, and restored.
     """
-    backends: Any = torch.backends  # what it has is not the same in every version
-    settings: list[tuple[Any, str, object]] = [(backends.cudnn, "enabled", False)]
-    if hasattr(backends.mkldnn, "conv"):
-        parts = (backends.mkldnn.conv, backends.mkldnn.matmul, backends.cuda.matmul)
-        settings += [(part, "fp32_precision", "ieee") for part in parts]
-    else:  # before PyTorch 2.9
-        settings += [(backends.cuda.matmul, "allow_tf32", False)]
+    backends: Any = torch.backends  # its annotations lack some of these
+    precise = (backends.mkldnn.conv, backends.mkldnn.matmul, backends.cuda.matmul)
+    settings = [(backends.cudnn, "enabled", False), *((part, "fp32_precision", "ieee") for part in precise)]
     before = [getattr(part, name) for part, name, _ in settings]
     try:
         for part, name, value in settings:

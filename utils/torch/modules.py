@@ -162,20 +162,15 @@ def fold_weight_norm(module: Any) -> Any:
     """
     folded = copy.deepcopy(module).eval().requires_grad_(False)
     for parent in list(folded.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, WnConv2d):
-                setattr(parent, name, _plain_convolution(child))
+        for name, conv in list(parent.named_children()):
+            if isinstance(conv, WnConv2d):
+                out_channels, in_channels, k, _ = conv.v.shape
+                shape = in_channels, out_channels, k
+                plain = nn.utils.skip_init(Convolution, *shape, padding=k // 2, device=conv.v.device)
+                plain.weight = nn.Parameter(conv.weight().detach(), requires_grad=False)
+                plain.bias = nn.Parameter(conv.b.detach(), requires_grad=False)
+                setattr(parent, name, plain)
     return folded
-
-
-def _plain_convolution(conv):
-    out_channels, in_channels, kernel_size, _ = conv.v.shape
-    plain = nn.utils.skip_init(
-        Convolution, in_channels, out_channels, kernel_size, padding=kernel_size // 2, device=conv.v.device
-    )
-    plain.weight = nn.Parameter(conv.weight().detach(), requires_grad=False)
-    plain.bias = nn.Parameter(conv.b.detach(), requires_grad=False)
-    return plain
 
 
 @torch.no_grad()

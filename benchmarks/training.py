@@ -83,7 +83,7 @@ def main():
     precisions = tuple(training.DTYPES)
     parser.add_argument("--precision", choices=precisions, nargs="+", default=precisions, help="a row for each")
     parser.add_argument("--repeats", type=whole(1), default=1, help="rows of each kind, in turn")
-    parser.add_argument("--workers", type=whole(0), default=0, help="processes that load data")
+    parser.add_argument("--workers", type=whole(0), default=0, help="threads that load data")
     parser.add_argument("--gpu", type=whole(-1, 1023), help="index of the GPU, -1 for the CPU (default: any GPU)")
     parser.add_argument("--no-fp16-allreduce", action="store_true", help="send gradients as float32")
     args = parser.parse_args()

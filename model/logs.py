@@ -35,6 +35,11 @@ class Log:
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
 
+    def describe(self, **texts: str) -> None:
+        """Log texts by tag."""
+        for tag, text in texts.items():
+            self.writer.add_text(tag, text, 0)
+
     def train(self, loss: float, metrics: Mapping[str, float], step: int, **others: float) -> None:
         """Log the loss, which has free bits, as elbo/train; the ELBO without them; its terms; and others by name."""
         self.scalars({f"{tag}/train": value for tag, value in metrics.items()} | {"elbo/train": loss}, step)

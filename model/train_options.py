@@ -3,6 +3,7 @@
 import argparse
 
 from utils import cli, paths
+from utils.errors import UserError, is_out_of_memory
 from utils.published import LEAST_LR, Settings
 
 
@@ -12,9 +13,14 @@ def main(settings: Settings, argv: list[str] | None = None) -> None:
 
 
 def _train(settings, args):
-    from model import training  # here, since it imports PyTorch, and --help answers without it
+    try:
+        from model import training  # here, since it imports PyTorch, and --help answers without it
 
-    training.train(settings, args)
+        training.train(settings, args)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError("out of memory; lower --batch or --width, or give this process more memory") from None
 
 
 def parse(settings: Settings, argv: list[str] | None) -> argparse.Namespace:
@@ -27,8 +33,8 @@ def parse(settings: Settings, argv: list[str] | None) -> argparse.Namespace:
         f"  model/params/{name}/nz<k>.resume   everything that --resume needs\n"
         f"  plots/{name}<k>/*.csv              test ELBO (bits/dim) of x and of every latent, for stackplot.py\n"
         f"  runs/{name}/nz<k>/<n>/             TensorBoard logs of the n-th run\n\n"
-        "Ctrl-C, SIGTERM or SIGUSR1 stop a run after the current step and save everything that --resume needs, and\n"
-        "an averaged model for the compression scripts. A second Ctrl-C stops it at once.\n"
+        "Ctrl-C, SIGTERM or SIGUSR1 stop a run after the current batch, of a test too, and save everything that\n"
+        "--resume needs, and an averaged model for the compression scripts. A second Ctrl-C stops it at once.\n"
         "Several processes, one for each GPU, train together if mpiexec, torchrun or srun starts them."
     )
     add, whole, real = parser.add_argument, cli.whole_number, cli.real_number
@@ -51,6 +57,8 @@ def parse(settings: Settings, argv: list[str] | None) -> argparse.Namespace:
     add("--fp16-allreduce", action=argparse.BooleanOptionalAction, default=True, help=half)
     bodies = "of the convolutions; auto: bfloat16 if the processor supports it; everything else is float32"
     add("--precision", choices=("auto", *cli.PRECISIONS), default="auto", help=bodies)
+    cudnn = "only deterministic algorithms of cuDNN, as published"
+    add("--deterministic", action=argparse.BooleanOptionalAction, default=True, help=cudnn)
     add("--epochs", type=whole(1, 10**9), help="stop after this many epochs")
     add("--max-steps", type=whole(1, 10**12), help="stop after this many optimiser steps")
     limit = (
@@ -70,7 +78,7 @@ def parse(settings: Settings, argv: list[str] | None) -> argparse.Namespace:
     add("--resume", action="store_true", help="continue from the last full checkpoint if there is one")
     add("--force", action="store_true", help="start again even if there is a trained model")
     add("--data", default=paths.DATA, help="folder of the datasets")
-    add("--workers", type=whole(0, 1024), default=0, help="additional processes that load data")
+    add("--workers", type=whole(0, 1024), default=0, help="additional threads that load data")
     add("--output", default=paths.ROOT, help="folder under which everything is written")
     parser.set_defaults(crops=settings.crops)
     args = parser.parse_args(argv)

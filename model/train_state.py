@@ -15,6 +15,12 @@ from utils.errors import UserError
 ANEW = "start again with --force instead of --resume"  # the remedy for a full checkpoint that cannot be used
 PAST = {"kl_warmup": 0, "likelihood": "logistic"}  # settings of earlier versions; other values cannot be resumed
 _PARTS = ("model", "ema", "optimiser")
+_FLAGS = {
+    "kernel_size": "--kernel", "resdepth": "--blocks", "reswidth": "--width", "dropout_p": "--dropout",
+    "images": "the number of training images",
+    **{name: f"--{name}" for name in ("nz", "zchannels", "nprocessing", "seed", "batch", "precision")},
+    "colour_transform": "--colour-transform",
+}  # fmt: skip
 
 
 @dataclass
@@ -103,7 +109,7 @@ def load_full(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         saved, expected = PAST | {"precision": None} | entries["identity"], PAST | identity
         if None in (saved["precision"], expected["precision"]):
             expected["precision"] = saved["precision"]
-        differing = [f"{name} {saved.get(name)} is now {value}" for name, value in expected.items()
+        differing = [f"{_FLAGS.get(name, name)} {saved.get(name)} is now {value}" for name, value in expected.items()
                      if saved.get(name) != value]  # fmt: skip
         if differing:
             raise UserError(f"{path} is of another run ({', '.join(differing)}); use its settings, or {ANEW}")

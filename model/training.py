@@ -1,12 +1,15 @@
 """Training, shared by the datasets: the loop first, and below it everything that it calls."""
 
 import argparse
+import collections
 import contextlib
 import copy
+import functools
+import itertools
 import math
-import signal
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,14 @@ import torch
 from tqdm import tqdm
 
 from model.logs import Log, new_run
-from model.optimiser import STOP_SIGNALS, adam, clip, learning_rate, set_lr, stop_signals
+from model.optimiser import adam, clip, learning_rate, set_lr, stop_signals
 from model.train_state import Files, State, load_full, refuse_to_replace, save
 from model.vae import Model, log_likelihoods
-from utils import datasets, distributed, paths, photographs
+from utils import datasets, distributed, paths, photographs, progress
 from utils.errors import UserError
+from utils.locks import locked
 from utils.published import Settings
+from utils.results import PADDING
 from utils.torch import rand
 from utils.torch.modules import WnConv2d, fold_weight_norm, init_mode, update_ema
 
@@ -29,6 +34,7 @@ WARMUP_BATCHES = 25
 TEST_BATCH = 250
 SAVE_SECONDS = 300  # between full checkpoints inside an epoch
 SHOW_SECONDS = 2  # between updates of the loss on the progress bar, each of which waits for the GPU
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}, {rate_noinv_fmt}]"
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}  # of autocast, by --precision
 
 Split = np.ndarray | photographs.Patches  # images, uint8 [N, H, W, C]
@@ -41,20 +47,24 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
     clock: returns seconds. Rank 0's decides when --minutes have passed.
     """
     with distributed.joined("training", args.gpu, args.dist) as job, contextlib.ExitStack() as on_leaving:
-        state, files, images, test_images = begin(settings, args, job)
+        torch.backends.cudnn.deterministic = args.deterministic
+        files = name_files(settings, args)
+        if job.rank == 0:
+            on_leaving.enter_context(claim(files, args))
+        state, images, test_images = begin(settings, args, job, files)
         model, dtype = state.model, DTYPES[state.identity["precision"]]
         likelihoods, optimiser = distributed.average_gradients(
             job, Likelihoods(model), state.optimiser, args.fp16_allreduce
         )
         state.optimiser = optimiser
-        epoch_steps = math.ceil(state.identity["images"] / args.batch)
-        last_step = min((args.epochs or math.inf) * epoch_steps, args.max_steps or math.inf)
-        last_second = 60 * (args.minutes or math.inf)
+        epoch_steps, last_step, last_second = limits(args, state.identity["images"])
         signals = on_leaving.enter_context(stop_signals())
         log = None
         if job.rank == 0:
             log = Log(files.runs / str(state.run), files.curves, state.step)
             on_leaving.callback(log.close)
+            if not state.step:
+                log.describe(architecture=f"    {model}".replace("\n", "\n    "), hyperparams=flags(args))
         batches = on_leaving.enter_context(contextlib.closing(endless_batches(images, args, job, state.step)))
         meter, saved_at, shown_at, began = None, clock(), clock(), clock() - state.seconds
         vote = start_vote(job, False, state.seconds)
@@ -75,16 +85,19 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
                     saved_at = clock()
             if ended or signalled:
                 batches.close()  # and with it the progress bar
-            if signalled and not ended:
+            if signalled:
                 break
 
-            # A run that was killed during a test repeats it.
+            # A run that was stopped or killed during a test repeats it.
             if state.step > state.tested and (ended or state.step % (epoch_steps * args.test_every) == 0):
-                evaluate(state, test_images, job, files.best, log, math.ceil(state.step / epoch_steps))
+                if log:
+                    keep_untested(state, files.best)  # a first test may last long
+                epoch = math.ceil(state.step / epoch_steps)
+                signalled = not evaluate(settings, state, test_images, job, files.best, log, epoch, signals)
                 state.seconds = clock() - began
                 if log:
                     state.save(files.full)
-            if ended:
+            if ended or signalled:
                 break
 
             # One step. Everything random in it follows from its number.
@@ -101,36 +114,54 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
 
             bar.update(count)
             if log and clock() - shown_at > SHOW_SECONDS:
-                means = meter.means()
-                bar.set_postfix_str(f"loss {means['loss']:.4f}, ELBO {means['elbo']:.4f} bits/dim, lr {lr:.1e}")
+                elbo = show(settings, meter.means()["elbo"])
+                bar.set_postfix_str(f"ELBO {elbo}" + time_left(state.seconds, done, total))
                 shown_at = clock()
             if state.step % epoch_steps == 0:
                 bar.close()
 
         vote()
-        if signalled and not ended:
+        if signalled:
             print(f"stopped by a signal at step {state.step:,}, saved in {files.full}; to go on, add --resume")
-            if log and state.best == math.inf:  # the first test will replace it
-                save(state.ema.state_dict(), files.best)
+            if log and keep_untested(state, files.best):
                 print(f"{files.best} is the average so far, for the compression scripts; its ELBO is unknown")
 
 
-def begin(settings: Settings, args: argparse.Namespace, job: distributed.Job) -> tuple[State, Files, Split, Split]:
-    """The state that training starts from, new or from --resume, its files, and the images of training and test.
+def name_files(settings: Settings, args: argparse.Namespace) -> Files:
+    """What a run with these flags writes."""
+    place = settings.dataset, args.nz, args.output
+    best = paths.params(settings.dataset, args.output) / f"nz{args.nz}"
+    return Files(best, best.with_name(f"{best.name}.resume"), paths.runs(*place), paths.results(*place))
+
+
+@contextlib.contextmanager
+def claim(files: Files, args: argparse.Namespace) -> Iterator[None]:
+    """Inside this context no other run writes these files. Raises UserError if this one may not."""
+    paths.check_writable(files.best, files.full)
+    paths.check_folder_writable(files.runs, files.curves)
+    with locked(files.full):
+        refuse_to_replace(files.best, files.full, args.resume, args.force)
+        for path in (files.best, files.full):
+            paths.remove_unfinished(path)
+        yield
+
+
+def limits(args: argparse.Namespace, images: int) -> tuple[int, float, float]:
+    """Steps of an epoch, the step that ends a run and the second that ends it, both infinite without a limit."""
+    epoch_steps = math.ceil(images / args.batch)
+    last_step = min((args.epochs or math.inf) * epoch_steps, args.max_steps or math.inf)
+    return epoch_steps, last_step, 60 * (args.minutes or math.inf)
+
+
+def begin(
+    settings: Settings, args: argparse.Namespace, job: distributed.Job, files: Files
+) -> tuple[State, Split, Split]:
+    """The state that training starts from, new or from --resume, and the images of training and test.
 
     A resumed run sees the same batches, and computes the same, if its identity is the same.
     """
     if args.batch % job.size:
         raise UserError(f"--batch={args.batch} cannot be split evenly over {job.size} processes; choose a multiple")
-    place = settings.dataset, args.nz, args.output
-    best = paths.params(settings.dataset, args.output) / f"nz{args.nz}"
-    files = Files(best, best.with_name(f"{best.name}.resume"), paths.runs(*place), paths.results(*place))
-    if job.rank == 0:
-        paths.check_writable(files.best, files.full)
-        paths.check_folder_writable(files.runs, files.curves)
-        refuse_to_replace(files.best, files.full, args.resume, args.force)
-        for path in (files.best, files.full):
-            paths.remove_unfinished(path)
     images, test_images = distributed.in_turn(
         job, lambda: [datasets.load(settings.dataset, split, args.data) for split in ("train", "test")]
     )
@@ -152,8 +183,14 @@ def begin(settings: Settings, args: argparse.Namespace, job: distributed.Job) ->
     if identity["precision"] is None:
         chosen = (saved or {}).get("identity", {}).get("precision") or precision(job.device)
         identity["precision"] = distributed.broadcast_object(job, chosen)
+    announce(settings, args, state, len(test_images), job.device, step)
+    best_exists = distributed.broadcast_object(job, files.best.exists())
     if saved is not None:
         state.load(saved)
+        if not best_exists:
+            if state.best < math.inf:
+                print(f"{files.best} is absent; the next test writes the average of its time, as the best so far")
+            state.best, state.tested = math.inf, 0
     else:
         if job.rank == 0:
             warm_up(model, first[_order(args.seed, 0, len(first))[: WARMUP_BATCHES * args.batch]])
@@ -163,12 +200,30 @@ def begin(settings: Settings, args: argparse.Namespace, job: distributed.Job) ->
     model.train()
     if job.rank == 0:
         state.run = state.run or new_run(files.runs)
+    return state, images, test_images
+
+
+def announce(
+    settings: Settings, args: argparse.Namespace, state: State, tests: int, device: torch.device, step: int
+) -> None:
+    """Print what a run will do. tests: the number of test images. step: where it starts."""
+    images, parameters = state.identity["images"], sum(p.numel() for p in state.model.parameters())
+    epoch_steps, last_step, _ = limits(args, images)
+    ends = [f"step {last_step:,}"] if last_step < math.inf else []
+    ends += [f"minute {args.minutes:g}"] if args.minutes else []
     print(
-        f"{settings.dataset}, nz={args.nz}: {sum(p.numel() for p in model.parameters()):,} parameters, "
-        f"{len(first):,} training images, {math.ceil(len(first) / args.batch):,} steps of {args.batch} an epoch, "
-        f"on {job.device} in {identity['precision']}" + (f", resumed at step {step:,}" if step else "")
+        f"{settings.dataset}, nz={args.nz}: {parameters:,} parameters, {images:,} training images, {tests:,} test "
+        f"images, steps of {args.batch}: {epoch_steps:,} an epoch, until {' or '.join(ends) or 'it is stopped'}, "
+        f"on {device} in {state.identity['precision']}" + (f", resumed at step {step:,}" if step else "")
     )
-    return state, files, images, test_images
+    print(f"settings: {flags(args)}")
+    if step >= last_step:
+        print(f"{step:,} steps are done already: --epochs or --max-steps leaves no further one; raise it to go on")
+
+
+def flags(args: argparse.Namespace) -> str:
+    """Flags and their values in one line."""
+    return " ".join(f"--{name.replace('_', '-')}={value}" for name, value in vars(args).items() if value is not None)
 
 
 def precision(device: torch.device) -> str:
@@ -191,8 +246,8 @@ def warm_up(model: Model, images: np.ndarray) -> None:
     """Initialise the weight normalisation from images, uint8 [N, H, W, C], without dropout (paper, appendix D)."""
     device = next(model.parameters()).device
     layers = sum(isinstance(module, WnConv2d) for module in model.modules())
-    bar = tqdm(desc="warm-up", total=layers * len(images), unit="image", unit_scale=True, dynamic_ncols=True)
-    with bar, torch.no_grad(), init_mode(bar.update):
+    bar = progress.bar(desc="warm-up", total=len(images), unit="image", unit_scale=True)
+    with bar, torch.no_grad(), init_mode(lambda count: bar.update(min(count / layers, bar.total - bar.n))):
         log_likelihoods(model.eval(), torch.from_numpy(datasets.to_channels_first(images)).to(device))
 
 
@@ -214,22 +269,24 @@ def endless_batches(
         batches = np.split(_order(args.seed, epoch, count), range(args.batch, count, args.batch))[done:]
         shares = [batch[distributed.share(job, len(batch))] for batch in batches]
         loader = batch_loader(epoch_images(images, args, epoch), shares, args.workers, job.device)
-        with tqdm(
-            desc=f"epoch {epoch + 1}", initial=done * args.batch, total=count, unit="image", dynamic_ncols=True,
-            disable=job.rank > 0,
+        with contextlib.closing(loader), progress.bar(
+            desc=f"epoch {epoch + 1}", initial=done * args.batch, total=count, unit="", unit_scale=True,
+            bar_format=BAR, disable=job.rank > 0,
         ) as bar:  # fmt: skip
             for x, batch in zip(loader, batches, strict=True):
                 yield x.to(job.device, non_blocking=True), len(batch), bar
         epoch, done = epoch + 1, 0
 
 
-def start_vote(job: distributed.Job, signalled: bool, seconds: float) -> Callable[[], tuple[bool, float]]:
+def start_vote(
+    job: distributed.Job, signalled: bool, seconds: float, name: str = "vote"
+) -> Callable[[], tuple[bool, float]]:
     """Start to ask whether any process got a signal, and for rank 0's seconds; returns a function that waits for both.
 
     All processes get the same answer, so that they take the same decisions at the same step.
     """
     votes = torch.tensor([signalled, 0 if job.rank else seconds], dtype=torch.float64)
-    finish = distributed.start_sum(job, votes, "vote")
+    finish = distributed.start_sum(job, votes, name)
 
     def answer():
         finish()
@@ -270,16 +327,40 @@ def report(meter: Meter, now: float, state: State, first_lr: float, full: Path, 
 def check_finite(loss: float, gnorm: float, step: int, lr: float, full: Path) -> None:
     """Raise UserError if the loss or the gradient norm of the last steps is infinite or NaN."""
     if not (math.isfinite(loss) and math.isfinite(gnorm)):
-        kept = f"{full} is from before; " if full.exists() else ""
+        on = f"{full} is from before; continue with --resume and" if full.exists() else "start again with"
         raise UserError(
-            f"the loss is {loss} and the gradient norm {gnorm} at step {step} (--lr={lr:g}); "
-            f"{kept}continue with --resume and a lower --lr"
+            f"the loss is {loss} and the gradient norm {gnorm} at step {step} (--lr={lr:g}); {on} a lower --lr"
         )
 
 
-def evaluate(state: State, images: Split, job: distributed.Job, best: Path, log: Log | None, epoch: int) -> None:
-    """Test the average of the weights, log the metrics, and keep the average if it is the best so far."""
-    metrics = test(state.ema, images, job)
+def show(settings: Settings, elbo: float) -> str:
+    """A negative ELBO as people read it, per dimension of the images, from one per dimension that the model sees."""
+    return f"{elbo * PADDING.get(settings.dataset, 1):.4f}"
+
+
+def time_left(seconds: float, done: float, total: float) -> str:
+    """The time until a run ends, for its bar, after `done` of `total`; empty if there is no limit."""
+    return f", run {tqdm.format_interval(seconds / done * (total - done))}" if done and total < math.inf else ""
+
+
+def keep_untested(state: State, best: Path) -> bool:
+    """Before the first test, write the average for the compression scripts; returns whether that was so."""
+    if state.best == math.inf:
+        save(state.ema.state_dict(), best)
+    return state.best == math.inf
+
+
+def evaluate(
+    settings: Settings, state: State, images: Split, job: distributed.Job, best: Path, log: Log | None, epoch: int,
+    signals: Collection[int],
+) -> bool:  # fmt: skip
+    """Test the average of the weights, log the metrics, and keep the average if it is the best so far.
+
+    Returns False, with nothing changed, if a signal ended the test.
+    """
+    metrics = test(state.ema, images, job, signals)
+    if metrics is None:
+        return False
     elbo, state.tested = metrics["elbo"], state.step
     if log and elbo < state.best:
         save(state.ema.state_dict(), best)
@@ -287,28 +368,33 @@ def evaluate(state: State, images: Split, job: distributed.Job, best: Path, log:
     if log:
         log.test(metrics, state.best, epoch)
         log.images(state.ema, images, job.device, epoch)
-    print(f"epoch {epoch}, step {state.step:,}: test ELBO {elbo:.4f} bits/dim, best {state.best:.4f}, "
-          f"after {state.seconds / 60:.1f} minutes")  # fmt: skip
+    print(f"epoch {epoch}, step {state.step:,}: test ELBO {show(settings, elbo)} bits/dim, "
+          f"best {show(settings, state.best)}, after {state.seconds / 60:.1f} minutes")  # fmt: skip
+    return True
 
 
 @torch.no_grad()
-def test(model: Model, images: Split, job: distributed.Job) -> dict[str, float]:
+def test(model: Model, images: Split, job: distributed.Job, signals: Collection[int] = ()) -> dict[str, float] | None:
     """The test metrics {tag: bits/dim} over all images, uint8 [N, H, W, C], each with fixed samples of z.
 
-    Each process computes some of the batches; all return the metrics of all of them.
+    Each process computes some of the batches; all return the metrics of all of them. signals: those that any process
+    got; once there is one, the test ends after the current batch, and all return None.
     """
     model, device = fold_weight_norm(model), job.device
     batches = np.array_split(np.arange(len(images)), math.ceil(len(images) / TEST_BATCH))
-    mine = range(job.rank, len(batches), job.size)
-    loader = batch_loader(images, [batches[i] for i in mine], 0, device)
-    bar = tqdm(loader, desc="test", leave=False, dynamic_ncols=True, disable=job.rank > 0)
+    bar = progress.bar(total=len(images), desc="test", unit="image", leave=False, disable=job.rank > 0)
     # In float64, since a sum over 10,000 images in float32 would lose the fifth digit.
     sums = torch.zeros(1 + 2 * model.nz, dtype=torch.float64, device=device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for i, x in zip(mine, bar, strict=True):
-            torch.manual_seed(i)
-            logrecon, logdec, logenc = log_likelihoods(model, x.to(device))
-            sums += torch.cat([term.double().sum(1) for term in (logrecon[None], logdec.sum(-1), logenc.sum(-1))])
+    with bar, torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for first in range(0, len(batches), job.size):
+            if start_vote(job, bool(signals), 0, "vote in a test")()[0]:
+                return None
+            mine = first + job.rank
+            if mine < len(batches):
+                torch.manual_seed(mine)
+                logrecon, logdec, logenc = log_likelihoods(model, load_batch(images, batches[mine]).to(device))
+                sums += torch.cat([term.double().sum(1) for term in (logrecon[None], logdec.sum(-1), logenc.sum(-1))])
+            bar.update(sum(map(len, batches[first : first + job.size])))
     sums = distributed.total(job, sums, "test") / (len(images) * math.prod(model.xs))
     return by_tag(sums.tolist(), model.nz)
 
@@ -412,27 +498,30 @@ def by_tag(terms: Sequence[float], nz: int) -> dict[str, float]:
     return tags
 
 
-class _Batches(torch.utils.data.Dataset):
-    def __init__(self, images):
-        self.images = images
-
-    def __getitem__(self, indices):
-        return torch.from_numpy(datasets.to_channels_first(self.images[indices]))
-
-
-def _ignore_stop_signals(worker):
-    for number in STOP_SIGNALS:  # clusters send them to every process
-        signal.signal(number, signal.SIG_IGN)
+def load_batch(images: Split, indices: np.ndarray) -> torch.Tensor:
+    """The images of these indices, uint8 [B, C, 32, 32]."""
+    return torch.from_numpy(datasets.to_channels_first(images[indices]))
 
 
 def batch_loader(
-    images: Split, batches: Iterable[Any], workers: int, device: torch.device
-) -> torch.utils.data.DataLoader:
-    """Iterate over uint8 tensors [B, C, 32, 32]. batches: a list of index arrays."""
-    return torch.utils.data.DataLoader(
-        _Batches(images), batch_size=None, sampler=batches, num_workers=workers, pin_memory=device.type == "cuda",
-        worker_init_fn=_ignore_stop_signals,
-    )  # fmt: skip
+    images: Split, batches: Iterable[np.ndarray], workers: int, device: torch.device
+) -> Generator[torch.Tensor]:
+    """Generate uint8 tensors [B, C, 32, 32]. batches: index arrays. workers: threads that load ahead; 0 for none.
+
+    Threads, since copying and decoding images leave the interpreter to others, and since they need no shared memory,
+    and no signal or killed process can come between them and the training.
+    """
+    load = functools.partial(load_batch, images)
+    pin = torch.Tensor.pin_memory if device.type == "cuda" else lambda x: x
+    with ThreadPoolExecutor(max(workers, 1)) as pool, contextlib.ExitStack() as on_leaving:
+        on_leaving.callback(pool.shutdown, cancel_futures=True)
+        rest = iter(batches)
+        ahead = collections.deque(pool.submit(load, indices) for indices in itertools.islice(rest, 2 * workers))
+        for indices in rest:
+            ahead.append(pool.submit(load, indices))
+            yield pin(ahead.popleft().result())
+        while ahead:
+            yield pin(ahead.popleft().result())
 
 
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:

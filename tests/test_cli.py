@@ -1,9 +1,12 @@
 """What every script shares at the command line."""
 
 import argparse
+import os
+import subprocess
+import sys
 
 import pytest
-from conftest import assert_one_line_error, run_main
+from conftest import ROOT, assert_one_line_error, run_main
 
 from utils import cli
 
@@ -33,6 +36,45 @@ def test_an_error_of_the_user_is_one_line_and_any_other_a_traceback():
     assert_one_line_error(run_main(main, "absent"), "photo.png is absent")
     with pytest.raises(ZeroDivisionError):
         main([])
+
+
+PRINT = """
+import os, sys
+from utils import cli
+@cli.script
+def main():
+    print("zwölf", os.fsdecode(b"\\xff"))
+    print("Nachtrag", file=sys.stderr)
+    with open(sys.argv[1], "w") as file:
+        print("kept", file=file)
+main()
+"""
+
+
+@pytest.mark.parametrize("streams", ["", ">&-", "2>&-", ">&- 2>&- <&-", "2>/dev/full", ">/dev/null"])
+@pytest.mark.parametrize("variables", ["", "PYTHONIOENCODING=ascii", "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0"])
+def test_no_script_ends_for_what_it_prints(streams, variables, tmp_path):
+    (tmp_path / "print.py").write_text(PRINT)
+    command = f"{variables} {sys.executable} {tmp_path / 'print.py'} {tmp_path / 'file'} {streams}"
+    done = subprocess.run(["bash", "-c", command], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "file").read_text() == "kept\n"
+    assert done.stdout == (b"" if streams.startswith(">") else b"zw\xc3\xb6lf \xff\n")
+
+
+def test_results_that_cannot_be_printed_are_an_error(tmp_path):
+    (tmp_path / "print.py").write_text(PRINT)
+    command = f"{sys.executable} {tmp_path / 'print.py'} {tmp_path / 'file'} >/dev/full"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True)
+    assert_one_line_error(done, "standard output: No space left on device")
+    assert done.returncode == 1
+
+
+def test_ctrl_c_during_imports_is_one_line():
+    code = "import utils, os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(9)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and done.stderr.strip() == "interrupted"
 
 
 def test_files_are_not_overwritten_by_mistake(tmp_path):

@@ -66,7 +66,6 @@ def test_there_and_back(tmp_path, small):
     )
     for word in ("70x75", "blocks of 32x32 by Bit-Swap", "identical", "gzip", "bz2", "LZMA", "PNG", "WebP", "raw"):
         assert word in done.stdout
-    assert "compress: 100%" in done.stderr and "decompress: 100%" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"photo.png", "photo.bitswap", "photo.comparison.png"}
     with Image.open(tmp_path / "photo.comparison.png") as chart:
         assert min(chart.size) > 500

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -443,6 +444,25 @@ def test_launch(environment, expected):
 def test_unclear_launch_is_refused(environment):
     with pytest.raises(UserError, match="LOCAL_RANK"):
         distributed.launch(environment)
+
+
+@pytest.mark.parametrize("rank", ["-1", "2", "5"])
+def test_impossible_ranks_are_refused(rank):
+    with pytest.raises(UserError, match=f"RANK={rank}, WORLD_SIZE=2.*0 to 1"):
+        distributed.launch(TORCHRUN | {"RANK": rank, "WORLD_SIZE": "2"})
+
+
+def test_a_process_without_the_others_says_for_whom_it_waits_and_can_be_interrupted(data, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    command = [sys.executable, str(ROOT / "model" / "mnist_train.py"), *FLAGS, "--output", str(tmp_path)]
+    with subprocess.Popen(command, env=os.environ | place | address, stdout=-1, text=True) as process:
+        line = process.stdout.readline()
+        assert line == f"waiting for 1 other process at 127.0.0.1:{address['MASTER_PORT']}\n"
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
 
 
 def test_rendezvous():

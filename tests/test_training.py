@@ -1,14 +1,21 @@
 """Training as a user runs it: what it writes, and that a killed run goes on as if nothing had happened."""
 
 import argparse
+import contextlib
 import csv
+import fcntl
 import functools
 import math
 import os
+import pty
+import re
 import resource
+import shlex
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from types import SimpleNamespace
 
@@ -21,7 +28,7 @@ from tensorboardX.proto import event_pb2
 
 from model import mnist_train, optimiser, train_options, train_state, training
 from model.vae import Model
-from utils import distributed, published
+from utils import distributed, progress, published
 from utils.cli import UserError
 
 pytestmark = pytest.mark.xdist_group("training")  # they share what takes long
@@ -87,7 +94,8 @@ def test_tensorboard_has_every_tag(unbroken):
         f"{term}/train" for term in terms
     }
     per_test = {"elbo/test", "elbo/besttest", "x_sample", "x_reconstruct"} | {f"{term}/test" for term in terms}
-    assert set(tags) == per_step | per_test
+    texts = {"architecture/text_summary", "hyperparams/text_summary"}
+    assert set(tags) == per_step | per_test | texts and all(tags[tag] == [0] for tag in texts)
     assert all(tags[tag] == list(range(1, 11)) for tag in per_step)
     assert all(tags[tag] == [1, 2] for tag in per_test)
 
@@ -141,7 +149,7 @@ def test_resume_without_a_checkpoint_starts_anew(mnist, tmp_path):
 
 
 def test_resume_with_other_settings_is_refused(unbroken, mnist):
-    assert_one_line_error(train(mnist, unbroken, "--resume", "--width=7"), "nz2.resume", "reswidth 6 is now 7")
+    assert_one_line_error(train(mnist, unbroken, "--resume", "--width=7"), "nz2.resume", "(--width 6 is now 7)")
 
 
 def test_corrupt_full_checkpoint_is_refused(mnist, tmp_path):
@@ -240,6 +248,12 @@ def test_check_finite_names_step_rate_and_checkpoint(tmp_path):
             training.check_finite(loss, gnorm, 7, 1e-3, tmp_path)
 
 
+def test_nan_before_anything_was_saved_does_not_advise_to_resume(mnist, tmp_path):
+    done = train(mnist, tmp_path, "--lr=1e30", "--max-steps=20")
+    assert_one_line_error(done, "start again with a lower --lr")
+    assert "--resume" not in done.stderr
+
+
 def test_a_trained_model_is_not_replaced(unbroken, mnist, tmp_path):
     folder = tmp_path / "model" / "params" / "mnist"
     train(mnist, tmp_path, "--max-steps=5", check=0)
@@ -295,17 +309,157 @@ def test_a_second_ctrl_c_ends_at_once():
 
 def test_ctrl_c_during_the_initialisation_ends_at_once(mnist, tmp_path):
     command = [sys.executable, ROOT / "model" / "mnist_train.py", "--width=160", "--data", mnist, "--output", tmp_path]
-    with subprocess.Popen(list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=-1) as process:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(list(map(str, command)), env=environment, stdout=-1, stderr=subprocess.STDOUT) as process:
         shown = b""
-        while b"warm-up" not in shown:
-            shown += os.read(process.stderr.fileno(), 1000)
+        while b"settings: " not in shown:  # what will be done is said first
+            shown += os.read(process.stdout.fileno(), 1000)
             assert process.poll() is None, shown
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
-        shown += process.communicate(timeout=120)[1]
+        shown += process.communicate(timeout=120)[0]
     assert process.returncode == 130 and b"interrupted" in shown and b"Traceback" not in shown
-    assert b"epoch" not in shown and time.monotonic() - began < 20
-    assert not any(tmp_path.rglob("*"))
+    assert b"ELBO" not in shown and time.monotonic() - began < 20
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+HOLD = """
+import pathlib, sys, time
+from utils.locks import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume",)])
+def test_a_second_run_into_the_same_folder_is_refused_until_the_first_ends_or_dies(mnist, tmp_path, flags):
+    full = tmp_path / "model" / "params" / "mnist" / "nz2.resume"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(full)], cwd=ROOT, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        done = train(mnist, tmp_path, "--max-steps=1", *flags)
+        assert_one_line_error(done, full, f"process {other.pid} on ", "--output")
+        train(mnist, tmp_path / "elsewhere", "--max-steps=1", *flags, check=0)
+        other.kill()
+    assert not (tmp_path / "runs").exists()
+    train(mnist, tmp_path, "--max-steps=1", *flags, check=0)
+    assert sorted(os.listdir(full.parent)) == ["nz2", "nz2.resume"]
+
+
+def test_a_signal_ends_a_test_after_its_batch_and_resuming_repeats_it(unbroken, mnist, tmp_path, monkeypatch):
+    log_likelihoods, tested = training.log_likelihoods, []
+
+    def interrupted(model, *args):
+        if (tmp_path / "model" / "params" / "mnist" / "nz2.resume").exists() and not model.training:
+            tested.append(parameters(tmp_path))  # a checkpoint for the compression scripts is there before the test
+            os.kill(os.getpid(), signal.SIGTERM)
+        return log_likelihoods(model, *args)
+
+    monkeypatch.setattr(training, "TEST_BATCH", 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "log_likelihoods", interrupted)
+        done = train(mnist, tmp_path, "--epochs=2", "--resume", check=0)
+    assert len(tested) == 1 and "stopped by a signal at step 5, saved in" in done.stdout
+    assert "test ELBO" not in done.stdout and "its ELBO is unknown" in done.stdout
+    assert parameters(tmp_path, "nz2.resume")["tested"] == 0
+    done = train(mnist, tmp_path, "--epochs=2", "--resume", check=0)
+    assert list(curve(tmp_path, "elbo")) == [1, 2] and done.stdout.count("test ELBO") == 2
+    assert all(torch.equal(v, parameters(unbroken, "nz2.resume")["ema"][k]) for k, v in parameters(tmp_path).items())
+
+
+def test_a_limit_that_was_reached_is_said_and_a_deleted_model_is_written_again(mnist, tmp_path):
+    train(mnist, tmp_path, "--max-steps=5", check=0)
+    before = parameters(tmp_path)
+    done = train(mnist, tmp_path, "--max-steps=3", "--resume", check=0)
+    assert "5 steps are done already" in done.stdout and "test ELBO" not in done.stdout
+    (tmp_path / "model" / "params" / "mnist" / "nz2").unlink()
+    done = train(mnist, tmp_path, "--max-steps=5", "--resume", check=0)
+    assert "nz2 is absent" in done.stdout and "test ELBO" in done.stdout
+    assert all(torch.equal(value, before[name]) for name, value in parameters(tmp_path).items())
+    assert list(curve(tmp_path, "elbo")) == [1]
+
+
+def test_what_is_printed_is_per_pixel_and_what_is_saved_per_padded_one(mnist, tmp_path):
+    done = train(mnist, tmp_path, "--max-steps=5", check=0)
+    elbo = curve(tmp_path, "elbo")[1] * 1024 / 784
+    assert f"test ELBO {elbo:.4f} bits/dim, best {elbo:.4f}, after" in done.stdout
+
+
+def test_what_will_be_done_is_said_and_logged(mnist, tmp_path):
+    done = train(mnist, tmp_path, "--epochs=1", "--minutes=9", check=0)
+    for words in ("120 training images, 40 test images", "5 an epoch, until step 5 or minute 9", "on c", "--width=6 "):
+        assert words in done.stdout
+    purged = EventAccumulator(str(tmp_path / "runs" / "mnist" / "nz2" / "1")).Reload()
+    texts = {
+        tag: purged.Tensors(f"{tag}/text_summary")[0].tensor_proto.string_val[0]
+        for tag in ("architecture", "hyperparams")
+    }
+    assert b"WnConv2d" in texts["architecture"] and b"--batch=25" in texts["hyperparams"]
+
+
+def test_cudnn_is_deterministic_unless_asked_otherwise(mnist, tmp_path):
+    for flags, expected in (((), True), (("--no-deterministic",), False)):
+        train(mnist, tmp_path, "--max-steps=1", "--force", *flags, check=0)
+        assert torch.backends.cudnn.deterministic is expected
+
+
+@pytest.fixture
+def terminal():
+    """A terminal of 80 columns in place of stderr; returns a function that reads the lines that it got so far."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    os.set_blocking(ours, False)
+
+    def read():
+        shown = b""
+        with contextlib.suppress(OSError):  # there is no more
+            while chunk := os.read(ours, 1 << 16):
+                shown += chunk
+        return re.split("[\r\n]+", shown.decode())
+
+    with open(theirs, "w") as stream:
+        yield stream, read
+    os.close(ours)
+
+
+def test_bars_keep_their_numbers_at_80_columns(mnist, tmp_path, terminal, monkeypatch):
+    stream, read = terminal
+    monkeypatch.setattr(training, "SHOW_SECONDS", -1)
+    argv = [*SMALL, "--data", str(mnist), "--output", str(tmp_path), "--max-steps=9"]
+    with contextlib.redirect_stderr(stream):
+        train_options.main(mnist_train.SETTINGS, argv)
+    lines = read()
+    assert max(map(len, lines)) < 80
+    number = r"epoch [12]: +\d+%\|.+\| [\d.]+/120 \[\d\d:\d\d left, ELBO \d\.\d{4}, run \d\d:\d\d, .+/s\]"
+    assert sum(bool(re.fullmatch(number, line.strip())) for line in lines) > 4
+    warm_up = [line for line in lines if line.startswith("warm-up")]
+    assert "/120 " in warm_up[-1] and " 120/120 " in warm_up[-1]
+
+
+def test_without_a_terminal_bars_are_lines_half_a_minute_apart(mnist, tmp_path, monkeypatch):
+    assert train(mnist, tmp_path, "--max-steps=2", check=0).stderr == ""
+    monkeypatch.setattr(progress, "SECONDS", 0)
+    shown = train(mnist, tmp_path, "--max-steps=9", "--resume", check=0).stderr
+    assert "\r" not in shown and "epoch 2: " in shown and all(map(str.strip, shown.splitlines()))
+
+
+@pytest.mark.parametrize("limit", ["-n 24", "-v 1000000"], ids=["few files", "little memory"])
+def test_limits_of_the_system(mnist, tmp_path, limit):
+    flags = (*SMALL, "--workers=2", "--max-steps=6", "--data", mnist, "--output", tmp_path)
+    command = shlex.join(map(str, (sys.executable, ROOT / "model" / "mnist_train.py", *flags)))
+    done = subprocess.run(["bash", "-c", f"ulimit {limit}; exec {command}"], capture_output=True, text=True)
+    if limit.startswith("-n"):
+        assert done.returncode == 0, done.stderr
+    else:
+        assert_one_line_error(done, "out of memory; lower --batch or --width")
+
+
+def test_out_of_memory_in_a_step_names_the_flags(mnist, tmp_path, monkeypatch):
+    def full(*args):
+        torch.empty(1 << 60)
+
+    monkeypatch.setattr(training, "train_step", full)
+    assert_one_line_error(train(mnist, tmp_path, "--max-steps=1"), "out of memory; lower --batch or --width")
 
 
 @pytest.mark.parametrize("output", ["/proc/none", "a file", "x" * 300])

@@ -1,4 +1,5 @@
 import os
+import sys
 
 # Threads that wait for others spin for a moment and then sleep. OpenMP's default is to spin for long, which slows down
 # everything if another program runs as well; sleeping at once costs a fifth on an idle machine. OpenMP reads this when
@@ -6,3 +7,14 @@ import os
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def _report(kind, error, trace):
+    """Ctrl-C while a script imports its modules ends it in one line; cli.script() has not begun by then."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("\ninterrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _report

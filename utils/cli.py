@@ -1,8 +1,10 @@
 """What every script shares at the command line: argument types, the choice of device, errors in one line."""
 
 import argparse
+import codecs
 import contextlib
 import functools
+import io
 import math
 import os
 import re
@@ -13,10 +15,57 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils import paths
-from utils.errors import UserError
+from utils.errors import UserError, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
+
+
+class _Stream(io.TextIOWrapper):
+    """stdout, which names itself in errors, or stderr, which raises none: no work ends for its messages."""
+
+    def write(self, text: str) -> int:
+        with self._explained():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._explained():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if self.fileno() != 2:
+                error.filename = "standard output"
+                raise
+
+
+def _as_utf_8(error: UnicodeError) -> tuple[bytes, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return error.object[error.start : error.end].encode(errors="surrogateescape"), error.end
+
+
+def prepare_streams() -> None:
+    """Make stdout and stderr fit to print anything, whatever the locale, and even if they are closed."""
+    # What an encoding lacks is printed in UTF-8, and names of files that are not UTF-8 as they are.
+    codecs.register_error("as-utf-8", _as_utf_8)
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed, as by >&-; else the next file that is opened would have this number
+            os.open(os.devnull, os.O_RDWR)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = _Stream(open(number, "wb", closefd=False), "utf-8")  # noqa: SIM115
+        elif type(stream) is io.TextIOWrapper:  # as Python has made it, and no test
+            stream = _Stream(stream.buffer, stream.encoding)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="as-utf-8", line_buffering=True)
+        setattr(sys, name, stream)
 
 
 def script(main: Callable) -> Callable:
@@ -24,9 +73,7 @@ def script(main: Callable) -> Callable:
 
     @functools.wraps(main)
     def run(*args, **kwargs):
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="surrogateescape")  # prints file names that are not UTF-8
+        prepare_streams()
         try:
             result = main(*args, **kwargs)
             sys.stdout.flush()  # here, to notice that the reader closed the pipe
@@ -41,6 +88,11 @@ def script(main: Callable) -> Callable:
                     raise
                 reason = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
             print(f"{sys.argv[0]}: error: {reason}", file=sys.stderr)
+            sys.exit(1)
+        except (MemoryError, RuntimeError, ImportError) as error:
+            if not is_out_of_memory(error):
+                raise
+            print(f"{sys.argv[0]}: error: out of memory", file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
@@ -126,10 +178,10 @@ def progress(desc: str, unit: str = "step") -> Iterator[Callable[[Iterable], Ite
 
     The bars end with the context, so that an error message starts on a new line.
     """
-    from tqdm import tqdm
+    from utils.progress import bar
 
     with contextlib.ExitStack() as bars:
-        yield lambda steps: bars.enter_context(tqdm(steps, desc=desc, unit=unit, dynamic_ncols=True))
+        yield lambda steps: bars.enter_context(bar(steps, desc=desc, unit=unit))
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,9 @@ import contextlib
 import functools
 import os
 import re
+import signal
 import socket
+import threading
 import time
 import warnings
 import zlib
@@ -90,12 +92,15 @@ def launch(environment: Mapping[str, str] = os.environ) -> Launch:
             alone = Launch(launcher=alone.launcher or launcher)
             continue
         values[3] = re.sub(r"\(.*|,.*", "", values[3])  # srun's "8(x2),4": 8 on each of two nodes, 4 on the third
+        found = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
         try:
             rank, size, local_rank, local_size = map(int, values)
-            return Launch(rank, size, local_rank, local_size, launcher)
         except ValueError:
-            found = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
             problem = f"several processes were launched, with {found}; launch them with torchrun or mpiexec"
+            continue
+        if 0 <= rank < size:
+            return Launch(rank, size, local_rank, local_size, launcher)
+        problem = f"{found}: the ranks of {size} processes are 0 to {size - 1}; launch with torchrun or mpiexec"
     if problem:
         raise UserError(problem)
     return alone
@@ -212,11 +217,12 @@ def _torch(place: Launch, device: torch.device) -> Backend:
 
     address, port = rendezvous(place)
     try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            "env://" if place.launcher == "torchrun" else f"tcp://{address}:{port}",
-            rank=place.rank, world_size=place.size, timeout=TIMEOUT,
-        )  # fmt: skip
+        with _waiting(place, f"{address}:{port}"):
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                "env://" if place.launcher == "torchrun" else f"tcp://{address}:{port}",
+                rank=place.rank, world_size=place.size, timeout=TIMEOUT,
+            )  # fmt: skip
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
             f"the {place.size} processes did not meet at {address}:{port} ({_first_line(error)}); "
@@ -265,6 +271,22 @@ def rendezvous(place: Launch, environment: Mapping[str, str] = os.environ) -> tu
     key = next(filter(None, jobs), str(os.getppid()) if place.size == place.local_size else "")
     port = 20000 + zlib.crc32(f"{key}.{environment.get('SLURM_STEP_ID')}".encode()) % 10000
     return address or "127.0.0.1", int(environment.get("MASTER_PORT") or port)
+
+
+@contextlib.contextmanager
+def _waiting(place: Launch, address: str) -> Iterator[None]:
+    """Say for whom this process waits, if it waits for more than a moment. Meanwhile Ctrl-C ends it at once."""
+    others = "1 other process" if place.size == 2 else f"{place.size - 1} other processes"
+    whom = f"rank {place.rank} is waiting for rank 0" if place.rank else f"waiting for {others}"
+    timer = threading.Timer(10 if place.rank else 1, print, [f"{whom} at {address}"])
+    timer.daemon = True
+    timer.start()
+    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)  # PyTorch waits in C++, where Python does not see it
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        timer.cancel()
 
 
 def _first_line(error: Exception) -> str:

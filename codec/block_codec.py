@@ -92,7 +92,7 @@ def _plan(
 
     need: words that each lane starts from. lanes: the number wanted. block_words: about the size of a coded block.
     Moves up to an eighth of the blocks, the last ones, to the conventional part to start all the lanes; more only
-    to start one. Returns (blocks, lanes, the parts and their bytes as of blocks.encode_rest()), or None if no block would be left.
+    to start one. Returns (blocks, lanes, *blocks.encode_rest()), or None if no block would be left.
     """
     whole = blocks.count(*picture.size, side)
     affordable = whole // 8

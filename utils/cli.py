@@ -74,6 +74,7 @@ def script(main: Callable) -> Callable:
     @functools.wraps(main)
     def run(*args, **kwargs):
         prepare_streams()
+        paths.remove_unfinished_at_signals()
         try:
             result = main(*args, **kwargs)
             sys.stdout.flush()  # here, to notice that the reader closed the pipe

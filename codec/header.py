@@ -156,7 +156,7 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
     _, version, length = _START.unpack_from(data)
     if version not in (VERSION, OLD_VERSION):
         newer = "; a newer version of this program may read it" if version > VERSION else ""
-        raise ContainerError(f"its format is {version}; this program reads {OLD_VERSION} and {VERSION}{newer}")
+        raise ContainerError(f"a file of format {version}; this program reads {OLD_VERSION} and {VERSION}{newer}")
     if len(data) < length:
         raise ContainerError("cut short: the file ends within its header")
     end = length - 4

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from codec.block_codec import BlockCodec
 
 
-def open_blocks(
-    wanted: Blocks | None = None, checkpoint: str | Path | None = None, gpu: int = -1
-) -> "BlockCodec":
+def open_blocks(wanted: Blocks | None = None, checkpoint: str | Path | None = None, gpu: int = -1) -> "BlockCodec":
     """The model of Bit-Swap at `checkpoint`, or one that was trained here or ships.
 
     wanted: what a file says of its model; None to encode. gpu: index of the GPU, -1 for the CPU.

@@ -200,7 +200,7 @@ def test_messages():
 
 def test_the_lines_from_the_documentation_run(tmp_path, monkeypatch):
     text = (ROOT / "docs" / "extending.md").read_text()
-    (code,) = re.findall(r"## From Python.*?```python\n(.*?)```", text, re.DOTALL)
+    (code,) = re.findall(r"## A program that compresses.*?```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     to_pillow(mild(20, 30)).save("photo.png")
     exec(code, {})

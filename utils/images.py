@@ -154,6 +154,10 @@ def refusal(image: Any, transparent: bool = True) -> str | None:
     # The further frames of an MPO file, as cameras and telephones write it, are previews of the first.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         return f"holds {image.n_frames} images"
+    if image.format == "PPM" and image.tile[0].codec_name == "raw":
+        image.fp.seek(metadata.ppm_end(image))
+        if image.fp.read(1) == b"P":
+            return "holds several images"
     return None
 
 

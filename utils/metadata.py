@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from utils import png
 from utils.png import Chunk
@@ -148,5 +148,10 @@ def _other(image: Any, data: bytes) -> _Found:
     if dpi := image.info.get("dpi"):
         found.append(png.resolution(dpi, _INCH))
     if image.format == "PPM" and image.tile[0].codec_name == "raw":
-        end = image.tile[0].offset + image.width * image.height * len(image.getbands())
+        end = ppm_end(image)
     return found, [], end
+
+
+def ppm_end(image: ImageFile.ImageFile) -> int:
+    """Where the first image of a PPM file of bytes ends."""
+    return image.tile[0].offset + image.width * image.height * len(image.getbands())

@@ -34,7 +34,7 @@ def compiled(function: Callable) -> Any:
         dispatcher: Any = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache
         return numba.njit(**options)(function)
-    if numba.config.DISABLE_JIT:
+    if not hasattr(dispatcher, "_cache"):  # NUMBA_DISABLE_JIT
         return function
     cache = dispatcher._cache  # Numba has no public way to deal with a damaged file
     cache._cache_file._source_stamp = _sources()

@@ -105,7 +105,6 @@ def compress(picture, target, found, args):
     with paths.replacing(target, "w+b") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
         file.seek(0)
         began = time.perf_counter()
         try:
@@ -122,58 +121,36 @@ def compress(picture, target, found, args):
 def contents(coding):
     """What a file consists of, in words."""
     if isinstance(coding, Context):
-        strips = len(coding.words)
         how = "which adapted to it" if coding.adapting else "as it is"
-        blocks = "knowing its blocks of 16x16, " if coding.grid else ""
-        return f"coded with the context network, {how}, {blocks}in {strips} strip{'s' * (strips > 1)}"
+        return f"coded with the context network, {how}, in strips: {len(coding.words)}"
     methods = " and ".join(sorted({METHODS[method].name for method, _ in coding.parts}))
     if isinstance(coding, Conventional):
         return f"coded by {methods} alone"
     initial = sum(length for _, length in coding.parts)
-    lanes, side = len(coding.words), coding.side
+    net, side = payload_size(coding) - initial, coding.side
     return (
-        f"{coding.blocks:,} blocks of {side}x{side} by Bit-Swap in {lanes} lane{'s' * (lanes > 1)}: "
-        f"{payload_size(coding) - initial:,} bytes\n"
-        f"the rest by {methods}: {initial:,} bytes, which are the initial bits of the lanes"
+        f"{coding.blocks:,} blocks of {side}x{side} by Bit-Swap: {net:,} bytes\n"
+        f"the rest by {methods}: {initial:,} bytes, which are the initial bits of lanes: {len(coding.words)}"
     )
 
 
-def given_file(source, size):
-    """A line on the file that was given, and another one if it is a smaller JPEG. size: bytes of ours."""
-    given = os.path.getsize(source)
-    line = f"the file given: {given:,} bytes"
-    with open(source, "rb") as file:
-        is_jpeg = file.read(3) == b"\xff\xd8\xff"
-    if is_jpeg and given < size:
-        line += (
-            "\nIt is a JPEG, which has left out detail already. The .bitswap file holds every decoded pixel, and is "
-            "larger: leave a JPEG as it is"
-        )
-    return line
-
-
 def measure(picture, ours, others):
-    """{name: bytes} of our files and of the other compressors, the smallest first; None if one cannot code it."""
+    """{name: bytes} of our files and of the other compressors that can code the picture, the smallest first."""
     sizes = {NAMES[way]: size for way, size in ours.items()}
     compressors = competitors.COMPRESSORS | ({"JPEG XL": competitors.jxl} if competitors.has_jxl() else {})
     pixels = picture.pixels if picture.alpha is None else np.concatenate((picture.pixels, picture.alpha), axis=2)
     for name, compressor in compressors.items() if others else ():
-        try:
+        with contextlib.suppress(ValueError):  # more pixels a side than WebP can hold
             sizes[name] = compressor(pixels) // 8 + len(picture.palette)
-        except ValueError:
-            sizes[name] = None  # more pixels a side than WebP can hold
     sizes["raw"] = picture.raw_bytes
-    return dict(sorted(sizes.items(), key=lambda item: item[1] or picture.raw_bytes))
+    return dict(sorted(sizes.items(), key=lambda item: item[1]))
 
 
 def table(picture, sizes):
     """The sizes as a table."""
     lines = [f"{'':10}{'bytes':>13}  {'bits/dim':>8}  {'ratio':>6}"]
     for name, size in sizes.items():
-        if size is None:
-            lines.append(f"{name:10}{'-':>13}  (the image is too large for it)")
-        else:
-            lines.append(f"{name:10}{size:13,}  {8 * size / picture.dims:8.3f}  {picture.raw_bytes / size:6.2f}")
+        lines.append(f"{name:10}{size:13,}  {8 * size / picture.dims:8.3f}  {picture.raw_bytes / size:6.2f}")
     return "\n".join(lines)
 
 
@@ -195,14 +172,12 @@ def draw(name, picture, bits, way, sizes):
     heat.set_title(f"where its bits go ({NAMES[way]})")
     for each in (panel, heat):
         each.set_axis_off()
-    sizes = {compressor: size for compressor, size in reversed(sizes.items()) if size is not None}
-    unit, scale = ("kB", 1000) if picture.raw_bytes >= 10_000 else ("bytes", 1)
+    sizes = dict(reversed(sizes.items()))
     colours = [figures.BLUE if compressor in NAMES.values() else figures.LIGHT_GREY for compressor in sizes]
-    bars.barh(list(sizes), [size / scale for size in sizes.values()], color=colours, height=0.7)
+    bars.barh(list(sizes), list(sizes.values()), color=colours, height=0.7)
     for y, size in enumerate(sizes.values()):
-        text = f" {size / scale:,.0f} {unit}, {8 * size / picture.dims:.2f}"
-        bars.text(size / scale, y, text, va="center", fontsize=7)
-    bars.set_xlim(0, 1.5 * max(sizes.values()) / scale)
+        bars.text(size, y, f" {size / 1000:,.1f} kB, {8 * size / picture.dims:.2f}", va="center", fontsize=7)
+    bars.set_xlim(0, 1.5 * max(sizes.values()))
     bars.set_title("size of the file, and bits/dim")
     bars.set_xticks([])
     bars.tick_params(left=False)
@@ -252,7 +227,10 @@ def compress_one(source, target, picture, found, args, compiled):
     sizes = measure(picture, ours, not args.no_comparison)
     print(f"\n{table(picture, sizes)}")
     if args.images:
-        print(given_file(source, len(data)))
+        given = os.path.getsize(source)
+        print(f"the file given: {given:,} bytes")
+        if given < len(data) and source.lower().endswith((".jpg", ".jpeg")):
+            print("A JPEG has left out detail, and the .bitswap file holds every decoded pixel: leave a JPEG as it is")
     drawn = not args.no_comparison and write_chart(target, Path(source).name, picture, header.coding, found, way, sizes)
     print(f"wrote {target}" + (f", {chart_of(target)}" if drawn else ""))
 
@@ -284,13 +262,11 @@ def main(argv=None):
     args = arguments(argv)
     if args.gpu != -1:
         cli.device(args.gpu)  # reports a missing one before the work
-    found = models.cached(
-        models.Models(
-            functools.partial(open_network, args.context),
-            functools.partial(models.open_blocks, checkpoint=args.checkpoint, gpu=args.gpu),
-            None if args.checkpoint else models.SHIPPED.blocks,
-        )
-    )
+    # Each model is opened once to encode, and decodes what it encoded.
+    network = functools.cache(lambda: open_network(args.context))
+    codec = functools.cache(lambda: models.open_blocks(checkpoint=args.checkpoint, gpu=args.gpu))
+    shape = None if args.checkpoint else models.SHIPPED.blocks
+    found = models.Models(lambda wanted: network(), lambda wanted: codec(), shape)
     compiled, failed = set(), []
     for name in () if args.images else EXAMPLES:
         target = Path(args.to or paths.ROOT / "demo") / f"{name}.bitswap"

@@ -3,7 +3,6 @@
 PyTorch is imported only to open a checkpoint for Bit-Swap.
 """
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -61,10 +60,3 @@ class Models(NamedTuple):
 
 
 SHIPPED = Models()
-
-
-def cached(models: Models) -> Models:
-    """The same models, each opened once to encode, and used to decode what it encoded."""
-    context = functools.cache(lambda: models.context(None))
-    bitswap = functools.cache(lambda: models.bitswap(None))
-    return models._replace(context=lambda wanted: context(), bitswap=lambda wanted: bitswap())

@@ -77,21 +77,17 @@ def read(path: str | Path, pixels_only: bool = False) -> Picture:
     try:
         with opened(path) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
+                raise UserError(f"{path} is too large: images of over {MAX_PIXELS:,} pixels are not coded")
             if reason := refusal(image):
                 kinds = "8-bit grey, RGB and palette images, with or without alpha,"
                 raise UserError(f"{path} {reason}; only {kinds} are coded: convert it first")
             kept, lost = ((), []) if pixels_only else metadata.collect(path, image)
             picture = from_pillow(_load(image))._replace(metadata=kept)
-    except UserError:
+    except (UserError, MemoryError):
         raise
-    except Image.DecompressionBombError:
-        raise UserError(f"{path} is too large: images of over {MAX_PIXELS:,} pixels are not coded") from None
-    except OSError as error:
-        reason = error.strerror or "it is damaged, or not a JPEG, PNG, WebP, TIFF, BMP, GIF or PPM image"
-        raise UserError(f"{path} cannot be read: {reason}") from error
     except Exception as error:  # Pillow's readers raise whatever the damage happens to provoke
-        raise UserError(f"{path} cannot be read: it is damaged ({type(error).__name__}: {error})") from error
+        damage = "it is damaged, or not a JPEG, PNG, WebP, TIFF, BMP, GIF or PPM image"
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or damage}") from error
     if lost:
         print(f"Note: not kept of {path}: {', '.join(lost)}")
     return picture

@@ -5,24 +5,24 @@ z3 is inferred from the image, then z2 and z1 are drawn from the model, then the
 right are means of the pixels for latents drawn from the prior.
 
 Under each column are the bits that its layer adds to the negative ELBO, the mean over test images. Under the images are
-the bits of the pixels given z1. All these add up to the negative ELBO, which the title tells.
+those of x given z1. The title gives their sum, the negative ELBO.
 
 Models with a colour transform count modulo 256, which shows as spots of a wrong colour where a mean is near 0 or 255.
 
-Writes OUTPUT/plots/samples_<dataset>_nz<k>.png.
+Writes OUTPUT/plots/samples_<dataset>_nz<k>.{pdf,png}.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 from utils import cli, datasets, figures, paths, results
 
 TESTED = 256  # test images that the bits are the mean of
-COLUMNS = 6  # of images from the prior
-GAP = 2  # pixels around each image
-PIXELS, DOTS = 60, 180  # pixels of images and of the figure per inch
-MARGIN = 0.4  # inches above and below the images, for text
+ROWS, COLUMNS = 8, 6  # test images to draw; columns of images from the prior
 
 
 def reconstructions(model, x):
@@ -47,35 +47,22 @@ def measure(model, pixels):
     return [-logrecon.mean().item(), *layers.tolist()]
 
 
-def tile(rows):
-    """Put images, uint8 [rows, columns, C, H, W], on one sheet [..., ..., 3] with GAP white pixels around each."""
-    padded = np.pad(rows, [(0, 0)] * 3 + [(GAP, GAP)] * 2, constant_values=255)
-    count, columns, channels, height, width = padded.shape
-    sheet = padded.transpose(0, 3, 1, 4, 2).reshape(count * height, columns * width, channels)
-    return np.broadcast_to(sheet, (*sheet.shape[:2], 3))
-
-
 def draw(title, rebuilt, prior, bits):
     """The figure. rebuilt: images and reconstructions, uint8 [rows, 1 + nz, C, H, W]. prior: [rows, COLUMNS, ...].
     bits: of each of the 1 + nz columns.
     """
-    left, right = tile(rebuilt), tile(prior)
-    between = np.full((len(left), rebuilt.shape[-1] // 2, 3), 255, np.uint8)
-    sheet = np.concatenate((left, between, right), 1)
-    height, width = (side / PIXELS for side in sheet.shape[:2])
-    figure = figures.sheet(width, height + 2 * MARGIN)
-    figure.set_layout_engine("none")  # pixels of images are whole numbers of dots
-    axes = figure.add_axes((0, MARGIN / (height + 2 * MARGIN), 1, height / (height + 2 * MARGIN)))
-    axes.imshow(sheet, interpolation="nearest")
-    axes.axis("off")
-    axes.text(GAP, -14, title, va="bottom")
-    middles = (np.arange(len(bits)) + 0.5) * left.shape[1] / len(bits)
-    for k, (middle, cost) in enumerate(zip(middles, bits, strict=True)):
-        axes.text(middle, 0, f"from z{k}" if k else "image", ha="center", va="bottom", fontsize=7)
-        below = f"z{k}" if k else "x given z1"
-        axes.text(middle, len(sheet), f"{below}\n{cost:,.0f} bits", ha="center", va="top", fontsize=7)
-    middle = sheet.shape[1] - right.shape[1] / 2
-    axes.text(middle, 0, "drawn from the prior", ha="center", va="bottom", fontsize=7)
+    images = np.concatenate([rebuilt, np.full_like(rebuilt[:, :1], 255), prior], 1)  # with an empty column between
+    figure = figures.sheet(0.55 * images.shape[1], 0.6 + 0.55 * len(images))
+    axes = figure.subplots(*images.shape[:2])
+    for panel, image in zip(axes.flat, images.reshape(-1, *images.shape[2:]), strict=True):
+        panel.imshow(image.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_visible(False)
+    for k, cost in enumerate(bits):
+        axes[0, k].set_title(f"from z{k}" if k else "image")
+        axes[-1, k].set_xlabel((f"z{k}" if k else "x") + f"\n{cost:,.0f} bits")
+    axes[0, -COLUMNS // 2].set_title("drawn from the prior")
+    figure.suptitle(title, fontsize=8)
     return figure
 
 
@@ -84,12 +71,9 @@ def main(argv=None):
     parser = cli.parser(__doc__)
     parser.add_argument("dataset", choices=sorted(datasets.NAMES), help="the dataset that the model was trained on")
     cli.add_model_arguments(parser)
-    parser.add_argument("--rows", type=cli.whole_number(1, TESTED), default=8, help="test images to draw, one to a row")
-    parser.add_argument("--seed", type=cli.SEED, default=0, help="of the choice of images and of everything random")
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     parser.add_argument("--gpu", type=cli.whole_number(-1), help="index of the GPU, -1 for the CPU (default: any GPU)")
-    parser.add_argument("--output", default=paths.ROOT, help="folder under which plots/ is written")
-    parser.add_argument("-o", "--to", type=Path, metavar="FILE", help="the PNG file to write in place of that")
+    parser.add_argument("--output", type=Path, default=paths.ROOT, help="folder under which plots/ is written")
     args = parser.parse_args(argv)
     import torch
 
@@ -97,29 +81,23 @@ def main(argv=None):
     from model.logs import to_pixels
     from model.vae import for_inference, sample_latents
 
-    model = checkpoints.open_for(args.dataset, args).model
-    target = args.to or Path(args.output) / "plots" / f"samples_{args.dataset}_nz{model.nz}.png"
-    paths.check_writable(target)
+    paths.check_folder_writable(args.output / "plots")
+    model = for_inference(checkpoints.open_for(args.dataset, args).model)
     test = datasets.load(args.dataset, "test", args.data)
-    chosen = np.random.default_rng(args.seed).permutation(len(test))[:TESTED]
-    device = next(model.parameters()).device
-    model = for_inference(model)
-    torch.manual_seed(args.seed)
+    chosen = np.random.default_rng(0).permutation(len(test))[:TESTED]
+    torch.manual_seed(0)
     with torch.inference_mode():
-        tested = torch.from_numpy(datasets.to_channels_first(test[chosen])).to(device)
-        images = tested[: args.rows]
+        tested = torch.from_numpy(datasets.to_channels_first(test[chosen])).to(next(model.parameters()).device)
+        images = tested[:ROWS]
         rebuilt = [to_pixels(model, each) for each in reconstructions(model, model.to_levels(images))]
         *_, z1 = sample_latents(model, len(images) * COLUMNS)
-        prior = to_pixels(model, model.generate(0, z1)[0])
+        prior = to_pixels(model, model.generate(0, z1)[0]).view(-1, COLUMNS, *model.xs)
         bits = measure(model, tested)
-    columns = torch.stack([images, *rebuilt], 1)
     rate = sum(bits) / np.prod(test[:1].shape)
     title = f"{results.DATASETS[args.dataset]}, nz = {model.nz}: {sum(bits):,.0f} bits an image, {rate:.3f} bits/dim"
-    prior = prior.view(-1, COLUMNS, *model.xs)
-    figure = draw(title, columns.cpu().numpy(), prior.cpu().numpy(), bits)
-    with paths.replacing(target) as file:
-        figure.savefig(file, format="png", dpi=DOTS)
-    print(f"wrote {target}")
+    figure = draw(title, torch.stack([images, *rebuilt], 1).cpu().numpy(), prior.cpu().numpy(), bits)
+    written = figures.save(figure, args.output / "plots" / f"samples_{args.dataset}_nz{model.nz}")
+    print("wrote " + ", ".join(map(str, written)))
 
 
 if __name__ == "__main__":

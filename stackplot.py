@@ -8,92 +8,54 @@ dimension of the 28x28 images, not of the padded 32x32.
 Reads   <dataset><nz>/x.csv, z1.csv ... z<nz>.csv, header "Wall time,Step,Value": Step is the epoch, Value in bits per
         dimension as the model sees it. They are read from the folder --results. By default from OUTPUT/plots, where the
         training scripts write them, and for models without curves there from docs/results: these are marked as shipped.
-        The curves of a run in parts may be in parts too: x1.csv, z11.csv, z21.csv ... are the first part of x, z1, z2
-        ..., and x2.csv, z12.csv, z22.csv ... the second. (So z12.csv is part 2 of z1 if there is an x1.csv, and latent
-        layer 12 if there is none.) A part counts up to the epoch at which the next begins.
-Writes  OUTPUT/plots/stackplot.pdf, vector, and OUTPUT/plots/stackplot.png, 300 dpi; the name says what --dataset and
-        --nz chose: stackplot_mnist4.pdf, stackplot_mnist.pdf, stackplot_nz4.pdf. On stdout, each model's last ELBO.
+        The published curves of ImageNet 32x32 with 2 layers are in parts: x1.csv, z11.csv and z21.csv are the first
+        part of x, z1 and z2; x2.csv, z12.csv and z22.csv the second.
+Writes  OUTPUT/plots/stackplot.pdf, vector, and OUTPUT/plots/stackplot.png, 300 dpi; each model's last ELBO on stdout
 
 Epochs and values are drawn as measured. The paper's figure is that of --log --smooth.
 """
 
-import re
+import csv
+import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 from utils import cli, figures, paths, results
 from utils.errors import UserError
 
-HEADER = "Wall time,Step,Value"
-CURVE = re.compile(r"[xz]\d*\.csv")
 SMOOTHED = {"mnist": 18, "cifar": 4}  # tests that the paper's figure averages over; elsewhere one
 
 
-def command(dataset, nz):
-    """The command that trains a model and so writes its curves."""
-    return f"python model/{dataset}_train.py --nz={nz}"
-
-
 def read(path):
-    """The rows of one CSV of TensorBoard's form, [(step, value)], in the file's order."""
+    """One CSV of TensorBoard's form, {epoch: value}."""
     try:
-        header, *lines = path.read_text(encoding="utf-8-sig").splitlines()
-        rows = [tuple(map(float, line.split(","))) for line in filter(None, lines)]
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except ValueError:
-        header, rows = "", []
-    if header != HEADER or not rows or any(len(row) != 3 or not np.isfinite(row).all() for row in rows):
-        raise UserError(f"{path} is damaged: expected a line {HEADER} and lines of three numbers")
-    return [row[1:] for row in rows]
-
-
-def splice(rows):
-    """One curve from the rows of its parts in order, {step: value}, with increasing steps.
-
-    If the steps go back, a new part begins, and the earlier part is cut at the step at which it does.
-    """
-    curve = []
-    for step, value in rows:
-        while curve and curve[-1][0] >= step:
-            curve.pop()
-        curve.append((step, value))
-    return dict(curve)
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            curve = {float(row["Step"]): float(row["Value"]) for row in csv.DictReader(file)}
+    except (ValueError, KeyError, TypeError, csv.Error):
+        curve = {}
+    if not curve or not np.isfinite(list(curve.items())).all():
+        raise UserError(f"{path} is damaged: expected a line Wall time,Step,Value and lines of three numbers")
+    return curve
 
 
 def load(folder, nz):
-    """Read a model's curves, whole or in parts.
+    """Read a model's curves, whole or in parts, of which the later ones replace epochs of the earlier ones.
 
     Returns (epochs [T], values [1 + nz, T]): x, z1, ..., z<nz>, in the files' units, at the epochs that all have.
     """
-    folder = Path(folder)
-    there = {path.name for path in folder.iterdir() if CURVE.fullmatch(path.name)}
-    parts = [""]
-    if "x1.csv" in there:
-        parts = range(1, 1 + sum(name.startswith("x") and name != "x.csv" for name in there))
-    names = [[f"{variable}{part}.csv" for part in parts] for variable in ("x", *(f"z{i + 1}" for i in range(nz)))]
-    strangers = there.difference(*names)
-    if strangers:
-        expected = f"x.csv, z1.csv ... z{nz}.csv" if parts == [""] else f"x, z1 ... z{nz} in {len(parts)} part(s)"
-        raise UserError(f"{folder / min(strangers)} does not belong here: expected {expected}")
-    curves = [splice(row for name in files for row in read(folder / name)) for files in names]
-    epochs = sorted(set(curves[0]).intersection(*curves[1:]))
+    parts = sorted(path.stem[1:] for path in folder.glob("x*.csv")) or [""]  # of a whole curve
+    curves = []
+    for variable in ("x", *(f"z{i + 1}" for i in range(nz))):
+        rows = (read(folder / f"{variable}{part}.csv").items() for part in parts)
+        curves.append(dict(itertools.chain.from_iterable(rows)))
+    epochs = sorted(set(curves[0]).intersection(*curves))
     if not epochs:
         raise UserError(f"{folder}: the curves have no epoch in common")
     return np.array(epochs), np.array([[curve[epoch] for epoch in epochs] for curve in curves])
-
-
-def colours(deepest):
-    """A colour for each of x, z1, ..., z<deepest>, the same in every panel: pale grey, then along viridis.
-
-    The first layers, which have most of the bits, lie furthest apart. Lightness increases, so that grey prints tell
-    the layers apart as well.
-    """
-    import matplotlib
-
-    viridis = matplotlib.colormaps["viridis"]
-    return ["#E3E3E3", *(viridis((i / max(deepest - 1, 3)) ** 0.6) for i in range(deepest))]
 
 
 def smooth(epochs, values, count):
@@ -106,28 +68,15 @@ def smooth(epochs, values, count):
     return epochs[count - 1 :], np.lib.stride_tricks.sliding_window_view(values, count, axis=1).mean(axis=2)
 
 
-def draw_panel(axes, epochs, values, palette, log):
-    """Draw one model's areas: epochs [T], values [1 + nz, T] in bits/dim. A single test is drawn as a bar."""
-    if log:
-        epochs, values = epochs[epochs > 0], values[:, epochs > 0]
-        axes.set_xscale("log", subs=[])
-        few = epochs[-1] / epochs[0] < 100
-        axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5) if few else (1,))
-        axes.xaxis.set_major_formatter("{x:g}")
-    left, right = epochs[[0, -1]]
-    if left == right:
-        epochs, values = epochs + np.array([-0.3, 0.3]), np.repeat(values, 2, axis=1)
-        axes.set_xticks([left], [f"{left:g}"])
-        left, right = left - 0.9, right + 0.9
-    elif not log:
-        axes.locator_params("x", nbins=5, integer=True)
+def draw_panel(axes, epochs, values, palette):
+    """Draw one model's areas: epochs [T], values [1 + nz, T] in bits/dim."""
     tops = np.cumsum(values, axis=0)  # [1 + nz, T]
     bottoms = np.vstack([np.zeros_like(epochs), tops[:-1]])
     axes.plot(epochs, tops[-1], color="black", lw=0.8, zorder=3, label="ELBO")
     for i, (bottom, top) in enumerate(zip(bottoms, tops, strict=True)):
         axes.fill_between(epochs, bottom, top, color=palette[i], lw=0, label=f"$z_{{{i}}}$" if i else "$x$")
         axes.plot(epochs, bottom, color="white", lw=0.4)
-    axes.set_xlim(left, right)
+    axes.margins(x=0)
 
 
 def limits(models):
@@ -140,72 +89,56 @@ def limits(models):
     return low - 0.15 * (high - low), high + 0.2 * (high - low or 0.1)
 
 
-def draw(models, notes, log=False, smoothed=lambda dataset: 1):
+def draw(models, notes, log=False, smoothed=False):
     """The figure, from {(dataset, nz): (epochs, values)}.
 
     notes: {(dataset, nz): a line of the panel's title}. log: a logarithmic axis of epochs, from the first after 0.
-    smoothed(dataset): how many tests to average over.
+    smoothed: average over as many tests as the paper's figure.
     """
+    import matplotlib
+
     figure, panels = figures.panels(notes)
-    palette = colours(max(nz for _, nz in models))
-    rows = {}
+    # Pale grey for x, then along viridis. The first layers, which have most of the bits, lie furthest apart.
+    shades = np.linspace(0, 1, max(4, *(nz for _, nz in models))) ** 0.6
+    palette = ["#E3E3E3", *matplotlib.colormaps["viridis"](shades)]
+    drawn = {}
+    for (dataset, nz), (epochs, values) in models.items():
+        panel = panels[dataset, nz]
+        figures.remark(panel, f"ELBO {values[:, -1].sum():.2f} at epoch {epochs[-1]:g}")
+        drawn[dataset, nz] = epochs, values = smooth(epochs, values, SMOOTHED.get(dataset, 1) if smoothed else 1)
+        if log:
+            epochs, values = epochs[epochs > 0], values[:, epochs > 0]
+            panel.set_xscale("log", base=2)
+            panel.xaxis.set_major_formatter("{x:g}")
+        draw_panel(panel, epochs, values, palette)
     for model, panel in panels.items():
-        epochs, values = models[model]
-        remark = f"ELBO {values[:, -1].sum():.2f} at epoch {epochs[-1]:g}"
-        epochs, values = smooth(epochs, values, smoothed(model[0]))
-        draw_panel(panel, epochs, values, palette, log)
-        figures.remark(panel, 0.98, 0.98, remark, ha="right", va="top")
-        rows.setdefault(model[0], []).append((panel, (epochs, values)))
-    for row in rows.values():
-        row[0][0].set_ylim(limits([curves for _, curves in row]))
+        panel.set_ylim(limits([curves for other, curves in drawn.items() if other[0] == model[0]]))
     figure.supxlabel("epoch (the vertical axes do not start at 0)", fontsize=8)
     figures.legend(figure, handlelength=1.2, handletextpad=0.4, columnspacing=1)
     return figure
 
 
-def stem(datasets, depths):
-    """The files' name, without suffix, for a choice of --dataset and --nz (lists, or None where not given)."""
-    names = "-".join(datasets or [])
-    numbers = "-".join(map(str, depths or []))
-    return f"stackplot_{names}{'nz' if depths and not datasets else ''}{numbers}".rstrip("_")
-
-
-def arguments(argv=None):
-    """The command line."""
-    parser = cli.parser(__doc__)
-    results.add_arguments(parser)
-    parser.add_argument("--log", action="store_true", help="epochs on a logarithmic axis")
-    published = ", ".join(f"{count} for {results.DATASETS[dataset]}" for dataset, count in SMOOTHED.items())
-    help = f"moving average over N tests; without N as in the paper's figure: {published}, elsewhere none"
-    parser.add_argument(
-        "--smooth", type=cli.whole_number(1, 1_000_000), nargs="?", const=0, default=1, metavar="N", help=help
-    )
-    return parser.parse_args(argv)
-
-
 @cli.script
 def main(argv=None):
     """Read the curves, write the figure."""
-    args = arguments(argv)
+    parser = cli.parser(__doc__)
+    results.add_arguments(parser)
+    parser.add_argument("--log", action="store_true", help="epochs on a logarithmic axis")
+    tests = ", ".join(f"{count} for {results.DATASETS[dataset]}" for dataset, count in SMOOTHED.items())
+    help = f"moving average over as many tests as in the paper's figure: {tests}, elsewhere none"
+    parser.add_argument("--smooth", action="store_true", help=help)
+    args = parser.parse_args(argv)
     paths.check_folder_writable(args.output / "plots")
-    sources = results.sources(args)
-    found = results.found(sources, CURVE.fullmatch)
-    found = {model: folder for model, (folder, _) in found.items() if results.chosen(args)(*model)}
-    if not found:
-        raise results.nothing("training curves (x.csv, z1.csv ...)", args, command, results.DATASETS)
-    print(f"curves in {results.places(args)}")
+    found = results.chosen(args, results.found(results.sources(args), r"x\d*\.csv"), "training curves")
     models, notes = {}, {}
-    for (dataset, nz), folder in found.items():
-        epochs, values = load(folder, nz)
-        if args.log and epochs[-1] <= 0:
-            raise UserError(f"{folder}: no epoch after 0; leave out --log")
+    for (dataset, nz), [file, *_] in found.items():
+        epochs, values = load(file.parent, nz)
         values *= results.PADDING.get(dataset, 1)
         models[dataset, nz] = epochs, values
-        notes[dataset, nz] = "shipped" * results.is_shipped(folder, sources)
-        mark = ", shipped" * bool(notes[dataset, nz])
-        print(f"{dataset}, nz={nz}{mark}: ELBO {values[:, -1].sum():.4f} bits/dim at epoch {epochs[-1]:g}")
-    figure = draw(models, notes, args.log, lambda dataset: args.smooth or SMOOTHED.get(dataset, 1))
-    written = figures.save(figure, args.output / "plots" / stem(args.dataset, args.nz))
+        notes[dataset, nz] = note = results.origin(file.parent, args)
+        ships = f", {note}" * bool(note)
+        print(f"{dataset}, nz={nz}{ships}: ELBO {values[:, -1].sum():.4f} bits/dim at epoch {epochs[-1]:g}")
+    written = figures.save(draw(models, notes, args.log, args.smooth), args.output / "plots" / "stackplot")
     print("wrote " + ", ".join(map(str, written)))
 
 

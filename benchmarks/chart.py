@@ -5,7 +5,7 @@ import csv
 import common
 
 from utils import cli, figures, paths
-from utils.cli import UserError
+from utils.errors import UserError
 
 PARTS = {"network": "#BBBBBB", "all else": figures.BLUE}
 FORMS = {"bfloat16": "--", "exact": "-"}  # drawn as lines

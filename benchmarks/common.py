@@ -1,6 +1,5 @@
 """What the benchmarks share: full-size models, clocks, flags, and tables on the screen and on disk."""
 
-import csv
 import sys
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils import cli, paths
 from utils.published import SETTINGS
+from utils.tables import write_csv
 
 MODELS = {f"{name}{nz}": (name, nz) for name in ("mnist", "cifar") for nz in SETTINGS[name].widths}
 FORMS = ("float32", "bfloat16", "exact")
@@ -117,7 +117,4 @@ def report(name, output, columns, rows, total):
             done.append(row)
             bar.write(line(row))
             bar.update()
-    path = table_file(output, name)
-    with paths.replacing(path, "w") as file:
-        csv.writer(file, lineterminator="\n").writerows([columns, *done])
-    print(f"wrote {path}", flush=True)
+    print(f"wrote {write_csv(table_file(output, name), columns, done)}", flush=True)

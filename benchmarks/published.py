@@ -12,7 +12,7 @@ import compression
 import torch
 
 from utils import cli
-from utils.cli import UserError
+from utils.errors import UserError
 
 COLUMNS = ["model", "code", "form", "lanes", "threads", "encode ms", "decode ms"]
 COLUMNS += ["encode times as fast", "decode times as fast"]

@@ -13,7 +13,7 @@ from common import SETTINGS
 
 from model import training
 from utils import cli, distributed
-from utils.cli import UserError
+from utils.errors import UserError
 from utils.torch.modules import update_ema
 
 LR = 2e-3

@@ -5,21 +5,22 @@ PyTorch is imported after the flags have been read, so that --help answers at on
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from codec import competitors
 from codec.bitsback import SCHEDULES, whitened
-from utils import cli, datasets, paths, processes, results
-from utils.results import BITSWAP, MEASURES, SCHEMES
+from utils import cli, datasets, paths, photographs, processes, results
+from utils.results import MEASURES, SCHEMES
 
 if TYPE_CHECKING:
     from codec.experiment import Result, Setup
-    from utils.distributed import Job
+    from model.checkpoints import Checkpoint
 
+BITSWAP = {"bitswap": "1", "bbans": "0"}  # the values of the flag --bitswap
 FIRST_LOOK = (10, 10)  # chains and images of a run without any flag
 
 
@@ -31,45 +32,29 @@ def main(dataset: str, argv: list[str] | None = None) -> None:
 def _main(dataset, argv):
     args = parse(dataset, argv)
     with processes.joined(args, "coding") as job:
-        _run(dataset, args, job)
+        from codec import experiment
+        from utils import distributed
 
-
-def _run(dataset, args, job):
-    from codec import experiment
-    from model import checkpoints
-    from utils import distributed
-
-    checkpoint = checkpoints.open_for(dataset, args)
-    nz = checkpoint.model.nz
-    check_output(dataset, nz, args)
-    chosen = distributed.in_turn(job, lambda: choose(dataset, args))
-    chains, count = chosen.shape[:2]
-    setup = experiment.open_setup(checkpoint, args, job)
-    padding = np.prod(checkpoint.model.xs) / np.prod(chosen.shape[2:])  # padded dimensions to real ones
-    size = results.size_name(chains, count)
-    folder, rates = paths.results(dataset, nz, args.output), {}
-
-    def keep(scheme, result, floats):
-        save_arrays(folder, f"{scheme}_{variant(args)}{size}", result)
-        print(summary(result, padding))
-        if floats is not None:
-            print(f"net, in floats  {floats.nets.mean() * padding:.4f} bits/dim")
-        rates[f"{SCHEMES[scheme]}, net"] = result.nets.mean() * padding
-        rates[f"{SCHEMES[scheme]}, sent"] = result.cmas[:, -1].mean() * padding
-        rates["ELBO"] = result.elbos.mean() * padding
-
-    what, header = f"{chains} chains of {count} images", {"chains": chains, "images": count}
-    run_schemes(setup, args, datasets.to_channels_first(chosen), what, header, size, keep, job)
-    if args.verify_only or job.rank:
-        return
-    print(f"wrote {folder}/*_{variant(args)}{size}_*.npy")
-    if args.bitswap == "both":
-        print(comparison(rates | competitors.measure(chosen)))
-    if args.first_look:
-        print(
-            f"\nThis was a first look, at {chains * count} images. The experiment of the paper, "
-            f"{datasets.CHAINS} chains of {datasets.CHAINS} images, is python {dataset}_compress.py --full"
-        )
+        checkpoint = open_checkpoint(dataset, args)
+        chosen = distributed.in_turn(job, lambda: choose(dataset, args))
+        chains, count = chosen.shape[:2]
+        setup = experiment.open_setup(checkpoint, args, job)
+        padding = np.prod(checkpoint.model.xs) / np.prod(chosen.shape[2:])  # padded dimensions to real ones
+        name, rates = variant(args) + results.size_name(chains, count), {}
+        folder = paths.results(dataset, checkpoint.model.nz, args.output)
+        header = {"chains": chains, "images": count}
+        for scheme, result in code(setup, args, datasets.to_channels_first(chosen), header, name):
+            for measure in MEASURES:
+                with paths.replacing(folder / f"{scheme}_{name}_{measure}.npy") as array:
+                    np.save(array, getattr(result, measure))
+            print(f"{summary(result, padding)}\nwrote {folder}/{scheme}_{name}_*.npy")
+            rates[f"{SCHEMES[scheme]}, net"] = result.nets.mean() * padding
+            rates[f"{SCHEMES[scheme]}, sent"] = result.cmas[:, -1].mean() * padding
+            rates["ELBO"] = result.elbos.mean() * padding
+        if rates and args.bitswap == "both":
+            print(comparison(rates | competitors.measure(chosen)))
+        if rates and args.first_look:
+            print(f"\nA first look, at {chains * count} images; the paper's: python {dataset}_compress.py --full")
 
 
 def parse(dataset: str, argv: list[str] | None = None) -> argparse.Namespace:
@@ -108,15 +93,25 @@ def add_and_parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> ar
     parser.add_argument("--exact", action="store_true", help=exact)
     whiten = "whiten the bits that latents are popped with, so that the rate equals the ELBO; beyond the paper"
     parser.add_argument("--whiten", action="store_true", help=whiten)
-    parser.add_argument("--no-verify", action="store_true", help="do not decode again")
-    parser.add_argument("--verify-only", action="store_true", help="only decode what an earlier run wrote")
+    verify = parser.add_mutually_exclusive_group()
+    verify.add_argument("--no-verify", action="store_true", help="do not decode again")
+    verify.add_argument("--verify-only", action="store_true", help="only decode what an earlier run wrote")
     cli.add_checkpoint_arguments(parser)
     args = parser.parse_args(argv)
-    if args.verify_only and args.no_verify:
-        parser.error("--verify-only and --no-verify exclude each other")
     if args.exact and args.precision != cli.PRECISIONS[0]:
         parser.error(f"--exact computes in integers: leave out --precision={args.precision}")
     return args
+
+
+def open_checkpoint(dataset: str, args: argparse.Namespace) -> "Checkpoint":
+    """The Checkpoint that the flags choose. Raises UserError, before the work, if nothing can be written."""
+    from model import checkpoints
+
+    checkpoint = checkpoints.open_for(dataset, args)
+    if not args.verify_only:
+        folders = (paths.results, paths.bitstreams)
+        paths.check_folder_writable(*(folder(dataset, checkpoint.model.nz, args.output) for folder in folders))
+    return checkpoint
 
 
 def choose(dataset: str, args: argparse.Namespace) -> np.ndarray:
@@ -125,92 +120,74 @@ def choose(dataset: str, args: argparse.Namespace) -> np.ndarray:
     return test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
 
 
-def check_output(dataset: str, nz: int, args: argparse.Namespace) -> None:
-    """Raise UserError, before the work, if results or bitstreams cannot be written (bins: discretization.py)."""
-    if not args.verify_only:
-        paths.check_folder_writable(*(folder(dataset, nz, args.output) for folder in (paths.results, paths.bitstreams)))
-
-
-def save_arrays(folder: Path, name: str, result: "Result") -> None:
-    """Write the arrays of a Result to files <name>_<measure>.npy."""
-    for measure in MEASURES:
-        with paths.replacing(folder / f"{name}_{measure}.npy") as array:
-            np.save(array, getattr(result, measure))
-
-
 def variant(args: argparse.Namespace) -> str:
-    """How a run differs from the plain protocol, for the names of its files."""
-    return results.settings_name(args) + results.seed_name(args.seed)
+    """The part of the names of files for the settings: <q>bits[_exact][_bf16][_whitened][_seed<seed>]."""
+    bf16 = args.precision == "bfloat16"
+    parts = "_exact" * args.exact + "_bf16" * bf16 + "_whitened" * args.whiten + results.seed_name(args.seed)
+    return f"{args.quantbits}bits{parts}"
 
 
-def schemes(args: argparse.Namespace) -> tuple[str, ...]:
+def schemes(args: argparse.Namespace) -> list[str]:
     """The schemes that the flags choose."""
-    return tuple(scheme for scheme, value in BITSWAP.items() if args.bitswap in (value, "both"))
+    return [scheme for scheme, value in BITSWAP.items() if args.bitswap in (value, "both")]
 
 
-def run_schemes(
+def code(
     setup: "Setup",
     args: argparse.Namespace,
     chains: Sequence[np.ndarray] | np.ndarray,
-    what: str,
     header: dict[str, Any],
-    size: str,
-    keep: "Callable[[str, Result, Result | None], None]",
-    job: "Job",
-    unit: str = "image",
-) -> None:
+    name: str,
+) -> Iterator[tuple[str, "Result"]]:
     """Code chains with each scheme that the flags choose, write them, decode them from disk and compare.
 
-    chains: see experiment.compress(). what, header, size: their description in words, for the header of the
-    bitstreams, and for the names of files. job: the processes that share the chains.
-    keep(scheme, result, floats): called for each scheme once its bitstreams are written, on rank 0 and not with
-    --verify-only. floats: the Result of the networks in floats if the others are exact, or None.
+    chains: see experiment.compress(). header: what the header of the bitstreams says of them. name: of the files, after
+    the scheme's. Generates (scheme, Result) for each scheme once its bitstreams are written, on rank 0 and not with
+    --verify-only; decodes them after that.
     """
     import torch
 
     from codec import experiment
     from utils import distributed
 
-    processes.check_enough(job, len(chains), "chains")
+    processes.check_enough(setup.job, len(chains), "chains")
     nz, dataset = setup.model.nz, setup.checkpoint.dataset
-    folder = paths.bitstreams(dataset, nz, args.output)
-    files = {scheme: folder / f"{scheme}_{variant(args)}{size}.npz" for scheme in schemes(args)}
+    files = {scheme: paths.bitstreams(dataset, nz, args.output) / f"{scheme}_{name}.npz" for scheme in schemes(args)}
     if not args.verify_only:
         for file in files.values():
             experiment.refuse_to_replace(file, setup.checkpoint)
     initial = experiment.initial_words(len(chains), setup.conditional, args.seed)
-
-    def compress(schedule, conditional, desc):
-        torch.manual_seed(args.seed)
-        return experiment.compress(schedule, setup.model, conditional, chains, initial, desc, unit, job)
-
     for scheme, file in files.items():
         schedule = whitened(SCHEDULES[scheme](nz)) if args.whiten else SCHEDULES[scheme](nz)
         full_header = setup.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
-        print(f"\n{dataset}, nz={nz}, {SCHEMES[scheme]}: {what}")
+        images = f"{sum(map(len, chains)):,} {setup.unit}s"
+        print(f"\n{dataset}, nz={nz}, {SCHEMES[scheme]}: {len(chains)} chains, {images}")
         if not args.verify_only:
-            result = compress(schedule, setup.conditional, "encode")
-            if job.rank == 0:
+            torch.manual_seed(args.seed)
+            result = experiment.compress(setup, schedule, chains, initial)
+            if setup.job.rank == 0:
                 experiment.save_bitstreams(file, full_header, result.words)
-            floats = compress(schedule, setup.floats, "in floats") if setup.floats else None
-            if job.rank == 0:
-                keep(scheme, result, floats)
-            distributed.barrier(job)  # before the others read the file
+                yield scheme, result
+            distributed.barrier(setup.job)  # before the others read the file
         if not args.no_verify:
-            experiment.verify(file, full_header, schedule, setup.conditional, chains, initial, unit, job)
+            experiment.verify(setup, schedule, file, full_header, chains, initial)
+
+
+def other_bits(chosen: Sequence[photographs.Photograph]) -> dict[str, np.ndarray]:
+    """The bits of each photograph with other compressors: {name: int64 [photographs]}."""
+    jxl, bar = competitors.has_jxl(), tqdm(chosen, desc="other compressors", unit="photograph", dynamic_ncols=True)
+    rates = [(photo.pixels.size, competitors.measure(photo.pixels[None, None], jxl)) for photo in bar]
+    return {name: np.array([round(each[name] * dims) for dims, each in rates]) for name in rates[0][1]}
 
 
 def summary(result: "Result", padding: float) -> str:
     """A Result in words, in bits per real dimension. padding: padded dimensions per real one."""
-    count = result.nets.shape[1]
-    lines = [
-        f"ELBO            {result.elbos.mean() * padding:.4f} bits/dim",
-        f"net             {result.nets.mean() * padding:.4f} bits/dim, +- {result.nets.std() * padding:.4f}",
-    ]
-    for t in sorted({1, 50, 100, count}):
-        if t <= count:
-            lines.append(f"cma after {t:<5} {result.cmas[:, t - 1].mean() * padding:.4f} bits/dim")
-    return "\n".join([*lines, f"encoded in {1e3 * result.seconds / result.nets.size:.2f} ms per image"])
+    chains, count = result.nets.shape
+    rates = {"ELBO": result.elbos, "net": result.nets}
+    rates |= {f"cma after {t}": result.cmas[:, t - 1] for t in sorted({1, 50, 100, count}) if t <= count}
+    lines = [f"{name:15} {rate.mean() * padding:.4f} bits/dim" for name, rate in rates.items()]
+    lines[1] += f", +- {result.nets.std() * padding:.4f}"
+    return "\n".join([*lines, f"encoded in {1e3 * result.seconds / (chains * count):.2f} ms per image"])
 
 
 def comparison(rates: dict[str, float], paper: dict[str, float] | None = None) -> str:

@@ -5,6 +5,7 @@ those of coding one chain after the other. Several processes share the chains.
 """
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Sequence
@@ -17,21 +18,20 @@ from tqdm import tqdm
 
 import discretization
 from codec import bitsback
-from codec.bitsback import CodedVariables, Schedule
-from codec.conditionals import Conditionals, FloatNetwork
+from codec.bitsback import Schedule
+from codec.conditionals import Conditionals, FloatNetwork, Network
 from codec.rans import Rans
 from model import make_exact
 from model.checkpoints import Checkpoint
 from model.vae import ARITHMETIC, Model, for_inference, log_likelihoods
 from utils import distributed, npz
+from utils.datasets import PHOTOGRAPHS
 from utils.errors import UserError
-from utils.processes import ALONE, deal, gather, gather_words, slowest
+from utils.processes import deal, gather, gather_words, slowest
 from utils.torch import rand
 
 FORMAT = 2  # of the bitstream files
 REMEDY = "compress again"
-# What the header of an older file does not say.
-UNRECORDED = {"precision": "float32", "processes": 1, "arithmetic": 1}
 
 
 class Setup(NamedTuple):
@@ -40,8 +40,9 @@ class Setup(NamedTuple):
     checkpoint: Checkpoint
     model: Model  # for inference, to compute the ELBO
     conditional: Conditionals  # of that model, or of its exact form
-    floats: Conditionals | None  # of the model if `conditional` is exact, to compare the rates
     header: dict[str, Any]  # of the bitstream files, as far as the setup decides it
+    unit: str  # what messages call an image
+    job: distributed.Job  # the processes that share the chains; all of them call the functions below alike
 
 
 class Result(NamedTuple):
@@ -59,23 +60,16 @@ class Result(NamedTuple):
 
 
 def compress(
-    schedule: Schedule,
-    model: Model,
-    conditional: Conditionals,
-    chains: Sequence[np.ndarray] | np.ndarray,
-    initial: np.ndarray,
-    desc: str = "encode",
-    unit: str = "image",
-    job: distributed.Job = ALONE,
+    setup: Setup, schedule: Schedule, chains: Sequence[np.ndarray] | np.ndarray, initial: np.ndarray
 ) -> Result:
     """Code chains of images side by side; a lane whose chain has ended leaves the batch.
 
     schedule: of codec.bitsback. chains: uint8 [N_i, *xs] each, the longest first; or one array uint8 [E, N, *xs].
-    initial: the words each chain starts from, uint32 [E, W]. unit: what the progress bar calls an image.
-    job: the processes that share the chains; all of them call this, with the same arguments.
+    initial: the words each chain starts from, uint32 [E, W].
     Returns a Result, the same on every process. Its total and cmas include the initial bits of a chain, which are
     those that the pops before its first push consume.
     """
+    model, conditional, job = setup.model, setup.conditional, setup.job
     everywhere = np.array([len(chain) for chain in chains])  # lengths, in all processes
     number, count = len(chains), everywhere[0]
     chains, initial, lengths = deal(job, chains), deal(job, initial), deal(job, everywhere)
@@ -86,7 +80,7 @@ def compress(
     first_push = next(i for i, step in enumerate(schedule) if step.action == "push")
     added, elbos, stack = (np.full((len(chains), count), np.nan) for _ in range(3))
     seconds = 0.0
-    with _bar(lengths, desc, unit, job) as bar:
+    with tqdm(total=lengths.sum(), desc="encode", unit=setup.unit, dynamic_ncols=True, disable=job.rank > 0) as bar:
         for t in range(lengths[0]):
             lanes = int(np.count_nonzero(t < lengths))
             images = np.stack([chain[t] for chain in chains[:lanes]])
@@ -110,14 +104,8 @@ def compress(
     return Result(words, 32 * added / dims, elbos / dims, cmas, total, slowest(job, seconds))
 
 
-def _bar(lengths, desc, unit, job):
-    return tqdm(total=sum(lengths), desc=desc, unit=unit, dynamic_ncols=True, disable=job.rank > 0)
-
-
 @torch.inference_mode()
-def negative_elbo(
-    model: Model, images: np.ndarray, job: distributed.Job = ALONE, everywhere: int | None = None
-) -> np.ndarray:
+def negative_elbo(model: Model, images: np.ndarray, job: distributed.Job, everywhere: int) -> np.ndarray:
     """The negative ELBO, in bits, of images uint8 [B, *xs], each at one fresh sample of the latents: [B].
 
     everywhere: the number of images in all processes of the job. Random numbers are drawn for all of them, so that
@@ -125,7 +113,7 @@ def negative_elbo(
     """
 
     def sample(mu, scale):
-        uniform = torch.rand(everywhere or len(mu), *mu.shape[1:], device=mu.device)
+        uniform = torch.rand(everywhere, *mu.shape[1:], device=mu.device)
         return rand.sample(mu, scale, deal(job, uniform))
 
     x = torch.from_numpy(images).to(next(model.parameters()).device)
@@ -133,32 +121,7 @@ def negative_elbo(
     return ((logenc - logdec).sum((0, 2)) - logrecon).double().cpu().numpy()
 
 
-def decompress(
-    schedule: Schedule,
-    conditional: CodedVariables,
-    words: Sequence[np.ndarray],
-    lengths: Sequence[int],
-    desc: str = "decode",
-    unit: str = "image",
-    job: distributed.Job = ALONE,
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Undo compress() for the chains of this process, given the words of each and the number of its images.
-
-    Returns (chains, a list of uint8 [N_i, *xs]; the words left, which are the initial ones).
-    """
-    coder = Rans.from_words(words)
-    with _bar(lengths, desc, unit, job) as bar:
-
-        def progress(steps):
-            for t in steps:
-                yield t
-                bar.update(sum(t < length for length in lengths))
-
-        chains = bitsback.decode_chains(schedule, coder, conditional, lengths, progress)
-    return chains, coder.to_words()
-
-
-def initial_words(chains: int, conditional: CodedVariables, seed: int) -> np.ndarray:
+def initial_words(chains: int, conditional: bitsback.CodedVariables, seed: int) -> np.ndarray:
     """Random words for each chain to start from, uint32 [chains, W]: enough to pop every latent without a push."""
     count = sum(conditional.dims[1:]) + 2  # no pop takes more than a word
     return np.random.default_rng(seed).integers(1, 1 << 32, (chains, count), dtype=np.uint32)
@@ -195,7 +158,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     """The header of a file of bitstreams. Raises UserError if the file has none."""
     (packed,) = npz.load(path, ("header",), REMEDY)
     try:
-        return UNRECORDED | json.loads(packed.tobytes())
+        return dict(json.loads(packed.tobytes()))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not a file of bitstreams ({error}); {REMEDY}") from None
 
@@ -214,55 +177,56 @@ def refuse_to_replace(path: str | Path, checkpoint: Checkpoint) -> None:
 
 
 def verify(
+    setup: Setup,
+    schedule: Schedule,
     path: str | Path,
     header: dict[str, Any],
-    schedule: Schedule,
-    conditional: CodedVariables,
     chains: Sequence[np.ndarray] | np.ndarray,
     initial: np.ndarray,
-    unit: str = "image",
-    job: distributed.Job = ALONE,
 ) -> None:
     """Decode a file of bitstreams, compare all images and initial words, and say so; each process does its own chains.
 
-    The arguments are those of compress(). Raises UserError if one image or one initial word differs.
+    schedule, chains, initial: those of compress(). Raises UserError if one image or one initial word differs.
     """
+    job, unit = setup.job, setup.unit
     words = load_bitstreams(path, header)
     if len(words) != len(chains):
         raise UserError(f"{path} holds {len(words)} chains instead of {len(chains)}; {REMEDY}")
     remedy = "it is corrupt, or was written on another device or with another PyTorch or number of threads"
     words, chains, initial = deal(job, words), deal(job, chains), deal(job, initial)
     lengths, began = [len(chain) for chain in chains], time.perf_counter()
+    progress = functools.partial(tqdm, desc="decode", unit="step", dynamic_ncols=True, disable=job.rank > 0)
     try:
-        decoded, left = decompress(schedule, conditional, words, lengths, unit=unit, job=job)
+        coder = Rans.from_words(words)
+        decoded = bitsback.decode_chains(schedule, coder, setup.conditional, lengths, progress)
     except ValueError as error:
-        raise UserError(f"{path} cannot be decoded ({error}): {remedy}") from None
+        raise UserError(f"{path} cannot be decoded ({error}): {remedy}") from error
     seconds = slowest(job, time.perf_counter() - began)
     same = np.concatenate([(ours == chain).all((1, 2, 3)) for ours, chain in zip(decoded, chains, strict=True)])
     if not same.all():
         raise UserError(f"{path}: {(~same).sum():,} of {same.size:,} {unit}s decode to other pixels: {remedy}")
-    if not all(np.array_equal(lane, start) for lane, start in zip(left, initial, strict=True)):
+    if not all(np.array_equal(lane, start) for lane, start in zip(coder.to_words(), initial, strict=True)):
         raise UserError(f"{path}: the initial words are not what remains after decoding: {remedy}")
     count = gather(job, np.array([same.size]), job.size).sum()  # once all processes have come this far
     print(f"decoded in {1e3 * seconds / count:.2f} ms per {unit} from {path}:")
     print(f"all {count:,} {unit}s and all initial words are identical")
 
 
-def open_setup(checkpoint: Checkpoint, args: argparse.Namespace, job: distributed.Job = ALONE) -> Setup:
+def open_setup(checkpoint: Checkpoint, args: argparse.Namespace, job: distributed.Job) -> Setup:
     """The Setup of a checkpoint, with its bins and, with --exact, its exact form, which are made if there are none."""
-    model = checkpoint.model
     ranges = discretization.for_checkpoint(checkpoint, args.quantbits, args.data, job)
-    bins = discretization.bins(model, ranges)
-    folded = for_inference(model, args.precision)
-    floats = Conditionals(FloatNetwork(folded), bins)
+    model = for_inference(checkpoint.model, args.precision)
     header = {
         "dataset": checkpoint.dataset, "quantbits": args.quantbits, "checkpoint": checkpoint.identity,
-        "bins": ranges.identity, "precision": args.precision,
+        "bins": ranges.identity, "precision": args.precision, "exact": None, "processes": 1,
     }  # fmt: skip
-    if not args.exact:
+    network: Network = FloatNetwork(model)
+    if args.exact:
+        network = distributed.in_turn(job, lambda: make_exact.for_checkpoint(checkpoint, args.data))
+        header["exact"] = network.identity
+    else:
         # Batches are smaller in several processes, and networks in floats may round differently then.
-        header |= {"exact": None, "processes": job.size, "arithmetic": ARITHMETIC}
-        return Setup(checkpoint, folded, floats, None, header)
-    networks = distributed.in_turn(job, lambda: make_exact.for_checkpoint(checkpoint, args.data))
-    header |= {"exact": networks.identity, "processes": 1}
-    return Setup(checkpoint, folded, Conditionals(networks, bins), floats, header)
+        header |= {"processes": job.size, "arithmetic": ARITHMETIC}
+    conditional = Conditionals(network, discretization.bins(checkpoint.model, ranges))
+    unit = "block" if checkpoint.dataset == PHOTOGRAPHS else "image"
+    return Setup(checkpoint, model, conditional, header, unit, job)

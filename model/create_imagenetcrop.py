@@ -45,7 +45,7 @@ def list_photographs(folders: Iterable[Path]) -> dict[str, Path]:
     Raises UserError if a folder does not exist, or two photographs have the same name.
     """
     found: dict[str, Path] = {}
-    others = 0
+    others, seen = 0, set()
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder; name a folder of photographs (JPEG or PNG)")
@@ -53,6 +53,10 @@ def list_photographs(folders: Iterable[Path]) -> dict[str, Path]:
         photographs = [name for name in names if name.lower().endswith(SUFFIXES) and (folder / name).is_file()]
         others += hidden + len(names) - len(photographs)
         for name in photographs:
+            status = (folder / name).stat()
+            if (status.st_dev, status.st_ino) in seen:  # another link to the same file
+                continue
+            seen.add((status.st_dev, status.st_ino))
             if name in found:
                 raise UserError(f"{folder / name} has the same name as {found[name]}; rename one")
             found[name] = folder / name

@@ -46,7 +46,7 @@ class Fields(NamedTuple):
     pixel_std: np.ndarray  # [*xs], FRACTION fraction bits; empty if p(x|z_1) has a conditional scale
 
 
-class Network(NamedTuple):
+class LayerStack(NamedTuple):
     """The layers of one conditional: input; blocks of residual layers (pairs); head, which gives mu and std."""
 
     input: Layer
@@ -144,8 +144,8 @@ class ExactModel:
         return torch.maximum(x, self._elu.index_select(0, index.view(-1)).view(x.shape))
 
 
-def walk(model: Model, visit: Callable[[str, list[nn.Conv2d]], Any]) -> dict[str, list[Network]]:
-    """Arrange visit(name, convolutions) for every layer of a folded model: {"infer": [Network], "generate": [...]}.
+def walk(model: Model, visit: Callable[[str, list[nn.Conv2d]], Any]) -> dict[str, list[LayerStack]]:
+    """Arrange visit(name, convolutions) for every layer of a folded model: {"infer": [LayerStack], "generate": [...]}.
 
     convolutions: the layer's nn.Conv2d, of which a head may have two, for mu and std.
     """
@@ -157,7 +157,7 @@ def walk(model: Model, visit: Callable[[str, list[nn.Conv2d]], Any]) -> dict[str
         entry = visit(f"{name}.in", convolutions(first))
         blocks = [[visit(f"{name}.res", [convolution]) for convolution in convolutions(part)] for part in residual]
         pairs = [list(zip(layers[::2], layers[1::2], strict=True)) for layers in blocks if layers]
-        return Network(entry, pairs, visit(f"{name}.head", convolutions(mu, std)))
+        return LayerStack(entry, pairs, visit(f"{name}.head", convolutions(mu, std)))
 
     def networks(name, *parts):
         return [network(f"{name}{i}", *each) for i, each in enumerate(zip(*parts, strict=True))]
@@ -186,8 +186,8 @@ def input_least(name: str, unit: int, most: int) -> int:
     return -most if name.endswith(".in") else -(1 << unit)
 
 
-def unpack(fields: Fields, model: Model, device: torch.device) -> dict[str, list[Network]]:
-    """The Networks that the fields describe, proved and checked.
+def unpack(fields: Fields, model: Model, device: torch.device) -> dict[str, list[LayerStack]]:
+    """The layers that the fields describe, proved and checked.
 
     model: a folded one, of which only the shapes are used. Raises ValueError if the fields do not fit it.
     """

@@ -23,18 +23,15 @@ def main(argv=None):
     parser.add_argument("folder", metavar="FROM", type=Path, help="a folder of results, e.g. plots")
     parser.add_argument("--to", type=Path, default=results.SHIPPED, help="write here")
     args = parser.parse_args(argv)
-    found = results.found([args.folder], lambda name: results.parse(name) or name.endswith(".csv"))
-    if not found:
-        raise cli.UserError(f"{args.folder} has no results; they are what the compression and training scripts write")
-    for (dataset, nz), (folder, names) in found.items():
-        for name in names:
-            source = folder / name
-            with paths.replacing(results.folder(dataset, nz, args.to) / name) as file:
-                if results.parse(name):
+    names = rf"({'|'.join(results.SCHEMES)})_.*({'|'.join(results.MEASURES)})\.npy|.*\.csv"
+    for (dataset, nz), files in results.found([args.folder], names).items():
+        for source in files:
+            with paths.replacing(args.to / f"{dataset}{nz}" / source.name) as file:
+                if source.suffix == ".npy":
                     np.save(file, results.load_array(source).astype(np.float32))
                 else:
                     file.write(source.read_bytes())
-        print(f"{dataset}{nz}: {len(names)} files")
+        print(f"{dataset}{nz}: {len(files)} files")
 
 
 if __name__ == "__main__":

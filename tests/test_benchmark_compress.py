@@ -1,4 +1,4 @@
-"""The competitors compressors and the script that tabulates them."""
+"""The other compressors and the script that tabulates them."""
 
 import csv
 import subprocess
@@ -43,8 +43,8 @@ def test_script(run, tmp_path):
     keys = {(row["dataset"], row["experiments"], row["ndatapoints"], row["seed"]) for row in rows}
     assert keys == {("mnist", "3", "5", "7")}
     for name, rate in rates.items():
-        assert f"{name:10}  {rate:12.4f}\n" in done.stdout
-    assert "Note" not in done.stdout
+        assert [name.split()[-1], f"{rate:.4f}"] in [line.split()[-2:] for line in done.stdout.splitlines()]
+    assert "mnist, 3 x 5 test images" in done.stdout and "Note" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_script_errors(run, tmp_path, flags, said):
 
 
 def test_all_that_is_at_hand(run, tmp_path):
-    """One table; photographs are compressed one by one, cropped, and their rates averaged."""
+    """A table for each; photographs are compressed one by one, cropped, and their rates averaged."""
     (tmp_path / "cifar").mkdir()
     np.save(tmp_path / "cifar" / "test.npy", synthetic(20, 32, 32, 3))
     (tmp_path / "imagenetcrop" / "test").mkdir(parents=True)
@@ -86,10 +86,11 @@ def test_all_that_is_at_hand(run, tmp_path):
         Image.fromarray(photo).save(tmp_path / "imagenetcrop" / "test" / f"{k}.png")
     done = run("--experiments=1", "--ndatapoints=5")
     assert done.returncode == 0, done.stderr
-    assert "bits/dim           mnist         cifar  imagenetcrop" in done.stdout
+    for heading in ("mnist, 1 x 5", "cifar, 1 x 5", "imagenetcrop, 2 x 1"):
+        assert f"{heading} test images:" in done.stdout
     cropped = [photos[0][:32, :64], photos[1]]
     expected = np.mean([competitors.png(photo, idat_only=True) / photo.size for photo in cropped])
-    (row,) = [line for line in done.stdout.splitlines() if line.startswith("PNG   ")]
+    *_, row = [line for line in done.stdout.splitlines() if line.startswith("PNG   ")]
     assert float(row.split()[-1]) == pytest.approx(expected, abs=1e-4)
 
 

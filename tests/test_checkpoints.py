@@ -9,7 +9,7 @@ from conftest import small_model
 
 from model import checkpoints
 from utils import paths
-from utils.cli import UserError
+from utils.errors import UserError
 
 
 def load(path):

@@ -3,7 +3,6 @@
 import pytest
 
 from codec import command
-from utils import results
 
 
 def test_without_flags_a_first_look_that_names_the_full_experiment(monkeypatch):
@@ -27,11 +26,3 @@ def test_without_flags_a_first_look_that_names_the_full_experiment(monkeypatch):
 )
 def test_results_of_another_kind_have_another_name(flags, name):
     assert command.variant(command.parse("mnist", ["--full", *flags])) == name
-    file = f"bitswap_{name}_10x20_nets.npy"
-    if "seed" in name:  # of which no figures are drawn
-        assert results.parse(file) is None
-    else:
-        scheme, variant = results.parse(file)
-        assert results.name(scheme, variant) == f"bitswap_{name}_10x20"
-        told = results.command("mnist", 2, scheme, variant).split()[2:]
-        assert command.variant(command.parse("mnist", told)) == name

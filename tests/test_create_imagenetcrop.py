@@ -49,6 +49,17 @@ def test_every_photograph_is_in_one_set(tmp_path, flags, count):
     assert sets(tmp_path) != [train, test]
 
 
+def test_a_file_that_several_links_lead_to_counts_once(tmp_path):
+    fill(tmp_path / "val", 4)
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "link.png").symlink_to(tmp_path / "val" / "0.png")
+    os.link(tmp_path / "val" / "1.JPEG", tmp_path / "more" / "hard.JPEG")
+    done = divide(tmp_path, tmp_path / "val", tmp_path / "more", tmp_path / "val", "--count=2")
+    assert done.returncode == 0, done.stderr
+    train, test = sets(tmp_path)
+    assert train | test == {"0.png", "1.JPEG", "2.png", "3.JPEG"} and len(test) == 2
+
+
 def test_hidden_files_and_what_is_no_file_are_left_out_and_counted(tmp_path):
     fill(tmp_path / "val", 4)
     for name in ("._0.png", "__MACOSX/a.png", ".thumbs/0.png"):

@@ -13,5 +13,3 @@ def test_sample_chains():
     assert len(np.unique(chains)) == 50
     with pytest.raises(UserError, match=r"--experiments=6 --ndatapoints=10.*60.*50"):
         datasets.sample_chains(50, 6, 10, 100)
-    with pytest.raises(UserError, match="--seed"):
-        datasets.sample_chains(50, 5, 10, 2**32)

@@ -12,7 +12,7 @@ from photograph_files import fill_data, load_train
 import discretization
 from model import checkpoints
 from utils import datasets, photographs
-from utils.cli import UserError
+from utils.errors import UserError
 from utils.fixed_point import FRACTION
 from utils.torch import rand
 from utils.torch.modules import fold_weight_norm

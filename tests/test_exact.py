@@ -13,7 +13,7 @@ from exact_reference import COLOUR, GREY, Reference, assert_same, blobs, digest,
 
 from model import exact
 from model.exact import ExactModel
-from utils.cli import UserError
+from utils.errors import UserError
 
 
 @pytest.fixture(params=[GREY, COLOUR], ids=["grey", "colour"])

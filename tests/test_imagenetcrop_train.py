@@ -84,4 +84,4 @@ def test_only_photographs_have_crops(capsys):
         train_options.parse(cifar_train.SETTINGS, ["--crops=2"])
     with pytest.raises(SystemExit):
         train_options.parse(imagenetcrop_train.SETTINGS, ["--crops=0"])
-    assert "0 is out of range: at least 1" in capsys.readouterr().err
+    assert "0 is out of range: 1 to " in capsys.readouterr().err

@@ -9,7 +9,7 @@ from exact_reference import COLOUR, GREY, networks
 
 from model import exact
 from model.exact import ExactModel
-from utils.cli import UserError
+from utils.errors import UserError
 from utils.torch import integers
 
 

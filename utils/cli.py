@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,19 +134,6 @@ def _number(convert, kind, condition, holds):
 SEED = whole_number(0, 2**32 - 1)  # as NumPy takes it
 QUANTBITS = whole_number(2, 16)  # of the bins of latents
 PRECISIONS = ("float32", "bfloat16")  # of the networks' bodies: see model.vae.for_inference()
-
-
-def several(choices: Collection[str] | None = None) -> Callable[[str], list]:
-    """An argparse type for action="extend": values separated by commas, of the choices, or whole numbers from 1 up."""
-
-    def parse(text):
-        values = text.split(",")
-        for value in values:
-            if choices and value not in choices:
-                raise argparse.ArgumentTypeError(f"{value!r} is not one of {', '.join(choices)}")
-        return values if choices else list(map(whole_number(1), values))
-
-    return parse
 
 
 def target(source: str | Path, to: str | Path | None, suffix: str) -> Path:

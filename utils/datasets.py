@@ -110,8 +110,6 @@ def sample_chains(count: int, experiments: int | None, ndatapoints: int | None, 
             f"--experiments={experiments} --ndatapoints={ndatapoints} requires {experiments * ndatapoints} "
             f"different images, and the test set has {count}"
         )
-    if not 0 <= seed < 2**32:
-        raise UserError(f"--seed={seed}: a seed is at least 0 and less than 2^32")
     if (experiments, ndatapoints) != wanted:
         print(f"Note: there are {count} test images: using {experiments} x {ndatapoints} of them")
     return np.random.RandomState(seed).choice(count, (experiments, ndatapoints), replace=False)

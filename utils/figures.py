@@ -57,32 +57,28 @@ def grid(rows: int, columns: int, panel_width: float, panel_height: float) -> tu
 
 
 def panels(notes: Mapping[tuple[str, int], str]) -> tuple["Figure", dict[tuple[str, int], "Axes"]]:
-    """A sheet with a panel for each model: (figure, {(dataset, nz): axes}).
+    """A sheet with a panel for each model, datasets below one another: (figure, {(dataset, nz): axes}).
 
     notes: {(dataset, nz): what the panel's title says below the number of latent layers}, in the order of the panels.
-    A row of panels is a dataset; its panels share the y-axis, in bits/dim.
     """
     rows: dict[str, list[int]] = {}
     for dataset, nz in notes:
         rows.setdefault(dataset, []).append(nz)
     columns = max(map(len, rows.values()))
     width, height = (6.75, 1.9) if len(notes) > 1 else (4.5, 2.7)  # a page's width, or most of it
-    figure, grid_of_axes = grid(len(rows), columns, max(width / columns, 1.7), height)
-    drawn: dict[tuple[str, int], Axes] = {}
-    for row, (dataset, depths) in zip(grid_of_axes, rows.items(), strict=True):
+    figure, axes = grid(len(rows), columns, max(width / columns, 1.7), height)
+    for row, (dataset, depths) in zip(axes, rows.items(), strict=True):
         row[0].set_ylabel(f"{results.DATASETS[dataset]}\nbits/dim")
         for panel, nz in zip(row, depths, strict=False):
-            title = f"{nz} latent layer{'s' * (nz > 1)}"
-            panel.set_title("\n".join(filter(None, [title, notes[dataset, nz]])))
-            drawn[dataset, nz] = panel
+            panel.set_title("\n".join(filter(None, [f"{nz} latent layer{'s' * (nz > 1)}", notes[dataset, nz]])))
         for panel in row[len(depths) :]:
-            panel.set_visible(False)
-    return figure, drawn
+            panel.remove()
+    return figure, dict(zip(notes, figure.axes, strict=True))
 
 
-def remark(axes: "Axes", x: float, y: float, text: str, **alignment: Any) -> None:
-    """Small grey text in a panel; x and y in fractions of it."""
-    axes.text(x, y, text, transform=axes.transAxes, fontsize=6, color=GREY, **alignment)
+def remark(axes: "Axes", text: str, colour: str = GREY) -> None:
+    """Small text at the top right of a panel."""
+    axes.text(0.98, 0.98, text, transform=axes.transAxes, ha="right", va="top", fontsize=6, color=colour)
 
 
 def legend(figure: "Figure", **spacing: Any) -> None:
@@ -100,11 +96,8 @@ def legend(figure: "Figure", **spacing: Any) -> None:
 
 def save(figure: "Figure", stem: str | Path) -> list[Path]:
     """Write a figure as <stem>.pdf (vector, fonts embedded) and <stem>.png (300 dpi); returns the two paths."""
-    files: dict[Path, dict[str, Any]] = {
-        Path(f"{stem}.pdf"): {"metadata": {"CreationDate": None}},
-        Path(f"{stem}.png"): {"dpi": 300},
-    }
-    for path, options in files.items():
+    files = [Path(f"{stem}.pdf"), Path(f"{stem}.png")]
+    for path in files:
         with paths.replacing(path) as file:
-            figure.savefig(file, format=path.suffix[1:], **options)
-    return list(files)
+            figure.savefig(file, format=path.suffix[1:], dpi=300)
+    return files

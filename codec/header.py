@@ -165,7 +165,7 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
     reader = _Reader(data[_START.size : end])
     try:
         header, payload_crc = (_parse if version == VERSION else _parse_old)(reader)
-        if reader.rest():
+        if reader.stream.read():
             raise ValueError("it is too long")
     except ValueError as error:
         raise ContainerError(f"its header makes no sense: {error}") from error
@@ -182,11 +182,10 @@ class _Reader:
     """Reads a header's fields one by one. Its methods raise ValueError if a field is absent or out of range."""
 
     def __init__(self, data):
-        self._stream = io.BytesIO(data)
-        self.rest = self._stream.read
+        self.stream = io.BytesIO(data)
 
     def read(self, count):
-        data = self._stream.read(count)
+        data = self.stream.read(count)
         if len(data) < count:
             raise ValueError("it is too short")
         return data

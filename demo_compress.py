@@ -85,7 +85,7 @@ def compile_for(picture, found, args):
     with cli.progress("compile") as progress:
         for way in progress(container.WAYS if args.coder == "smallest" else (args.coder,)):
             with contextlib.suppress(UserError):  # compress() meets it again, and reports it
-                container.decode(container.encode(corner, way, found, lanes=1), found)
+                container.decode(container.encode(corner, way, found, lanes=1, adapting=not args.static), found)
 
 
 def compress(picture, target, found, args):

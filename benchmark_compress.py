@@ -18,10 +18,13 @@ Writes  OUTPUT/plots/<dataset>/benchmark.csv   one row for each compressor
 """
 
 import functools
+import sys
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from codec import command, competitors
 from utils import cli, datasets, paths, photographs

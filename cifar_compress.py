@@ -1,5 +1,10 @@
 """Compress CIFAR-10 test images: python cifar_compress.py --nz=8 --bitswap=1"""
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 from codec.command import main
 
 if __name__ == "__main__":

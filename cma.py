@@ -19,7 +19,12 @@ Writes  OUTPUT/plots/cma.{pdf,png}   the figure, vector and 300 dpi; with --savi
         OUTPUT/plots/cma.md          the table, Markdown, and the same on stdout: ELBO, net rate, CMA after n images
 """
 
+import sys
+from pathlib import Path
+
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from utils import cli, figures, paths, results
 from utils.published import CHAINS

@@ -17,11 +17,14 @@ The variant is empty for the paper's settings; _seed<seed>, _<chains>x<images> o
 """
 
 import concurrent.futures
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from codec import container, context, models
 from model.context.features import SMALL_GRID

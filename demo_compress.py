@@ -11,6 +11,7 @@ Writes, next to the image, or under demo/ without one:
   <name>.comparison.png    the image, where its bits go, and the sizes as a bar chart
 """
 
+import contextlib
 import functools
 import os
 import sys
@@ -19,6 +20,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from codec import bit_map, competitors, container, models
 from codec import header as file_header
@@ -29,6 +32,7 @@ from utils import cli, figures, images, paths
 from utils.errors import UserError
 
 EXAMPLES = ("china", "flower")
+CORNER = 64  # pixels a side
 NAMES = {"context": "context", "bitswap": "Bit-Swap", "conventional": ".bitswap"}  # what the tables call our files
 
 
@@ -36,18 +40,19 @@ def arguments(argv=None):
     """The command line."""
     parser = cli.parser(__doc__)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="what to compress")
-    parser.add_argument("-o", "--to", metavar="OUT.bitswap", help="write this (of one image only)")
+    to = "write this, of one image, or into this folder"
+    parser.add_argument("-o", "--to", metavar="OUT.bitswap", help=to)
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     coders = (
-        "smallest: whichever gives the smallest file; context: the context network, bitswap: Bit-Swap, conventional: "
-        "no model. An image that the coder cannot make smaller than its raw pixels is coded without a model"
+        "smallest: whichever gives the smallest file; context: the context network; bitswap: Bit-Swap. An image that "
+        "the coder cannot make smaller than its raw pixels is coded without a model"
     )
-    parser.add_argument("--coder", choices=container.CHOICES, default=container.CHOICES[0], help=coders)
+    parser.add_argument("--coder", choices=("smallest", "context", "bitswap"), default="smallest", help=coders)
     static = "do not adapt the context network to the image: half the time, a larger file"
     parser.add_argument("--static", action="store_true", help=static)
-    no_comparison = "leave out the other compressors and the chart"
     pixels_only = "leave out the metadata: colour profile, EXIF data, XMP data, gamma, resolution, text"
     parser.add_argument("--pixels-only", action="store_true", help=pixels_only)
+    no_comparison = "leave out the other compressors and the chart"
     parser.add_argument("--no-comparison", action="store_true", help=no_comparison)
     network = "a context network, which decoding will need (default: one trained here, or the shipped one)"
     parser.add_argument("--context", help=network)
@@ -58,8 +63,8 @@ def arguments(argv=None):
     gpu = "index of the GPU for Bit-Swap, -1 for the CPU"
     parser.add_argument("--gpu", type=cli.whole_number(-1), default=-1, help=gpu)
     args = parser.parse_args(argv)
-    if args.to and len(args.images) != 1:
-        parser.error("-o goes with one image")
+    if args.to and len(args.images) != 1 and not os.path.isdir(args.to):
+        parser.error("-o requires one image, or a folder")
     return args
 
 
@@ -70,6 +75,17 @@ def example(name):
     except ImportError:
         raise UserError("the examples come with a package: pip install scikit-learn; or name an image") from None
     return images.Picture("RGB", load_sample_image(f"{name}.jpg"))
+
+
+def compile_for(picture, found, args):
+    """Open the models and compile what codes a picture: here, so that the times below leave it out."""
+    corner = picture._replace(pixels=picture.pixels[:CORNER, :CORNER], metadata=())
+    if picture.alpha is not None:
+        corner = corner._replace(alpha=picture.alpha[:CORNER, :CORNER])
+    with cli.progress("compile") as progress:
+        for way in progress(container.WAYS if args.coder == "smallest" else (args.coder,)):
+            with contextlib.suppress(UserError):  # compress() meets it again, and reports it
+                container.decode(container.encode(corner, way, found, lanes=1, adapting=not args.static), found)
 
 
 def compress(picture, target, found, args):
@@ -85,11 +101,10 @@ def compress(picture, target, found, args):
             took, began = time.perf_counter() - began, time.perf_counter()
             if way != "conventional":
                 print(f"{NAMES[way]}: compressed in {took:.1f} s")
-    way, data = container.smallest(files)
+    way, data = min(files.items(), key=lambda item: len(item[1]))
     with paths.replacing(target, "w+b") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
         file.seek(0)
         began = time.perf_counter()
         try:
@@ -106,58 +121,36 @@ def compress(picture, target, found, args):
 def contents(coding):
     """What a file consists of, in words."""
     if isinstance(coding, Context):
-        strips = len(coding.words)
         how = "which adapted to it" if coding.adapting else "as it is"
-        blocks = "knowing its blocks of 16x16, " if coding.grid else ""
-        return f"coded with the context network, {how}, {blocks}in {strips} strip{'s' * (strips > 1)}"
+        return f"coded with the context network, {how}, in strips: {len(coding.words)}"
     methods = " and ".join(sorted({METHODS[method].name for method, _ in coding.parts}))
     if isinstance(coding, Conventional):
         return f"coded by {methods} alone"
     initial = sum(length for _, length in coding.parts)
-    lanes, side = len(coding.words), coding.side
+    net, side = payload_size(coding) - initial, coding.side
     return (
-        f"{coding.blocks:,} blocks of {side}x{side} by Bit-Swap in {lanes} lane{'s' * (lanes > 1)}: "
-        f"{payload_size(coding) - initial:,} bytes\n"
-        f"the rest by {methods}: {initial:,} bytes, which are the initial bits of the lanes"
+        f"{coding.blocks:,} blocks of {side}x{side} by Bit-Swap: {net:,} bytes\n"
+        f"the rest by {methods}: {initial:,} bytes, which are the initial bits of lanes: {len(coding.words)}"
     )
 
 
-def given_file(source, size):
-    """A line on the file that was given, and another one if it is a smaller JPEG. size: bytes of ours."""
-    given = os.path.getsize(source)
-    line = f"the file given: {given:,} bytes"
-    with open(source, "rb") as file:
-        is_jpeg = file.read(3) == b"\xff\xd8\xff"
-    if is_jpeg and given < size:
-        line += (
-            "\nIt is a JPEG, which has left out detail already. The .bitswap file holds every decoded pixel, and is "
-            "larger: leave a JPEG as it is"
-        )
-    return line
-
-
 def measure(picture, ours, others):
-    """{name: bytes} of our files and of the other compressors, the smallest first; None if one cannot code it."""
+    """{name: bytes} of our files and of the other compressors that can code the picture, the smallest first."""
     sizes = {NAMES[way]: size for way, size in ours.items()}
     compressors = competitors.COMPRESSORS | ({"JPEG XL": competitors.jxl} if competitors.has_jxl() else {})
     pixels = picture.pixels if picture.alpha is None else np.concatenate((picture.pixels, picture.alpha), axis=2)
     for name, compressor in compressors.items() if others else ():
-        try:
+        with contextlib.suppress(ValueError):  # more pixels a side than WebP can hold
             sizes[name] = compressor(pixels) // 8 + len(picture.palette)
-        except ValueError:
-            sizes[name] = None  # more pixels a side than WebP can hold
     sizes["raw"] = picture.raw_bytes
-    return dict(sorted(sizes.items(), key=lambda item: item[1] or picture.raw_bytes))
+    return dict(sorted(sizes.items(), key=lambda item: item[1]))
 
 
 def table(picture, sizes):
     """The sizes as a table."""
     lines = [f"{'':10}{'bytes':>13}  {'bits/dim':>8}  {'ratio':>6}"]
     for name, size in sizes.items():
-        if size is None:
-            lines.append(f"{name:10}{'-':>13}  (the image is too large for it)")
-        else:
-            lines.append(f"{name:10}{size:13,}  {8 * size / picture.dims:8.3f}  {picture.raw_bytes / size:6.2f}")
+        lines.append(f"{name:10}{size:13,}  {8 * size / picture.dims:8.3f}  {picture.raw_bytes / size:6.2f}")
     return "\n".join(lines)
 
 
@@ -179,14 +172,12 @@ def draw(name, picture, bits, way, sizes):
     heat.set_title(f"where its bits go ({NAMES[way]})")
     for each in (panel, heat):
         each.set_axis_off()
-    sizes = {compressor: size for compressor, size in reversed(sizes.items()) if size is not None}
-    unit, scale = ("kB", 1000) if picture.raw_bytes >= 10_000 else ("bytes", 1)
+    sizes = dict(reversed(sizes.items()))
     colours = [figures.BLUE if compressor in NAMES.values() else figures.LIGHT_GREY for compressor in sizes]
-    bars.barh(list(sizes), [size / scale for size in sizes.values()], color=colours, height=0.7)
+    bars.barh(list(sizes), list(sizes.values()), color=colours, height=0.7)
     for y, size in enumerate(sizes.values()):
-        text = f" {size / scale:,.0f} {unit}, {8 * size / picture.dims:.2f}"
-        bars.text(size / scale, y, text, va="center", fontsize=7)
-    bars.set_xlim(0, 1.5 * max(sizes.values()) / scale)
+        bars.text(size, y, f" {size / 1000:,.1f} kB, {8 * size / picture.dims:.2f}", va="center", fontsize=7)
+    bars.set_xlim(0, 1.5 * max(sizes.values()))
     bars.set_title("size of the file, and bits/dim")
     bars.set_xticks([])
     bars.tick_params(left=False)
@@ -216,10 +207,14 @@ def chart_of(target):
     return Path(os.path.splitext(target)[0] + ".comparison.png")
 
 
-def compress_one(source, target, picture, found, args):
-    """Compress one picture, print what became of it and draw it."""
+def compress_one(source, target, picture, found, args, compiled):
+    """Compress one picture, print what became of it and draw it. compiled: the kinds that there is code for already."""
     width, height = picture.size
     print(f"\n{source}: {width}x{height}, {picture.kind}")
+    kind = picture.kind, min(width, height) >= CORNER
+    if kind not in compiled:
+        compile_for(picture, found, args)
+        compiled.add(kind)
     ours, way, data = compress(picture, target, found, args)
     header, _ = file_header.unpack(data)
     print(contents(header.coding))
@@ -227,22 +222,38 @@ def compress_one(source, target, picture, found, args):
         print(f"the alpha plane: {header.sizes[1]:,} bytes, {contents(header.alpha)}")
     if header.metadata:
         print(f"metadata: {header.sizes[2]:,} bytes")
-    print()
     if way != "conventional":
         ours.pop("conventional", None)
     sizes = measure(picture, ours, not args.no_comparison)
-    print(table(picture, sizes))
+    print(f"\n{table(picture, sizes)}")
     if args.images:
-        print(given_file(source, len(data)))
+        given = os.path.getsize(source)
+        print(f"the file given: {given:,} bytes")
+        if given < len(data) and source.lower().endswith((".jpg", ".jpeg")):
+            print("A JPEG has left out detail, and the .bitswap file holds every decoded pixel: leave a JPEG as it is")
     drawn = not args.no_comparison and write_chart(target, Path(source).name, picture, header.coding, found, way, sizes)
     print(f"wrote {target}" + (f", {chart_of(target)}" if drawn else ""))
 
 
-def check_paths(source, target, args):
-    """Raise UserError, before the work, if a target exists already or cannot be written."""
-    for path in (target, *(() if args.no_comparison else (chart_of(target),))):
-        cli.refuse_to_overwrite(path, args.force, source)
-    paths.check_writable(target)
+def targets(args):
+    """Where each image goes: {image: path}.
+
+    Raises UserError if what is written for one image is also read, or written for another.
+    """
+    found, users = {}, {os.path.realpath(source): source for source in args.images}
+    for source in args.images:
+        found[source] = cli.target(source, args.to, ".bitswap")
+        for path in written(found[source], args):
+            if (user := users.setdefault(os.path.realpath(path), source)) != source:
+                raise UserError(
+                    f"{user} and {source} both need {path}; compress one at a time, with another name by -o"
+                )
+    return found
+
+
+def written(target, args):
+    """The files that are written for an image."""
+    return (target,) if args.no_comparison else (target, chart_of(target))
 
 
 @cli.script
@@ -251,25 +262,24 @@ def main(argv=None):
     args = arguments(argv)
     if args.gpu != -1:
         cli.device(args.gpu)  # reports a missing one before the work
-    open_blocks = functools.partial(models.open_blocks, checkpoint=args.checkpoint, gpu=args.gpu)
-    found = models.cached(
-        models.Models(
-            functools.partial(open_network, args.context),
-            open_blocks,
-            None if args.checkpoint else models.SHIPPED.blocks,
-        )
-    )
-    if not args.images:
-        for name in EXAMPLES:
-            target = paths.ROOT / "demo" / f"{name}.bitswap"
-            paths.check_writable(target)
-            compress_one(name, target, example(name), found, args)
-    failed = []
-    for source in args.images:
+    # Each model is opened once to encode, and decodes what it encoded.
+    network = functools.cache(lambda: open_network(args.context))
+    codec = functools.cache(lambda: models.open_blocks(checkpoint=args.checkpoint, gpu=args.gpu))
+    shape = None if args.checkpoint else models.SHIPPED.blocks
+    found = models.Models(lambda wanted: network(), lambda wanted: codec(), shape)
+    compiled, failed = set(), []
+    for name in () if args.images else EXAMPLES:
+        target = Path(args.to or paths.ROOT / "demo") / f"{name}.bitswap"
+        paths.check_writable(target)
+        compress_one(name, target, example(name), found, args, compiled)
+    for source, target in targets(args).items():
         try:
-            target = Path(args.to or os.path.splitext(source)[0] + ".bitswap")
-            check_paths(source, target, args)
-            compress_one(source, target, images.read(source, args.pixels_only), found, args)
+            if source.lower().endswith(".bitswap"):
+                raise UserError(f"{source} is compressed already; demo_decompress.py decompresses it")
+            for path in written(target, args):
+                cli.refuse_to_overwrite(path, args.force, source)
+            paths.check_writable(target)
+            compress_one(source, target, images.read(source, args.pixels_only), found, args, compiled)
         except UserError as error:
             if len(args.images) == 1:
                 raise

@@ -5,7 +5,10 @@ needs the checkpoint or the context network that the file was written with, and 
 """
 
 import functools
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from codec import container, models
 from model.context.weights import open_network
@@ -17,7 +20,7 @@ def arguments(argv=None):
     """The command line."""
     parser = cli.parser(__doc__)
     parser.add_argument("file", metavar="FILE.bitswap", help="what to decompress")
-    parser.add_argument("-o", "--to", metavar="OUT.png", help="write this (default: FILE.png)")
+    parser.add_argument("-o", "--to", metavar="OUT.png", help="write this, or into this folder (default: FILE.png)")
     parser.add_argument("--force", action="store_true", help="overwrite an existing file")
     checkpoint = "the checkpoint of the file (default: searched for among those trained here and shipped)"
     parser.add_argument("--checkpoint", help=checkpoint)
@@ -30,22 +33,17 @@ def arguments(argv=None):
 def main(argv=None):
     """Decode the file, write the image."""
     args = arguments(argv)
-    source = Path(args.file)
-    target = Path(args.to or (source.with_suffix(".png") if source.suffix == ".bitswap" else f"{source}.png"))
-    if target.suffix.lower() != ".png":
-        raise UserError(f"{target}: images are written as PNG files; name one that ends in .png")
-    cli.refuse_to_overwrite(target, args.force, source)
+    target = cli.target(args.file, args.to, ".png")
+    cli.refuse_to_overwrite(target, args.force, args.file)
     paths.check_writable(target)
-    data = container.read_file(source)
-    found = models.Models(
-        functools.partial(open_network, args.context),
-        functools.partial(models.open_blocks, checkpoint=args.checkpoint, gpu=args.gpu),
-    )
+    data = container.read_file(args.file)
+    open_blocks = functools.partial(models.open_blocks, checkpoint=args.checkpoint, gpu=args.gpu)
+    found = models.Models(functools.partial(open_network, args.context), open_blocks)
     try:
         with cli.progress("decompress") as progress:
             picture = container.decode(data, found, progress)
     except UserError as error:
-        raise UserError(f"{source}: {error}") from error
+        raise UserError(f"{args.file}: {error}") from error
     with paths.replacing(target) as file:
         file.write(images.to_png(picture))
     width, height = picture.size

@@ -8,11 +8,14 @@ width between the smallest and the largest of samples drawn down the generative 
 import argparse
 import hashlib
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from utils import cli, datasets, npz, paths, photographs
 from utils.errors import UserError

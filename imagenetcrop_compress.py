@@ -21,9 +21,12 @@ The variant is <q>bits, with _exact, _bf16, _whitened, _seed<seed> and _<count>p
 There are no arrays for cma.py, whose figure shows chains of one length.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from codec import command
 from utils import cli, paths, photographs, processes, published, results

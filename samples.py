@@ -12,9 +12,12 @@ Models with a colour transform count modulo 256, which shows as spots of a wrong
 Writes OUTPUT/plots/samples_<dataset>_nz<k>.{pdf,png}.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from utils import cli, datasets, figures, paths, results
 

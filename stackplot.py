@@ -17,8 +17,12 @@ Epochs and values are drawn as measured. The paper's figure is that of --log --s
 
 import csv
 import itertools
+import sys
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from utils import cli, figures, paths, results
 from utils.errors import UserError

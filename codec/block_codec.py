@@ -7,7 +7,7 @@ starting costs nothing. Blocks are dealt to the lanes in turn, in raster order. 
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ import discretization
 from codec import bitsback, blocks
 from codec.bitsback import Progress
 from codec.conditionals import Conditionals
-from codec.header import ARITHMETICS, INTEGERS, MAX_LANES, Blocks, ContainerError
+from codec.header import MAX_LANES, Blocks, ContainerError, Parts
 from codec.rans import EmptyLaneError, Rans
 from model import checkpoints, exact, make_exact
 from model.vae import Model
@@ -70,11 +70,6 @@ def of_model(model: Model, ranges: discretization.Ranges, networks: exact.ExactM
     return BlockCodec(conditional, schedule, ranges.quantbits, networks.identity, ranges.identity)
 
 
-def codes_blocks(picture: Picture, channels: int = 3, side: int = 32) -> bool:
-    """Whether a picture has blocks that a model of this shape could code."""
-    return picture.mode != "P" and picture.pixels.shape[2] == channels and blocks.count(*picture.size, side) > 0
-
-
 def trial(codec: BlockCodec, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The cost of blocks, uint8 [n, C, side, side], each in a lane of its own: two arrays [n] of 32-bit words.
 
@@ -92,22 +87,22 @@ def trial(codec: BlockCodec, images: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _plan(
     picture: Picture, side: int, need: int, lanes: int, block_words: float
-) -> tuple[int, int, list[tuple[int, bytes]]] | None:
+) -> tuple[int, int, Parts, bytes] | None:
     """Choose what to code conventionally so that its bytes can start the lanes.
 
     need: words that each lane starts from. lanes: the number wanted. block_words: about the size of a coded block.
     Moves up to an eighth of the blocks, the last ones, to the conventional part to start all the lanes; more only
-    to start one. Returns (blocks, lanes, parts as of blocks.encode_rest()), or None if no block would be left.
+    to start one. Returns (blocks, lanes, *blocks.encode_rest()), or None if no block would be left.
     """
     whole = blocks.count(*picture.size, side)
     affordable = whole // 8
     moved = 0
     while moved < whole:
-        parts = blocks.encode_rest(picture, side, whole - moved)
-        words = sum(len(data) for _, data in parts) // 4
+        parts, data = blocks.encode_rest(picture, side, whole - moved)
+        words = len(data) // 4
         wanted = need * (lanes if moved < affordable else 1)
         if words >= wanted:
-            return whole - moved, min(lanes, words // need, whole - moved), parts
+            return whole - moved, min(lanes, words // need, whole - moved), parts, data
         step = max(1, math.ceil((wanted - words) / block_words))
         moved = min(moved + step, affordable) if moved < affordable else moved + max(step, whole // 16)
     return None
@@ -124,12 +119,12 @@ def _lane_starts(data: bytes, lanes: int) -> list[np.ndarray]:
 
 def encode(
     picture: Picture, codec: BlockCodec, lanes: int | None, most: int, progress: Progress
-) -> tuple[dict[str, Any], list[tuple[int, bytes]], bytes] | None:
+) -> tuple[Blocks, bytes] | None:
     """Code the blocks of a picture on top of the conventional parts.
 
     lanes: the number wanted, None for a number by the size. progress: wraps the steps.
-    Returns (header fields, parts as of blocks.encode_rest(), payload), or None if blocks cannot be coded, or would
-    clearly need more than `most` bytes.
+    Returns (what a header says of them, payload), or None if blocks cannot be coded, or would clearly need more than
+    `most` bytes.
     """
     side = codec.conditional.xs[-1]
     whole = blocks.count(*picture.size, side)
@@ -148,20 +143,17 @@ def encode(
         plan = _plan(picture, side, need, lanes, max(1, words.mean()))
         if plan is None:
             return None
-        count, used, parts = plan
+        count, used, parts, data = plan
         chains = [np.stack([block(k) for k in range(lane, count, used)]) for lane in range(used)]
-        coder = Rans.from_words(_lane_starts(b"".join(data for _, data in parts), used))
+        coder = Rans.from_words(_lane_starts(data, used))
         try:
             bitsback.encode_chains(codec.schedule, coder, codec.conditional, chains, progress)
         except EmptyLaneError:  # a block popped more initial bits than those of the trial
             need = need * 5 // 4 + 16
             continue
         found = coder.to_words()
-        fields = {
-            "side": side, "blocks": count, "words": tuple(map(len, found)), "quantbits": codec.quantbits,
-            "networks": codec.networks, "bins": codec.bins, "arithmetic": INTEGERS,
-        }  # fmt: skip
-        return fields, parts, np.concatenate(found).astype("<u4").tobytes()
+        coding = Blocks(parts, side, count, tuple(map(len, found)), codec.quantbits, codec.networks, codec.bins)
+        return coding, np.concatenate(found).astype("<u4").tobytes()
     return None
 
 
@@ -187,15 +179,8 @@ def decode(header: Blocks, payload: bytes, codec: BlockCodec, progress: Progress
     return chains, data
 
 
-def refuse_floats(header: Blocks) -> None:
-    """Raise ContainerError for a file whose networks computed in floats, which version 1 could write."""
-    if header.arithmetic != INTEGERS:
-        how = ", ".join(filter(None, (ARITHMETICS[header.arithmetic], header.settings)))
-        raise ContainerError(f"written in floats ({how}) by version 1 of this program; decode it with that version")
-
-
 def check(header: Blocks, channels: int, codec: BlockCodec) -> None:
-    """Raise ContainerError if a codec is not the one that a file names, to code planes of so many channels."""
+    """Raise ContainerError if a codec is not the one that a header names, for planes of so many channels."""
     wanted, found = (
         f"checkpoint {each.networks}, 2^{each.quantbits} bins, set of bins {each.bins}" for each in (header, codec)
     )

@@ -36,9 +36,18 @@ def view(pixels: np.ndarray, side: int, k: int) -> np.ndarray:
     return pixels[side * y : side * (y + 1), side * x : side * (x + 1)]
 
 
-def encode_rest(picture: Picture, side: int = 0, blocks: int = 0) -> list[tuple[int, bytes]]:
-    """Code everything but the blocks: a list of (index into conventional.METHODS, bytes), a palette first."""
+def fit(picture: Picture, channels: int, side: int) -> bool:
+    """Whether a picture has blocks for a model of so many channels."""
+    return picture.mode != "P" and picture.pixels.shape[2] == channels and count(*picture.size, side) > 0
+
+
+def encode_rest(picture: Picture, side: int = 0, blocks: int = 0) -> tuple[tuple[tuple[int, int], ...], bytes]:
+    """Code everything but the blocks, a palette first.
+
+    Returns (index into conventional.METHODS, bytes) of each part, and the bytes of all.
+    """
     parts = [picture.pixels[region] for region in regions(*picture.size, side, blocks)]
     if picture.mode == "P":
         parts.insert(0, np.frombuffer(picture.palette, np.uint8).reshape(1, -1, 3))
-    return [conventional.encode_part(part) for part in parts]
+    coded = [conventional.encode_part(part) for part in parts]
+    return tuple((method, len(data)) for method, data in coded), b"".join(data for _, data in coded)

@@ -14,13 +14,14 @@ The arrays are the images themselves: MNIST's 28x28, without the padding that th
 import bz2
 import functools
 import gzip
+import io
 import lzma
-import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from codec.conventional import save
+from utils.png import SIGNATURE, chunks
 
 
 def _flat(images):
@@ -30,24 +31,11 @@ def _flat(images):
     return images.reshape(-1, *images.shape[-3:])
 
 
-def png_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """The (type, payload bytes) of each chunk of a PNG file. Raises ValueError if it is none or ends early."""
-    if data[:8] != b"\x89PNG\r\n\x1a\n":
-        raise ValueError("not a PNG file")
-    position, kind = 8, b""
-    while kind != b"IEND":
-        if position + 12 > len(data):
-            raise ValueError("the PNG file is cut short")
-        length, kind = struct.unpack_from(">I4s", data, position)
-        position += 12 + length  # a chunk is length, type, payload, checksum
-        if position > len(data):
-            raise ValueError("the PNG file is cut short")
-        yield kind, length
-
-
 def idat_bytes(data: bytes) -> int:
-    """Bytes of compressed pixels in a PNG file: the payload of its IDAT chunks, without their framing."""
-    return sum(length for kind, length in png_chunks(data) if kind == b"IDAT")
+    """Bytes of compressed pixels in a PNG file: the contents of its IDAT chunks. ValueError if it ends early."""
+    file = io.BytesIO(data)
+    file.seek(len(SIGNATURE))
+    return sum(len(contents) for kind, contents, _ in chunks(file) if kind == b"IDAT")
 
 
 def raw(images: np.ndarray, compress: Callable[[bytes], bytes]) -> int:

@@ -10,8 +10,9 @@ An image is coded in one of three ways, by default in the one that gives the sma
 codec.header has the numbers that a file begins with.
 """
 
+import functools
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from codec.header import (
     Conventional,
     Header,
     Metadata,
-    Parts,
     Shape,
     pack,
     unpack,
@@ -39,20 +39,14 @@ from utils.errors import UserError
 from utils.images import CHANNELS, MAX_PIXELS, Picture
 from utils.metadata import MAX_METADATA
 
-OVERHEAD = 64  # bytes: no file is more than this larger than the raw pixels
+OVERHEAD = 64  # bytes: no file is more than this larger than the raw pixels and the compressed metadata
 WAYS = ("conventional", "context", "bitswap")
-CHOICES = ("smallest", *WAYS)
 _SLACK = 24  # bytes that a plane may take above its raw pixels
 
 
 def encode(picture: Picture, coder: str = "smallest", models: Models = SHIPPED, **options: Any) -> bytes:
-    """The bytes of a .bitswap file, at most OVERHEAD more than the raw pixels. For the arguments see encode_each()."""
-    return smallest(dict(encode_each(picture, coder, models, **options)))[1]
-
-
-def smallest(files: Mapping[str, bytes]) -> tuple[str, bytes]:
-    """The (way, file) with the fewest bytes."""
-    return min(files.items(), key=lambda item: len(item[1]))
+    """The bytes of the smallest .bitswap file. For the arguments see encode_each()."""
+    return min((file for _, file in encode_each(picture, coder, models, **options)), key=len)
 
 
 def encode_each(
@@ -79,28 +73,27 @@ def encode_each(
     width, height = picture.size
     if not 0 < height * width <= MAX_PIXELS:
         raise UserError(f"an image of {width}x{height} cannot be coded: 1 to {MAX_PIXELS:,} pixels are allowed")
+    raw, behind = png.pack(picture.metadata), b""
+    if len(raw) > MAX_METADATA:
+        raise UserError(f"{len(raw):,} bytes of metadata cannot be coded: {MAX_METADATA:,} are allowed")
     ways = WAYS if coder == "smallest" else (coder,)
-    options = models, lanes, adapting, every, progress
-    alpha, metadata, behind = None, None, b""
+    code = functools.partial(_code_each, models=models, lanes=lanes, adapting=adapting, every=every, progress=progress)
+    shape = Shape(picture.mode, width, height, len(picture.palette) // 3)
+    header = Header(shape, crc(picture), Conventional(()), transparency=picture.transparency)
     if picture.alpha is not None:
-        coded = _code_each(Picture("L", picture.alpha), tuple(dict.fromkeys((WAYS[0], *ways))), *options)
+        coded = code(Picture("L", picture.alpha), dict.fromkeys((WAYS[0], *ways)))
         _, alpha, behind = min(coded, key=lambda each: len(each[1].pack()) + len(each[2]))
-    if picture.metadata:
-        raw = png.pack(picture.metadata)
-        if len(raw) > MAX_METADATA:
-            raise UserError(f"{len(raw):,} bytes of metadata cannot be coded: {MAX_METADATA:,} are allowed")
+        header = header._replace(alpha=alpha)
+    if raw:
         compressed = conventional.compress(raw)
-        metadata, behind = Metadata(len(compressed), len(raw), zlib.crc32(raw)), behind + compressed
-    header = Header(
-        Shape(picture.mode, width, height, len(picture.palette) // 3), crc(picture), Conventional(()), alpha,
-        picture.transparency, metadata,
-    )  # fmt: skip
-    for way, coding, payload in _code_each(picture, ways, *options):
+        header = header._replace(metadata=Metadata(len(compressed), len(raw), zlib.crc32(raw)))
+        behind += compressed
+    for way, coding, payload in code(picture, ways):
         yield way, pack(header._replace(coding=coding), payload + behind)
 
 
 def _code_each(
-    plane: Picture, ways: tuple[str, ...], models: Models, lanes: int | None, adapting: bool, every: bool,
+    plane: Picture, ways: Iterable[str], models: Models, lanes: int | None, adapting: bool, every: bool,
     progress: Progress,
 ) -> Iterator[tuple[str, Coding, bytes]]:  # fmt: skip
     """Code a plane in each way that gives less than the raw pixels, or conventionally."""
@@ -123,8 +116,8 @@ def _code_each(
 
 
 def _code_conventionally(plane: Picture) -> tuple[Conventional, bytes]:
-    parts = blocks.encode_rest(plane)
-    return Conventional(_lengths(parts)), b"".join(data for _, data in parts)
+    parts, data = blocks.encode_rest(plane)
+    return Conventional(parts), data
 
 
 def _code_with_context(
@@ -148,60 +141,49 @@ def _code_with_blocks(
     plane: Picture, models: Models, lanes: int | None, most: int, progress: Progress
 ) -> tuple[Blocks, bytes] | None:
     """None if Bit-Swap cannot code such a plane, or clearly takes more than `most` bytes."""
-    if plane.mode == "P" or not models.may_code_blocks(plane):
+    if models.blocks and not blocks.fit(plane, *models.blocks):
         return None
     from codec import block_codec  # imports PyTorch, which the other ways do not need
 
     codec = models.bitswap(None)
-    if not block_codec.codes_blocks(plane, codec.conditional.xs[0], codec.conditional.xs[-1]):
+    if not blocks.fit(plane, codec.conditional.xs[0], codec.conditional.xs[-1]):
         return None
-    coded = block_codec.encode(plane, codec, lanes, most, progress)
-    if coded is None:
-        return None
-    fields, parts, payload = coded
-    return Blocks(_lengths(parts), **fields), payload
-
-
-def _lengths(parts: list[tuple[int, bytes]]) -> Parts:
-    return tuple((method, len(data)) for method, data in parts)
+    return block_codec.encode(plane, codec, lanes, most, progress)
 
 
 def decode(data: bytes, models: Models = SHIPPED, progress: Progress = iter) -> Picture:
     """The Picture in the bytes of a .bitswap file, exactly as it was encoded.
 
     models: how to get the models that the file names; by default those that ship, or were trained here.
-    Raises ContainerError if the bytes are not sound, if `models` gives another model than the file names, or if the
-    file was written in floats; UserError if there is not enough memory.
+    Raises ContainerError if the bytes are not sound, or if `models` gives another model than the file names; UserError
+    if there is not enough memory.
     """
     header, payload = unpack(data)
-    colours, alpha, metadata = header.split(payload)
-    decode_colours = _decoder(header.coding, header.shape, models, progress)
-    decode_alpha = None
-    if header.alpha:
-        decode_alpha = _decoder(header.alpha, header.shape._replace(mode="L"), models, progress)
+    shape, ends = header.shape, np.cumsum(header.sizes)
     try:
-        extra: tuple[png.Chunk, ...] = ()
-        if header.metadata:
-            raw = conventional.decompress(metadata, header.metadata.length)
-            if zlib.crc32(raw) != header.metadata.crc:
-                raise ValueError("the checksum of the metadata is wrong")
-            extra = png.unpack(raw)
-        picture = decode_colours(colours)._replace(transparency=header.transparency, metadata=extra)
-        if decode_alpha:
-            picture = picture._replace(alpha=decode_alpha(alpha).pixels)
+        picture = _decode_plane(header.coding, shape, payload[: ends[0]], models, progress)
+        picture = picture._replace(transparency=header.transparency)
+        if header.alpha:
+            alpha = _decode_plane(header.alpha, shape._replace(mode="L"), payload[ends[0] : ends[1]], models, progress)
+            picture = picture._replace(alpha=alpha.pixels)
         if crc(picture) != header.crc:
             raise ValueError("the checksum of the pixels is wrong")
+        if header.metadata:
+            raw = conventional.decompress(payload[ends[1] :], header.metadata.length)
+            if zlib.crc32(raw) != header.metadata.crc:
+                raise ValueError("the checksum of the metadata is wrong")
+            picture = picture._replace(metadata=png.unpack(raw))
+    except UserError:  # another model than the file's
+        raise
     except MemoryError as error:
-        size = f"{header.shape.width}x{header.shape.height}"
-        raise UserError(f"there is not enough memory for its {size} pixels") from error
+        raise UserError(f"there is not enough memory for its {shape.width}x{shape.height} pixels") from error
     except Exception as error:  # damaged data may raise any, in Pillow and lzma as well
         detail = " ".join(str(error).split())[:200] or type(error).__name__
         raise ContainerError(f"damaged ({detail})") from error
     return picture
 
 
-def _decoder(coding: Coding, shape: Shape, models: Models, progress: Progress) -> Callable[[bytes], Picture]:
-    """A function that decodes the payload of a plane. Raises ContainerError."""
+def _decode_plane(coding: Coding, shape: Shape, payload: bytes, models: Models, progress: Progress) -> Picture:
     if isinstance(coding, Context):
         network = models.context(coding.identity)
         if network.identity != coding.identity:
@@ -209,15 +191,14 @@ def _decoder(coding: Coding, shape: Shape, models: Models, progress: Progress) -
                 f"it was written with another context network, {coding.identity}, not {network.identity}; name "
                 "the right one with --context"
             )
-        return lambda payload: _decode_context(coding, shape, payload, network.weights, progress)
+        return _decode_context(coding, shape, payload, network.weights, progress)
     if isinstance(coding, Blocks):
         from codec import block_codec
 
-        block_codec.refuse_floats(coding)
         codec = models.bitswap(coding)
         block_codec.check(coding, CHANNELS[shape.mode], codec)
-        return lambda payload: _assemble(coding, shape, *block_codec.decode(coding, payload, codec, progress))
-    return lambda payload: _assemble(coding, shape, [], payload)
+        return _assemble(coding, shape, *block_codec.decode(coding, payload, codec, progress))
+    return _assemble(coding, shape, [], payload)
 
 
 def _decode_context(coding: Context, shape: Shape, payload: bytes, weights: Any, progress: Progress) -> Picture:

@@ -32,14 +32,6 @@ def save(image: np.ndarray, format: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def _raw_encode(part):
-    return part.tobytes()
-
-
-def _raw_decode(data, shape):
-    return np.frombuffer(data, np.uint8).reshape(shape)
-
-
 # The dictionary's size is fixed here and not read from a file, and so is the memory that decoding needs.
 _LZMA: dict[str, Any] = {
     "format": lzma.FORMAT_RAW,
@@ -109,7 +101,8 @@ def _lzma(*axes):
 
 # A file names a method by its index.
 METHODS = (
-    Method("raw", _raw_encode, _raw_decode), _lzma(), _lzma(1), _lzma(1, 0),
+    Method("raw", np.ndarray.tobytes, lambda data, shape: np.frombuffer(data, np.uint8).reshape(shape)),
+    _lzma(), _lzma(1), _lzma(1, 0),
     Method("WebP", _webp_encode, _webp_decode),
 )  # fmt: skip
 WEBP = len(METHODS) - 1

@@ -3,17 +3,14 @@
 PyTorch is imported only to open a checkpoint for Bit-Swap.
 """
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from codec import blocks
 from codec.header import Blocks
 from model.context.weights import ContextNetwork, open_network
 from utils import cli, paths
 from utils.errors import UserError
-from utils.images import Picture
 
 if TYPE_CHECKING:
     from codec.block_codec import BlockCodec
@@ -30,29 +27,26 @@ def open_blocks(wanted: Blocks | None = None, checkpoint: str | Path | None = No
 
     device = cli.device(gpu)
     if wanted is None:
-        path = checkpoints.find(block_codec.DATASET, checkpoint=checkpoint)
-        codec = block_codec.open_checkpoint(path, device)
+        codec = block_codec.open_checkpoint(checkpoints.find(block_codec.DATASET, checkpoint=checkpoint), device)
         assert codec is not None
         return codec
     # A checkpoint trained here hides the shipped one of as many layers, but the file may be of the latter.
     shipped = paths.PRETRAINED.glob(f"{block_codec.DATASET}_nz*.pt")
     candidates = list(dict.fromkeys((*paths.checkpoints(block_codec.DATASET).values(), *shipped)))
     candidates = [Path(checkpoint)] if checkpoint else candidates
-    problems = []
+    problems = ""
     for path in candidates:
         try:
-            codec = block_codec.open_checkpoint(path, device, wanted.quantbits, wanted=wanted.networks)
+            if codec := block_codec.open_checkpoint(path, device, wanted.quantbits, wanted.networks):
+                return codec
         except UserError as error:
             if checkpoint:
                 raise
-            problems.append(f" ({error})")
-            continue
-        if codec is not None:
-            return codec
+            problems += f" ({error})"
     searched = ", ".join(map(str, candidates)) or paths.PRETRAINED
     raise UserError(
         f"it was written with another checkpoint, {wanted.networks}, than {searched}; name it with --checkpoint"
-        + "".join(problems)
+        + problems
     )
 
 
@@ -64,19 +58,5 @@ class Models(NamedTuple):
     # Channels and side of the blocks of `bitswap`, if known without opening it: other images do not import PyTorch.
     blocks: tuple[int, int] | None = (3, 32)
 
-    def may_code_blocks(self, plane: Picture) -> bool:
-        """Whether a plane may have blocks of that shape."""
-        if self.blocks is None:
-            return True
-        channels, side = self.blocks
-        return plane.pixels.shape[2] == channels and blocks.count(*plane.size, side) > 0
-
 
 SHIPPED = Models()
-
-
-def cached(models: Models) -> Models:
-    """The same models, each opened once to encode, and used to decode what it encoded."""
-    context = functools.cache(lambda: models.context(None))
-    bitswap = functools.cache(lambda: models.bitswap(None))
-    return models._replace(context=lambda wanted: context(), bitswap=lambda wanted: bitswap())

@@ -1,12 +1,11 @@
-"""Blocks in lanes: other depths, lanes and threads, and files in floats."""
+"""Blocks in lanes: other depths, lanes and threads."""
 
-import re
 import tracemalloc
 
 import numpy as np
 import pytest
 import torch
-from pictures import NO_MODELS, SIDE, decoding_error, mild, models_of, reseal, round_trip, samples, small_codec
+from pictures import SIDE, decoding_error, mild, models_of, round_trip, samples, small_codec
 
 from codec import bitsback, block_codec, blocks, container
 from codec import header as file_header
@@ -69,7 +68,6 @@ def test_integers_decode_under_other_settings(channels):
     picture = mild(45, 40, "RGB" if channels == 3 else "L")
     data = container.encode(picture, "bitswap", models_of(small_codec(channels)), lanes=5)
     header = file_header.unpack(data)[0].coding
-    assert (header.arithmetic, header.threads, header.settings) == (file_header.INTEGERS, 1, "")
     assert header.side == SIDE and len(header.words) > 1
     conditional = small_codec(channels).conditional
 
@@ -92,12 +90,3 @@ def test_integers_decode_under_other_settings(channels):
         assert same(container.decode(data, models_of(other)), picture)
     finally:
         torch.set_num_threads(threads)
-
-
-@pytest.mark.parametrize("arithmetic", [file_header.FLOAT_CPU, file_header.FLOAT_GPU])
-def test_files_in_floats_are_refused_before_a_checkpoint_is_opened(arithmetic):
-    data = samples()["blocks"][0]
-    header = file_header.unpack(data)[0]
-    coding = header.coding._replace(arithmetic=arithmetic, settings="PyTorch 2.9")
-    message = decoding_error(reseal(data, header._replace(coding=coding)), NO_MODELS)
-    assert re.search(r"written in floats \(float32 .*PyTorch 2.9\) by version 1", message)

@@ -4,6 +4,7 @@ import argparse
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, assert_one_line_error, run_main
@@ -68,6 +69,26 @@ def test_ctrl_c_during_imports_is_one_line():
     code = "import utils, os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(9)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0 and done.stderr.strip() == "interrupted"
+
+
+def test_a_tilde_is_the_home_folder_in_every_flag(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = cli.parser(None)
+    parser.add_argument("file")
+    parser.add_argument("--output")
+    parser.add_argument("--data")
+    args = parser.parse_args(["~/a.png", "--output=~/x", "--data", "~"])
+    assert (args.file, args.output, args.data) == ("/home/me/a.png", "/home/me/x", "/home/me")
+    args = parser.parse_args(["a~/b", "--output=./~", "--data=~a"])
+    assert (args.file, args.output, args.data) == ("a~/b", "./~", "~a")
+
+
+def test_where_a_file_goes(tmp_path):
+    assert cli.target("a/b.jpg", None, ".bitswap") == Path("a/b.bitswap")
+    assert cli.target("a/b.jpg", tmp_path, ".bitswap") == tmp_path / "b.bitswap"
+    assert cli.target("a/b.jpg", "c.BITSWAP", ".bitswap") == Path("c.BITSWAP")
+    with pytest.raises(UserError, match=r"out\.png: name a folder, or a file that ends in \.bitswap"):
+        cli.target("a/b.jpg", "out.png", ".bitswap")
 
 
 def test_files_are_not_overwritten_by_mistake(tmp_path):

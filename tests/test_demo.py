@@ -1,5 +1,6 @@
 """demo_compress.py and demo_decompress.py, as a user runs them."""
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -98,7 +99,7 @@ def test_one_pixel_and_a_size_beyond_webp(tmp_path):
         image(*size).save(path)
         done = run_main(demo_compress.main, path)
         assert done.returncode == 0, done.stderr
-        assert ("too large for it" in done.stdout) == (size[0] > 1)
+        assert ("WebP  " in done.stdout) == (size[0] == 1)
         assert run_main(demo_decompress.main, path.with_suffix(".bitswap"), "-o", tmp_path / "out.png", "--force")
         assert_same(path, tmp_path / "out.png")
 
@@ -276,7 +277,8 @@ def test_errors_of_compress(tmp_path, small):
         ([tmp_path / "cmyk.tiff"], "mode CMYK"),
         ([tmp_path], "cannot be read"),
         ([source, "-o", tmp_path / "there.bitswap"], "--force"),
-        ([source, "-o", source, "--force"], "is the file to be read"),
+        ([source, "-o", source, "--force"], "ends in .bitswap"),
+        ([tmp_path / "there.bitswap"], "is compressed already"),
         ([source, "-o", "/proc/absent/a.bitswap", "--checkpoint", small], "cannot write"),
         ([source, source, "-o", tmp_path / "b.bitswap"], "one image"),
         ([source, "--checkpoint", tmp_path / "absent.pt"], "absent.pt"),
@@ -294,7 +296,7 @@ def test_errors_of_decompress(tmp_path):
     for flags, says in (
         ([tmp_path / "absent.bitswap"], "absent.bitswap"),
         ([tmp_path / "b.bitswap", "-o", tmp_path / "a.png"], "there already"),
-        ([tmp_path / "b.bitswap", "-o", tmp_path / "out.jpg"], "PNG"),
+        ([tmp_path / "b.bitswap", "-o", tmp_path / "out.jpg"], "ends in .png"),
         ([tmp_path / "b.bitswap", "-o", "/proc/absent/out.png"], "cannot write"),
         ([tmp_path, "-o", tmp_path / "out.png"], "cannot be read"),
         (["/dev/zero", "-o", tmp_path / "out.png"], "not a .bitswap file"),
@@ -345,6 +347,67 @@ def test_the_bits_of_the_map_add_up_to_the_file(small):
         assert bits.sum() == pytest.approx(8 * len(payload), rel=0.05)
 
 
+def test_compiling_comes_before_the_times(tmp_path, monkeypatch):
+    bars = []
+
+    @contextlib.contextmanager
+    def progress(desc):
+        bars.append(desc)
+        yield iter
+
+    monkeypatch.setattr(demo_compress.cli, "progress", progress)
+    for name, mode in (("a.png", "L"), ("b.png", "L"), ("c.png", "RGB")):
+        image(9, 9, mode).save(tmp_path / name)
+    run_main(demo_compress.main, *(tmp_path / name for name in ("a.png", "b.png", "c.png")), "--no-comparison")
+    assert bars == ["compile", *["compress", "decompress"] * 2, "compile", "compress", "decompress"]
+
+
+def test_nothing_that_is_written_for_one_image_is_a_file_of_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "read", lambda *_: pytest.fail("work was started"))
+    for name in ("a.png", "a.webp", "a.comparison.png"):
+        image(20, 20).save(tmp_path / name)
+    for first, second, needed in (
+        ("a.png", "a.webp", "a.bitswap"),
+        ("a.png", "../" + tmp_path.name + "/a.png", "a.bitswap"),
+        ("a.png", "a.comparison.png", "a.comparison.png"),
+    ):
+        for pair in ((first, second), (second, first)):
+            done = run_main(demo_compress.main, "--force", *(tmp_path / name for name in pair))
+            assert_one_line_error(done, first, second, f"both need {tmp_path}", needed)
+
+
+def test_files_go_into_a_folder(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        image(20, 20).save(tmp_path / name)
+    flags = "--no-comparison", "-o", folder
+    assert run_main(demo_compress.main, tmp_path / "a.png", tmp_path / "b.png", *flags).returncode == 0
+    assert run_main(demo_decompress.main, folder / "a.bitswap", "-o", folder).returncode == 0
+    assert {path.name for path in folder.iterdir()} == {"a.bitswap", "b.bitswap", "a.png"}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii", "NUMBA_NUM_THREADS": "0", "PYTHONSAFEPATH": "1"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "NUMBA_DISABLE_JIT": "1"},
+        {"MATPLOTLIBRC": "damaged", "NUMBA_NUM_THREADS": "-1"},
+    ],
+    ids=lambda environment: " ".join(environment),
+)
+def test_the_demo_works_in_any_environment(tmp_path, environment):
+    """PYTHONSAFEPATH is `python -P`."""
+    image(7, 9).save(tmp_path / "zwölf.png")
+    (tmp_path / "damaged").write_bytes(b"\xff\xfe\0figure.dpi: x\nno: setting\n")
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
+    for script, name in (("demo_compress.py", "zwölf.png"), ("demo_decompress.py", "zwölf.bitswap")):
+        command = [sys.executable, paths.ROOT / script, name, *(["-o", "out.png"] if "bitswap" in name else [])]
+        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True)
+        assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+    assert_same(tmp_path / "zwölf.png", tmp_path / "out.png")
+
+
 def test_examples_need_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(UserError, match="pip install scikit-learn"):
@@ -387,7 +450,9 @@ def test_the_chart_is_an_extra(tmp_path, monkeypatch, fault):
 def test_nothing_is_coded_for_a_file_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "read", lambda *_: pytest.fail("work was started"))
     image(20, 20).save(tmp_path / "a.png")
-    for target in ("/proc/a.bitswap", "/dev/null", tmp_path / ("n" * 300), tmp_path / "a.png" / "b"):
+    (tmp_path / "b.bitswap").symlink_to("/dev/null")
+    for name in ("/proc/a", tmp_path / "b", tmp_path / ("n" * 300), tmp_path / "a.png" / "b"):
+        target = f"{name}.bitswap"
         done = run_main(demo_compress.main, tmp_path / "a.png", "-o", target, "--force")
         assert_one_line_error(done, "cannot write", target)
 

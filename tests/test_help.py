@@ -9,11 +9,11 @@ from conftest import ROOT, run_script
 TRAIN = [f"{dataset}_train" for dataset in ("mnist", "cifar", "imagenet", "imagenetcrop")]
 MODEL = (*TRAIN, "context_train", "create_imagenet", "create_imagenetcrop", "make_exact")
 SCRIPTS = [*sorted(path.name for path in ROOT.glob("*.py")), *(f"model/{name}.py" for name in MODEL)]
-# Runs a script as Python does, and says which of these it has imported by the time that it leaves.
+# Runs a script as `python -P` does, without its folder on the path, and says which of these it has imported at its end.
 RUN = """
 import runpy, sys
 sys.argv = sys.argv[1:]
-sys.path[0] = sys.argv[0].rpartition("/")[0]
+del sys.path[0]
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 finally:

@@ -82,6 +82,9 @@ def make_unsuitable(folder, kind):
     elif kind == "16-bit PPM":
         path = folder / "image.ppm"
         path.write_bytes(b"P6 2 3 65535\n" + bytes(range(36)))
+    elif kind == "two PPM":
+        path = folder / "image.ppm"
+        path.write_bytes(2 * (b"P5 2 3 255\n" + bytes(range(6))))
     elif kind == "animation":
         other = image.transpose(Image.Transpose.ROTATE_180)
         image.save(path := folder / "image.gif", save_all=True, append_images=[other])
@@ -100,6 +103,7 @@ def make_unsuitable(folder, kind):
         "16-bit PNG of 1": "more than 8 bits", "16-bit PNG of 2": "16 bits", "16-bit PNG of 3": "16 bits",
         "16-bit PNG of 4": "16 bits", "1": "mode 1", "CMYK": "mode CMYK", "float": "more than 8 bits",
         "16-bit PPM": "16 bits", "animation": "2 images", "thumbnail": "reduced copy", "multiplied": "multiplied",
+        "two PPM": "several images",
     }.items(),
 )  # fmt: skip
 def test_other_kinds_of_images_are_refused_in_a_line(tmp_path, kind, says):

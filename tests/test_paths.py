@@ -1,6 +1,7 @@
 """Writing files: whole or not at all, and one line where it does not work."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -127,12 +128,41 @@ def test_other_errors_are_left_alone(tmp_path):
         assert caught.value is raised and listing(tmp_path) == []
 
 
-def test_remove_unfinished(tmp_path):
-    name = "a[1].pt"
-    for other in (f".{name}.123.tmp", ".b.123.tmp", name):
+def test_what_killed_processes_left_is_deleted_by_the_next_one(tmp_path):
+    """But not what processes that are alive write."""
+    name, dead = "a[1].pt", 1 << 30
+    alive = [f".b.{dead}.tmp", f".{name}.{os.getppid()}.tmp", f".{name}.x.tmp"]
+    for other in (f".{name}.{dead}.tmp", *alive):
         (tmp_path / other).write_text("")
-    paths.remove_unfinished(tmp_path / name)
-    assert listing(tmp_path) == [".b.123.tmp", name]
+    with paths.replacing(tmp_path / name):
+        pass
+    assert listing(tmp_path) == sorted([*alive, name])
+
+
+WRITE = """
+import os, sys, time
+from utils import cli, paths
+@cli.script
+def main():
+    with paths.replacing(sys.argv[1]) as file:
+        file.write(b"half")
+        if not os.fork():  # a worker that ends must not delete the file
+            os.kill(os.getpid(), 15)
+        os.wait()
+        print(*os.listdir(os.path.dirname(sys.argv[1])), flush=True)
+        time.sleep(60)
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_leave_no_unfinished_file(tmp_path, number):
+    command = [sys.executable, "-c", WRITE, tmp_path / "file"]
+    with subprocess.Popen(command, cwd=paths.ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == f".file.{process.pid}.tmp\n"
+        process.send_signal(number)
+        assert process.wait(30) == -number
+    assert listing(tmp_path) == []
 
 
 @pytest.mark.parametrize("save", [np.save, lambda file, array: torch.save(torch.from_numpy(array), file)])

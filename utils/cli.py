@@ -7,11 +7,12 @@ import functools
 import io
 import math
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils import paths
 from utils.errors import UserError, is_out_of_memory
@@ -73,6 +74,7 @@ def script(main: Callable) -> Callable:
     @functools.wraps(main)
     def run(*args, **kwargs):
         prepare_streams()
+        paths.remove_unfinished_at_signals()
         try:
             result = main(*args, **kwargs)
             sys.stdout.flush()  # here, to notice that the reader closed the pipe
@@ -134,6 +136,21 @@ QUANTBITS = whole_number(2, 16)  # of the bins of latents
 PRECISIONS = ("float32", "bfloat16")  # of the networks' bodies: see model.vae.for_inference()
 
 
+def target(source: str | Path, to: str | Path | None, suffix: str) -> Path:
+    """Where to write what is made of a file: to `to`, or into it if it is a folder, or by default next to the source.
+
+    Raises UserError if the name does not end in `suffix`.
+    """
+    path = Path(os.path.splitext(source)[0] + suffix)
+    if to and os.path.isdir(to):
+        path = Path(to) / path.name
+    elif to:
+        path = Path(to)
+    if path.suffix.lower() != suffix:
+        raise UserError(f"cannot write {path}: name a folder, or a file that ends in {suffix}")
+    return path
+
+
 def refuse_to_overwrite(path: str | Path, force: bool, source: str | Path | None = None) -> None:
     """Raise UserError if a file to write exists, unless --force is given, or is the one that is read."""
     exists = os.path.exists(path)  # unlike Path.exists(), False for a name that is too long
@@ -177,9 +194,24 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
+class Parser(argparse.ArgumentParser):
+    """Reads ~ at the beginning of a path as the home folder, which a shell does not do in --output=~/x."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Like that of argparse."""
+        given = sys.argv[1:] if args is None else map(str, args)
+        return super().parse_known_args(
+            [re.sub(r"^(--[^=]+=)?(~(/.*)?)$", _at_home, each) for each in given], namespace
+        )
+
+
+def _at_home(match: re.Match) -> str:
+    return (match[1] or "") + os.path.expanduser(match[2])
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
     """An argument parser in the house style."""
-    return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    return Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
 def device(gpu: int | None) -> "torch.device":

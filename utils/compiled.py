@@ -3,8 +3,12 @@
 import contextlib
 import functools
 import os
+import re
 from collections.abc import Callable
 from typing import Any
+
+if not re.match("0*[1-9]", os.environ.get("NUMBA_NUM_THREADS", "1")):
+    del os.environ["NUMBA_NUM_THREADS"]  # Numba would refuse to be imported. It starts no threads here
 
 import numba
 
@@ -30,6 +34,8 @@ def compiled(function: Callable) -> Any:
         dispatcher: Any = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache
         return numba.njit(**options)(function)
+    if not hasattr(dispatcher, "_cache"):  # NUMBA_DISABLE_JIT
+        return function
     cache = dispatcher._cache  # Numba has no public way to deal with a damaged file
     cache._cache_file._source_stamp = _sources()
 

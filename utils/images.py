@@ -77,21 +77,17 @@ def read(path: str | Path, pixels_only: bool = False) -> Picture:
     try:
         with opened(path) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
+                raise UserError(f"{path} is too large: images of over {MAX_PIXELS:,} pixels are not coded")
             if reason := refusal(image):
                 kinds = "8-bit grey, RGB and palette images, with or without alpha,"
                 raise UserError(f"{path} {reason}; only {kinds} are coded: convert it first")
             kept, lost = ((), []) if pixels_only else metadata.collect(path, image)
             picture = from_pillow(_load(image))._replace(metadata=kept)
-    except UserError:
+    except (UserError, MemoryError):
         raise
-    except Image.DecompressionBombError:
-        raise UserError(f"{path} is too large: images of over {MAX_PIXELS:,} pixels are not coded") from None
-    except OSError as error:
-        reason = error.strerror or "it is damaged, or not a JPEG, PNG, WebP, TIFF, BMP, GIF or PPM image"
-        raise UserError(f"{path} cannot be read: {reason}") from error
     except Exception as error:  # Pillow's readers raise whatever the damage happens to provoke
-        raise UserError(f"{path} cannot be read: it is damaged ({type(error).__name__}: {error})") from error
+        damage = "it is damaged, or not a JPEG, PNG, WebP, TIFF, BMP, GIF or PPM image"
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or damage}") from error
     if lost:
         print(f"Note: not kept of {path}: {', '.join(lost)}")
     return picture
@@ -154,6 +150,10 @@ def refusal(image: Any, transparent: bool = True) -> str | None:
     # The further frames of an MPO file, as cameras and telephones write it, are previews of the first.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         return f"holds {image.n_frames} images"
+    if image.format == "PPM" and image.tile[0].codec_name == "raw":
+        image.fp.seek(metadata.ppm_end(image))
+        if image.fp.read(1) == b"P":
+            return "holds several images"
     return None
 
 

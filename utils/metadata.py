@@ -1,11 +1,11 @@
 """What an image file holds next to its pixels: as chunks of a PNG file, and in words what cannot be kept."""
 
 import io
-import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from utils import png
 from utils.png import Chunk
@@ -26,77 +26,79 @@ def collect(path: str | Path, image: Image.Image) -> tuple[tuple[Chunk, ...], li
     """
     with open(path, "rb") as file:
         data = file.read(_READ)
-    size = os.path.getsize(path)
     reader = {"PNG": _png, "JPEG": _jpeg, "MPO": _jpeg, "WEBP": _webp, "TIFF": _tiff}.get(image.format or "", _other)
+    kept, lost = list[Chunk](), list[str]()
     try:
-        found, lost, end = reader(image, data)
+        for found in reader(image, data):
+            if isinstance(found, str):
+                lost.append(found)
+            elif not png.is_sound(*found):
+                lost.append(f"a damaged chunk {found[0].decode()}")
+            elif found[0] in png.TEXTS or found[0] not in (kind for kind, _ in kept):
+                kept.append(found)
     except Exception:  # metadata may be damaged in any way
         return (), ["metadata, which are damaged"]
-    kept = list[Chunk]()
-    for chunk in found:
-        if chunk is None or not png.is_sound(*chunk):
-            lost.append("damaged metadata" if chunk is None else f"a damaged chunk {chunk[0].decode()}")
-        elif chunk[0] in png.TEXTS or chunk[0] not in (kind for kind, _ in kept):
-            kept.append(chunk)
     if len(png.pack(kept)) > MAX_METADATA:
         kept, lost = [], [f"metadata of over {MAX_METADATA:,} bytes", *lost]
-    if (others := getattr(image, "n_frames", 1) - 1) > 0:
-        lost.append(f"{others} further image{'s' * (others > 1)}")
-    elif end is not None and end < size:
-        lost.append(
-            "a video behind the image" if b"ftyp" in data[end : end + 64] else f"{size - end:,} bytes behind the image"
-        )
     return tuple(kept), list(dict.fromkeys(lost))
 
 
-# Each of these returns chunks, what is not kept, and where the image ends in the file, if that is known.
-_Found = tuple[list[Chunk | None], list[str], int | None]
+# Each of these generates chunks, and what is not kept, in words.
+_Found = Iterator[Chunk | str]
+
+
+def _behind(data: bytes, end: int) -> _Found:
+    """What is behind the end of an image."""
+    if b"ftyp" in data[end : end + 64]:
+        yield "a video behind the image"
+    elif end < len(data):
+        yield f"{len(data) - end:,} bytes behind the image"
 
 
 def _png(_: Any, data: bytes) -> _Found:
-    file, found, lost, others = io.BytesIO(data), list[Chunk | None](), list[str](), list[str]()
+    file, others = io.BytesIO(data), list[str]()
     file.seek(len(png.SIGNATURE))
     for kind, contents, right in png.chunks(file):
         if kind in png.METADATA and right:
-            found.append((kind, contents))
+            yield kind, contents
         elif kind in png.METADATA or (kind[0] & 32 and not right):
-            lost.append(f"a damaged chunk {kind.decode('latin-1')}")
+            yield f"a damaged chunk {kind.decode('latin-1')}"
         elif kind[0] & 32 and kind not in (b"tRNS", b"acTL", b"fcTL", b"fdAT"):
             others.append(kind.decode("latin-1"))
     if others:
-        lost.append(f"the chunks {', '.join(dict.fromkeys(others))}")
-    return found, lost, file.tell()
+        yield f"the chunks {', '.join(dict.fromkeys(others))}"
+    yield from _behind(data, file.tell())
 
 
-def _common(info: dict[str, Any]) -> list[Chunk | None]:
+def _common(info: dict[str, Any]) -> _Found:
     """What Pillow gives of JPEG and WebP files in the same form."""
-    found = list[Chunk | None]()
     if profile := info.get("icc_profile"):
-        found.append(png.profile(profile))
+        yield png.profile(profile)
     if exif := info.get("exif"):
-        found.append((b"eXIf", exif.removeprefix(b"Exif\0\0")))
+        yield b"eXIf", exif.removeprefix(b"Exif\0\0")
     if xmp := info.get("xmp"):
-        found.append(png.text(png.XMP, xmp))
-    return found
+        yield png.text(png.XMP, xmp)
 
 
 def _jpeg(image: Any, data: bytes) -> _Found:
-    found, lost = _common(image.info), list[str]()
-    unit = {1: _INCH, 2: 0.01}.get(image.info.get("jfif_unit"))
-    if unit:
-        found.append(png.resolution(image.info["jfif_density"], unit))
+    yield from _common(image.info)
+    if unit := {1: _INCH, 2: 0.01}.get(image.info.get("jfif_unit")):
+        yield png.resolution(image.info["jfif_density"], unit)
     for marker, contents in image.applist:
         if marker == "COM":
-            found.append(png.text("Comment", contents))
+            yield png.text("Comment", contents)
         elif marker == "APP13":
-            lost.append("IPTC or Photoshop data")
+            yield "IPTC or Photoshop data"
         elif not contents.startswith(
             (b"JFIF\0", b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0", b"MPF\0", b"Adobe")
         ):
-            lost.append(f"{marker} data")
+            yield f"{marker} data"
     if any(word in (image.info.get("xmp") or b"") for word in (b"hdrgm:", b"GainMap")):
-        lost.append("a gain map")
-    return found, lost, _jpeg_end(data)
+        yield "a gain map"
+    if (others := getattr(image, "n_frames", 1) - 1) > 0:
+        yield f"{others} further image{'s' * (others > 1)}"
+    else:
+        yield from _behind(data, _jpeg_end(data))
 
 
 def _jpeg_end(data: bytes) -> int:
@@ -116,16 +118,19 @@ def _jpeg_end(data: bytes) -> int:
 
 
 def _webp(image: Any, data: bytes) -> _Found:
-    return _common(image.info), [], 8 + int.from_bytes(data[4:8], "little")
+    yield from _common(image.info)
+    yield from _behind(data, 8 + int.from_bytes(data[4:8], "little"))
 
 
 def _tiff(image: TiffImagePlugin.TiffImageFile, data: bytes) -> _Found:
-    tags, found = image.tag_v2, list[Chunk | None]()
-    lost = [name for tag, name in _TIFF_LOST.items() if tag in tags and not (tag == 338 and "A" in image.mode)]
+    tags = image.tag_v2
+    for tag, name in _TIFF_LOST.items():
+        if tag in tags and not (tag == 338 and "A" in image.mode):
+            yield name
     if profile := tags.get(34675):
-        found.append(png.profile(bytes(profile)))
+        yield png.profile(bytes(profile))
     if xmp := tags.get(700):
-        found.append(png.text(png.XMP, bytes(xmp)))
+        yield png.text(png.XMP, bytes(xmp))
     exif = Image.Exif()
     for tag in _TIFF_TAGS:
         if tag in tags:
@@ -134,19 +139,21 @@ def _tiff(image: TiffImagePlugin.TiffImageFile, data: bytes) -> _Found:
         if tag in tags and (directory := image.getexif().get_ifd(tag)):
             exif[tag] = dict(directory)
     if dict(exif):
-        found.append((b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
+        yield b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")
     if 282 in tags and 283 in tags and (unit := {2: _INCH, 3: 0.01}.get(tags.get(296, 2))):
-        found.append(png.resolution((float(tags[282]), float(tags[283])), unit))
-    return found, lost, None
+        yield png.resolution((float(tags[282]), float(tags[283])), unit)
 
 
 def _other(image: Any, data: bytes) -> _Found:
     """BMP, GIF and PPM."""
-    found, end = list[Chunk | None](), None
     if comment := image.info.get("comment"):
-        found.append(png.text("Comment", comment))
+        yield png.text("Comment", comment)
     if dpi := image.info.get("dpi"):
-        found.append(png.resolution(dpi, _INCH))
+        yield png.resolution(dpi, _INCH)
     if image.format == "PPM" and image.tile[0].codec_name == "raw":
-        end = image.tile[0].offset + image.width * image.height * len(image.getbands())
-    return found, [], end
+        yield from _behind(data, ppm_end(image))
+
+
+def ppm_end(image: ImageFile.ImageFile) -> int:
+    """Where the first image of a PPM file of bytes ends."""
+    return image.tile[0].offset + image.width * image.height * len(image.getbands())

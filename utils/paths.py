@@ -8,6 +8,7 @@ import errno
 import glob
 import os
 import re
+import signal
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 DATA = ROOT / "model" / "data"
 PRETRAINED = ROOT / "model" / "pretrained"
+_unfinished: set[Path] = set()  # what replacing() writes at this moment
 _ASIDE = 60  # characters of a file's name in the name of the unfinished file, which may not be too long
 NO_DATA = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")  # what systems add to archives and shared folders
 
@@ -104,12 +106,15 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
     Writes to a file next to the target, flushes it to disk and renames it. A symbolic link stays, and the file that it
     leads to is replaced. The new file gets the permissions of the old one. On an exception the old file stays.
+    Deletes what killed processes left of the same file.
     Raises UserError, with the path and the reason, if the file cannot be written or is not a regular file.
     """
     with _explained(path):
         target, replaced = _target(path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(target)
         aside = target.with_name(f".{target.name[:_ASIDE]}.{os.getpid()}.tmp")
+    _unfinished.add(aside)
     try:
         with _explained(path, aside):
             with open(aside, mode) as file:
@@ -122,13 +127,33 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+        _unfinished.discard(aside)
 
 
 def remove_unfinished(path: str | Path) -> None:
     """Delete what processes that were killed inside replacing() left next to a file."""
     path = Path(os.path.realpath(path))
     for aside in path.parent.glob(f".{glob.escape(path.name[:_ASIDE])}.*.tmp"):
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, ValueError):
+            try:
+                os.kill(int(aside.suffixes[-2][1:]), 0)  # changes nothing, but fails if there is no such process
+            except ProcessLookupError:
+                aside.unlink()
+
+
+def remove_unfinished_at_signals() -> None:
+    """Let SIGTERM and SIGHUP, which end this process, delete what replacing() has not finished."""
+
+    def end(number, _):
+        for aside in _unfinished:
+            if aside.name.endswith(f".{os.getpid()}.tmp"):  # not those of the process that this one was forked from
+                aside.unlink(missing_ok=True)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` ignores SIGHUP
+            signal.signal(number, end)
 
 
 def check_writable(*files: str | Path) -> None:

@@ -2,18 +2,17 @@
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import IO
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 Chunk = tuple[bytes, bytes]  # type, contents
 # The metadata that is kept, and how many bytes the contents of each chunk may have.
-_SIZES = {
+METADATA: Mapping[bytes, Container[int]] = {
     b"iCCP": range(5, 1 << 31), b"sRGB": (1,), b"gAMA": (4,), b"cHRM": (32,), b"cICP": (4,), b"mDCV": (24,),
     b"cLLI": (8,), b"sBIT": range(1, 5), b"pHYs": (9,), b"tIME": (7,), b"eXIf": range(8, 1 << 31),
     b"tEXt": range(2, 1 << 31), b"zTXt": range(4, 1 << 31), b"iTXt": range(6, 1 << 31),
 }  # fmt: skip
-METADATA = frozenset(_SIZES)
 TEXTS = frozenset((b"tEXt", b"zTXt", b"iTXt"))  # the kinds that a file may hold several of
 _HEADER_END = len(SIGNATURE) + 25  # signature and IHDR
 
@@ -45,28 +44,29 @@ def insert(file: bytes, metadata: Iterable[Chunk]) -> bytes:
 
 def is_sound(kind: bytes, data: bytes) -> bool:
     """Whether a chunk of METADATA has the form that its type calls for."""
-    if len(data) not in _SIZES[kind]:
+    if len(data) not in METADATA[kind]:
         return False
     if kind in TEXTS or kind == b"iCCP":  # a keyword comes first
         return 1 <= data.find(b"\0") <= 79
     return kind != b"eXIf" or data[:4] in (b"II*\0", b"MM\0*")
 
 
-def text(keyword: str, value: bytes) -> Chunk | None:
-    """A chunk with a text: value as UTF-8 if it is, else as Latin-1; None if it is neither."""
+XMP = "XML:com.adobe.xmp"  # the keyword under which XMP data stand
+DAMAGED = "damaged metadata"  # in place of a chunk that cannot be made
+
+
+def text(keyword: str, value: bytes) -> Chunk | str:
+    """A chunk with a text: value as UTF-8 if it is, else as Latin-1; DAMAGED if it is neither."""
     value = value.rstrip(b"\0")
     if b"\0" in value or not value:
-        return None
+        return DAMAGED
     try:
-        value.decode("utf-8")
+        is_latin_1 = value.decode("utf-8").isascii() and keyword != XMP
     except ValueError:
-        return b"tEXt", keyword.encode() + b"\0" + value
-    if value.isascii() and keyword != XMP:
+        is_latin_1 = True
+    if is_latin_1:
         return b"tEXt", keyword.encode() + b"\0" + value
     return b"iTXt", keyword.encode() + bytes(5) + value  # not compressed, no language, no translated keyword
-
-
-XMP = "XML:com.adobe.xmp"  # the keyword under which XMP data stand
 
 
 def profile(data: bytes) -> Chunk:
@@ -74,10 +74,10 @@ def profile(data: bytes) -> Chunk:
     return b"iCCP", b"ICC Profile\0\0" + zlib.compress(data, 9)
 
 
-def resolution(density: tuple[float, float], unit: float) -> Chunk | None:
-    """A chunk with a resolution, (x, y) in pixels per unit, a unit being so many metres; None if it is none."""
+def resolution(density: tuple[float, float], unit: float) -> Chunk | str:
+    """A chunk with a resolution, (x, y) in pixels per unit, a unit being so many metres; DAMAGED if it is none."""
     per_metre = [round(value / unit) for value in density]
-    return (b"pHYs", struct.pack(">IIB", *per_metre, 1)) if all(0 < value < 1 << 31 for value in per_metre) else None
+    return (b"pHYs", struct.pack(">IIB", *per_metre, 1)) if all(0 < value < 1 << 31 for value in per_metre) else DAMAGED
 
 
 def pack(metadata: Iterable[Chunk]) -> bytes:

@@ -1,9 +1,6 @@
 """Time the training of full-size models."""
 
-import contextlib
 import copy
-import io
-import sys
 import time
 
 import common
@@ -47,12 +44,12 @@ def measure(job, args, nz, batch, precision):
 
     def train(step, x):
         sample = training.seed_step(0, step, job, batch)
-        training.train_step(model, optimiser, job, x, batch, sample, likelihoods, dtype)
+        training.train_step(likelihoods, optimiser, job, x, batch, sample, dtype)
         update_ema(ema, model, step)
 
     def network(step, x):
         sample = training.seed_step(0, step, job, batch)
-        objective, _, _ = training.forward(likelihoods, model.xs, job, x, batch, sample, dtype)
+        objective, _, _ = training.forward(likelihoods, job, x, batch, sample, dtype)
         distributed.backward(objective, optimiser)
 
     def seconds(function, shares):
@@ -94,16 +91,14 @@ def main():
         parser.error(f"--nz={nz} has no published width for {args.dataset}; the published depths are {depths}")
     if args.quick:
         batch, args.steps, args.precision = 4, 1, ["float32"]
-    job = distributed.start(gpu=args.gpu)
-    if batch % job.size:
-        raise UserError(f"--batch={batch} cannot be split evenly over {job.size} processes; choose a multiple")
-    rows = (measure(job, args, nz, batch, each) for _ in range(args.repeats) for each in args.precision)
-    with contextlib.redirect_stdout(sys.stdout if job.rank == 0 else io.StringIO()):
+    with distributed.joined("training", args.gpu) as job:
+        if batch % job.size:
+            raise UserError(f"--batch={batch} cannot be split evenly over {job.size} processes; choose a multiple")
+        rows = (measure(job, args, nz, batch, each) for _ in range(args.repeats) for each in args.precision)
         if job.rank == 0:
             common.report("training", args.output, COLUMNS, rows, args.repeats * len(args.precision))
         else:
             list(rows)
-    distributed.stop(job)
 
 
 if __name__ == "__main__":

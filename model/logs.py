@@ -3,16 +3,16 @@
 import csv
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from tensorboardX import SummaryWriter
 
 from model.vae import Model, sample_latents
-from utils import datasets, paths
+from utils import datasets
+from utils.tables import write_csv
 from utils.torch import rand
 from utils.torch.modules import fold_weight_norm
 
@@ -54,13 +54,9 @@ class Log:
 
     def _append(self, path: Path, epoch: int, value: float) -> None:
         """Add a row to a CSV file, and drop those of this epoch and later, from a run that was killed."""
-        rows: list[Sequence[Any]] = []
-        if path.exists():
-            with open(path, newline="") as file:
-                rows = [row for row in list(csv.reader(file))[1:] if int(row[1]) < epoch]
-        with paths.replacing(path, "w") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerows([("Wall time", "Step", "Value"), *rows, (time.time(), epoch, value)])
+        lines = path.read_text().splitlines()[1:] if path.exists() else []
+        rows = [row for row in csv.reader(lines) if int(row[1]) < epoch]
+        write_csv(path, ("Wall time", "Step", "Value"), [*rows, (time.time(), epoch, value)])
 
     @torch.no_grad()
     def images(

@@ -7,12 +7,10 @@ from utils.errors import UserError, is_out_of_memory
 from utils.published import LEAST_LR, Settings
 
 
+@cli.script
 def main(settings: Settings, argv: list[str] | None = None) -> None:
     """Entry point of a training script."""
-    cli.script(_train)(settings, parse(settings, argv))
-
-
-def _train(settings, args):
+    args = parse(settings, argv)
     try:
         from model import training  # here, since it imports PyTorch, and --help answers without it
 

@@ -4,12 +4,10 @@ import argparse
 import collections
 import contextlib
 import copy
-import functools
-import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +50,9 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
         if job.rank == 0:
             on_leaving.enter_context(claim(files, args))
         state, images, test_images = begin(settings, args, job, files)
-        model, dtype = state.model, DTYPES[state.identity["precision"]]
+        dtype = DTYPES[state.identity["precision"]]
         likelihoods, optimiser = distributed.average_gradients(
-            job, Likelihoods(model), state.optimiser, args.fp16_allreduce
+            job, Likelihoods(state.model), state.optimiser, args.fp16_allreduce
         )
         state.optimiser = optimiser
         epoch_steps, last_step, last_second = limits(args, state.identity["images"])
@@ -64,7 +62,7 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
             log = Log(files.runs / str(state.run), files.curves, state.step)
             on_leaving.callback(log.close)
             if not state.step:
-                log.describe(architecture=f"    {model}".replace("\n", "\n    "), hyperparams=flags(args))
+                log.describe(architecture=f"    {state.model}".replace("\n", "\n    "), hyperparams=flags(args))
         batches = on_leaving.enter_context(contextlib.closing(endless_batches(images, args, job, state.step)))
         meter, saved_at, shown_at, began = None, clock(), clock(), clock() - state.seconds
         vote = start_vote(job, False, state.seconds)
@@ -78,7 +76,7 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
 
             # Logging comes before saving, since it refuses a loss that is not finite.
             if meter and (closing or state.step % args.interval == 0):
-                report(meter, clock(), state, args.lr, files.full, log)
+                report(meter, clock(), state, files.full, log)
                 meter = None
                 if log and (closing or clock() - saved_at > SAVE_SECONDS):
                     state.save(files.full)
@@ -107,10 +105,10 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
             lr = learning_rate(state.step, args, settings.decay_after, done, total)
             set_lr(optimiser, lr)
             sample = seed_step(args.seed, state.step, job, count)
-            meter.add(train_step(model, optimiser, job, x, count, sample, likelihoods, dtype))
+            meter.add(train_step(likelihoods, optimiser, job, x, count, sample, dtype))
             state.step += 1
             state.seconds = clock() - began
-            update_ema(state.ema, model, state.step)
+            update_ema(state.ema, state.model, state.step)
 
             bar.update(count)
             if log and clock() - shown_at > SHOW_SECONDS:
@@ -172,24 +170,23 @@ def begin(
         "conditional_scale": settings.conditional_scale, "colour_transform": args.colour_transform,
     }  # fmt: skip
     identity = architecture | {"seed": args.seed, "batch": args.batch, "images": len(first)}
-    identity["precision"] = None if args.precision == "auto" else args.precision
+    if args.precision != "auto":
+        identity["precision"] = args.precision
     torch.manual_seed(args.seed)
     model = Model(**architecture).to(job.device)
     state = State(identity, model, copy.deepcopy(model), adam(model, args.lr))
     saved = load_full(files.full, identity) if args.resume else None
     step = saved["step"] if saved else 0
-    if distributed.broadcast_object(job, step) != step:
-        raise UserError(f"rank {job.rank} and rank 0 find different checkpoints at {files.full}: they need one disk")
-    if identity["precision"] is None:
-        chosen = (saved or {}).get("identity", {}).get("precision") or precision(job.device)
-        identity["precision"] = distributed.broadcast_object(job, chosen)
+    found = step, files.best.exists()
+    if distributed.broadcast_object(job, found) != found:
+        raise UserError(f"rank {job.rank} and rank 0 find different files at {files.best}: they need one disk")
+    if args.precision == "auto":
+        chosen = saved["identity"].get("precision") if saved else precision(job.device)
+        identity["precision"] = distributed.broadcast_object(job, chosen or "float32")
     announce(settings, args, state, len(test_images), job.device, step)
-    best_exists = distributed.broadcast_object(job, files.best.exists())
-    if saved is not None:
+    if saved:
         state.load(saved)
-        if not best_exists:
-            if state.best < math.inf:
-                print(f"{files.best} is absent; the next test writes the average of its time, as the best so far")
+        if not files.best.exists():  # the next test writes it
             state.best, state.tested = math.inf, 0
     else:
         if job.rank == 0:
@@ -217,8 +214,6 @@ def announce(
         f"on {device} in {state.identity['precision']}" + (f", resumed at step {step:,}" if step else "")
     )
     print(f"settings: {flags(args)}")
-    if step >= last_step:
-        print(f"{step:,} steps are done already: --epochs or --max-steps leaves no further one; raise it to go on")
 
 
 def flags(args: argparse.Namespace) -> str:
@@ -274,7 +269,7 @@ def endless_batches(
             bar_format=BAR, disable=job.rank > 0,
         ) as bar:  # fmt: skip
             for x, batch in zip(loader, batches, strict=True):
-                yield x.to(job.device, non_blocking=True), len(batch), bar
+                yield x, len(batch), bar
         epoch, done = epoch + 1, 0
 
 
@@ -313,24 +308,17 @@ class Meter:
         return {"loss": loss, "gnorm": gnorm} | by_tag(terms, len(terms) // 2)
 
 
-def report(meter: Meter, now: float, state: State, first_lr: float, full: Path, log: Log | None) -> None:
+def report(meter: Meter, now: float, state: State, full: Path, log: Log | None) -> None:
     """Log the means of a meter, and stop a run whose loss or gradient is infinite or NaN before anything is saved."""
     means = meter.means()
     loss, gnorm = means.pop("loss"), means.pop("gnorm")
-    check_finite(loss, gnorm, state.step, first_lr, full)
+    if not (math.isfinite(loss) and math.isfinite(gnorm)):
+        on = "continue with --resume and" if full.exists() else "start again with"
+        raise UserError(f"the loss is {loss} and the gradient norm {gnorm} at step {state.step}; {on} a lower --lr")
     if log:
         lr, seconds = state.optimiser.param_groups[0]["lr"], (now - meter.began) / meter.steps
         others = {"lr": lr, "gnorm": gnorm, "step-sec": seconds, "minutes": state.seconds / 60}
         log.train(loss, means, state.step, **others)
-
-
-def check_finite(loss: float, gnorm: float, step: int, lr: float, full: Path) -> None:
-    """Raise UserError if the loss or the gradient norm of the last steps is infinite or NaN."""
-    if not (math.isfinite(loss) and math.isfinite(gnorm)):
-        on = f"{full} is from before; continue with --resume and" if full.exists() else "start again with"
-        raise UserError(
-            f"the loss is {loss} and the gradient norm {gnorm} at step {step} (--lr={lr:g}); {on} a lower --lr"
-        )
 
 
 def show(settings: Settings, elbo: float) -> str:
@@ -432,46 +420,35 @@ class Likelihoods(torch.nn.Module):
 
 
 def train_step(
-    model: Model,
-    optimiser: torch.optim.Optimizer,
-    job: distributed.Job,
-    x: torch.Tensor,
-    count: int,
-    sample: Sampler = rand.sample,
-    likelihoods: torch.nn.Module | None = None,
-    dtype: torch.dtype | None = None,
-) -> torch.Tensor:
+    likelihoods: torch.nn.Module, optimiser: torch.optim.Optimizer, job: distributed.Job, x: torch.Tensor, count: int,
+    sample: Sampler, dtype: torch.dtype | None = None,
+) -> torch.Tensor:  # fmt: skip
     """One optimiser step on a batch of `count` images, of which x, uint8 [B, C, H, W], is this process's part.
 
-    sample: draws z. likelihoods: Likelihoods(model), or what averages its gradients. dtype: for autocast, or None.
+    likelihoods: Likelihoods(model), or what averages its gradients. sample: draws z. dtype: for autocast, or None.
     Returns a tensor: the loss, the gradient norm, and the terms for by_tag(), all but the norm in bits/dim of the whole
     batch.
     """
-    objective, loss, terms = forward(likelihoods or Likelihoods(model), model.xs, job, x, count, sample, dtype)
+    objective, loss, terms = forward(likelihoods, job, x, count, sample, dtype)
     distributed.backward(objective, optimiser)
-    gnorm = clip(model)
+    gnorm = clip(likelihoods)
     distributed.step(optimiser)
     return torch.cat((torch.stack((loss, gnorm)), terms))
 
 
 def forward(
-    likelihoods: torch.nn.Module,
-    xs: Sequence[int],
-    job: distributed.Job,
-    x: torch.Tensor,
-    count: int,
-    sample: Sampler = rand.sample,
+    likelihoods: torch.nn.Module, job: distributed.Job, x: torch.Tensor, count: int, sample: Sampler,
     dtype: torch.dtype | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """The objective to call backward() of, the loss of the whole batch, and its terms for by_tag(), in bits/dim.
 
     The loss gives every channel of every latent one free bit: sum over layers and channels of max(KL, 1), with the
     KL averaged over the batch (paper, appendix D) of all processes together. x may be empty: the last batch of an
     epoch may have fewer images than there are processes.
     """
-    dims, weight = math.prod(xs), 1 / count
+    dims, weight = math.prod(x.shape[1:]), 1 / count
     if not len(x):  # a blank image without weight, since all processes have to call forward() to average gradients
-        x, sample, weight = x.new_zeros(1, *xs), rand.sample, 0
+        x, sample, weight = x.new_zeros(1, *x.shape[1:]), rand.sample, 0
     with torch.autocast(job.device.type, dtype, enabled=dtype is not None):
         logrecon, logdec, logenc = likelihoods(x, sample)
     recon, dec, enc = logrecon.sum() * weight, logdec.sum(1) * weight, logenc.sum(1) * weight
@@ -506,22 +483,24 @@ def load_batch(images: Split, indices: np.ndarray) -> torch.Tensor:
 def batch_loader(
     images: Split, batches: Iterable[np.ndarray], workers: int, device: torch.device
 ) -> Generator[torch.Tensor]:
-    """Generate uint8 tensors [B, C, 32, 32]. batches: index arrays. workers: threads that load ahead; 0 for none.
+    """Generate uint8 tensors [B, C, 32, 32] on a device. batches: index arrays. workers: threads that load ahead.
 
     Threads, since copying and decoding images leave the interpreter to others, and since they need no shared memory,
     and no signal or killed process can come between them and the training.
     """
-    load = functools.partial(load_batch, images)
-    pin = torch.Tensor.pin_memory if device.type == "cuda" else lambda x: x
-    with ThreadPoolExecutor(max(workers, 1)) as pool, contextlib.ExitStack() as on_leaving:
-        on_leaving.callback(pool.shutdown, cancel_futures=True)
-        rest = iter(batches)
-        ahead = collections.deque(pool.submit(load, indices) for indices in itertools.islice(rest, 2 * workers))
-        for indices in rest:
+
+    def load(indices):
+        x = load_batch(images, indices)
+        return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
+
+    ahead: collections.deque[Future[torch.Tensor]] = collections.deque()
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        for indices in batches:
             ahead.append(pool.submit(load, indices))
-            yield pin(ahead.popleft().result())
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
         while ahead:
-            yield pin(ahead.popleft().result())
+            yield ahead.popleft().result()
 
 
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from model.logs import Log, new_run
-from model.optimiser import adam, clip, learning_rate, set_lr, stop_signals
+from model.optimiser import adam, check_finite, clip, learning_rate, set_lr, stop_signals
 from model.train_state import Files, State, load_full, refuse_to_replace, save
 from model.vae import Model, log_likelihoods
 from utils import datasets, distributed, paths, progress
@@ -312,9 +312,7 @@ def report(meter: Meter, now: float, state: State, full: Path, log: Log | None) 
     """Log the means of a meter, and stop a run whose loss or gradient is infinite or NaN before anything is saved."""
     means = meter.means()
     loss, gnorm = means.pop("loss"), means.pop("gnorm")
-    if not (math.isfinite(loss) and math.isfinite(gnorm)):
-        on = "continue with --resume and" if full.exists() else "start again with"
-        raise UserError(f"the loss is {loss} and the gradient norm {gnorm} at step {state.step}; {on} a lower --lr")
+    check_finite(loss, gnorm, state.step, full)
     if log:
         lr, seconds = state.optimiser.param_groups[0]["lr"], (now - meter.began) / meter.steps
         others = {"lr": lr, "gnorm": gnorm, "step-sec": seconds, "minutes": state.seconds / 60}

@@ -245,7 +245,7 @@ def test_loss_gives_every_channel_a_free_bit(monkeypatch):
 def test_a_loss_or_a_gradient_that_is_not_finite_is_refused(tmp_path, loss, gnorm):
     meter = training.Meter(0.0)
     meter.add(torch.tensor([loss, gnorm, 1.0, 1.0, 1.0]))
-    with pytest.raises(UserError, match="step 7; continue with --resume and a lower --lr"):
+    with pytest.raises(UserError, match="after step 7; continue with --resume and a lower --lr"):
         training.report(meter, 1.0, SimpleNamespace(step=7), tmp_path, None)
 
 

@@ -38,25 +38,23 @@ def measure(job, args, nz, batch, precision):
     training.warm_up(model, images[:4])
     distributed.broadcast(job, model.state_dict().values())
     ema, optimiser = copy.deepcopy(model), training.adam(model.train(), LR)
-    likelihoods, optimiser = distributed.average_gradients(
-        job, training.Likelihoods(model), optimiser, not args.no_fp16_allreduce
-    )
+    objective = training.Objective(model, job, dtype)
+    objective, optimiser = distributed.average_gradients(job, objective, optimiser, not args.no_fp16_allreduce)
 
     def train(step, x):
         sample = training.seed_step(0, step, job, batch)
-        training.train_step(likelihoods, optimiser, job, x, batch, sample, dtype)
+        training.train_step(objective, optimiser, x, batch, sample)
         update_ema(ema, model, step)
 
     def network(step, x):
         sample = training.seed_step(0, step, job, batch)
-        objective, _, _ = training.forward(likelihoods, job, x, batch, sample, dtype)
-        distributed.backward(objective, optimiser)
+        distributed.backward(objective(x, batch, sample)[0], optimiser)
 
     def seconds(function, shares):
         distributed.barrier(job)
         began = time.perf_counter()
         for step, x in enumerate(training.batch_loader(images, shares, args.workers, job.device), start=1):
-            function(step, x.to(job.device, non_blocking=True))
+            function(step, x)
         if job.device.type == "cuda":
             torch.cuda.synchronize(job.device)
         return time.perf_counter() - began

@@ -35,11 +35,6 @@ class Log:
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
 
-    def describe(self, **texts: str) -> None:
-        """Log texts by tag."""
-        for tag, text in texts.items():
-            self.writer.add_text(tag, text, 0)
-
     def train(self, loss: float, metrics: Mapping[str, float], step: int, **others: float) -> None:
         """Log the loss, which has free bits, as elbo/train; the ELBO without them; its terms; and others by name."""
         self.scalars({f"{tag}/train": value for tag, value in metrics.items()} | {"elbo/train": loss}, step)
@@ -74,9 +69,6 @@ class Log:
         self.writer.add_images("x_sample", to_pixels(model, sample), epoch)
         self.writer.add_images("x_reconstruct", torch.cat((x, to_pixels(model, reconstruction))), epoch)
         self.writer.flush()
-
-    def close(self) -> None:
-        self.writer.close()
 
 
 def new_run(folder: Path) -> int:

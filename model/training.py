@@ -50,19 +50,18 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
         if job.rank == 0:
             on_leaving.enter_context(claim(files, args))
         state, images, test_images = begin(settings, args, job, files)
-        dtype = DTYPES[state.identity["precision"]]
-        likelihoods, optimiser = distributed.average_gradients(
-            job, Likelihoods(state.model), state.optimiser, args.fp16_allreduce
-        )
+        alone = Objective(state.model, job, DTYPES[state.identity["precision"]])
+        objective, optimiser = distributed.average_gradients(job, alone, state.optimiser, args.fp16_allreduce)
         state.optimiser = optimiser
         epoch_steps, last_step, last_second = limits(args, state.identity["images"])
         signals = on_leaving.enter_context(stop_signals())
         log = None
         if job.rank == 0:
             log = Log(files.runs / str(state.run), files.curves, state.step)
-            on_leaving.callback(log.close)
+            on_leaving.callback(log.writer.close)
             if not state.step:
-                log.describe(architecture=f"    {state.model}".replace("\n", "\n    "), hyperparams=flags(args))
+                log.writer.add_text("architecture", f"    {state.model}".replace("\n", "\n    "), 0)
+                log.writer.add_text("hyperparams", flags(args), 0)
         batches = on_leaving.enter_context(contextlib.closing(endless_batches(images, args, job, state.step)))
         meter, saved_at, shown_at, began = None, clock(), clock(), clock() - state.seconds
         vote = start_vote(job, False, state.seconds)
@@ -102,10 +101,9 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
             meter = meter or Meter(clock())
             x, count, bar = next(batches)
             done, total = max((state.step, last_step), (seconds, last_second), key=lambda pair: pair[0] / pair[1])
-            lr = learning_rate(state.step, args, settings.decay_after, done, total)
-            set_lr(optimiser, lr)
+            set_lr(optimiser, learning_rate(state.step, args, settings.decay_after, done, total))
             sample = seed_step(args.seed, state.step, job, count)
-            meter.add(train_step(likelihoods, optimiser, job, x, count, sample, dtype))
+            meter.add(train_step(objective, optimiser, x, count, sample))
             state.step += 1
             state.seconds = clock() - began
             update_ema(state.ema, state.model, state.step)
@@ -406,59 +404,54 @@ def seed_step(seed: int, step: int, job: distributed.Job, count: int) -> Sampler
     return sample
 
 
-class Likelihoods(torch.nn.Module):
-    """log_likelihoods() of a model as a module: DistributedDataParallel averages gradients of a forward()."""
+class Objective(torch.nn.Module):
+    """What training minimises, as a module: DistributedDataParallel averages the gradients of a forward().
 
-    def __init__(self, model: Model) -> None:
+    job: the processes that share a batch. dtype: of the convolutions, for autocast, or None.
+    """
+
+    def __init__(self, model: Model, job: distributed.Job, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.job, self.dtype = model, job, dtype
 
-    def forward(self, x: torch.Tensor, sample: Sampler) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return log_likelihoods(self.model, x, sample)
+    def forward(self, x: torch.Tensor, count: int, sample: Sampler) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The objective to call backward() of, the loss of the whole batch, and its terms for by_tag(), in bits/dim.
+
+        The loss gives every channel of every latent one free bit: sum over layers and channels of max(KL, 1), with the
+        KL averaged over the batch (paper, appendix D) of all processes together.
+        x: this process's part, uint8 [B, C, H, W], of a batch of `count` images. It may be empty: the last batch of an
+        epoch may have fewer images than there are processes. sample: draws z.
+        """
+        dims, weight = math.prod(x.shape[1:]), 1 / count
+        if not len(x):  # a blank image without weight, since all processes have to call forward() to average gradients
+            x, sample, weight = x.new_zeros(1, *x.shape[1:]), rand.sample, 0
+        with torch.autocast(self.job.device.type, self.dtype, enabled=self.dtype is not None):
+            logrecon, logdec, logenc = log_likelihoods(self.model, x, sample)
+        recon, dec, enc = logrecon.sum() * weight, logdec.sum(1) * weight, logenc.sum(1) * weight
+        kl = enc - dec  # [nz, zchannels]
+        all_terms = torch.cat((recon.detach()[None], dec.detach().flatten(), enc.detach().flatten()))
+        all_terms = distributed.total(self.job, all_terms, "terms")
+        all_recon, all_dec, all_enc = all_terms[0], *all_terms[1:].view(2, *kl.shape)
+        all_kl = all_enc - all_dec
+        # Times job.size: the gradients of all processes are averaged, and the loss is the sum of their parts.
+        objective = ((kl * (all_kl >= 1)).sum() - recon) / dims * self.job.size
+        loss = (all_kl.clamp(min=1).sum() - all_recon) / dims
+        return objective, loss, torch.cat((all_recon[None], all_dec.sum(1), all_enc.sum(1))) / dims
 
 
 def train_step(
-    likelihoods: torch.nn.Module, optimiser: torch.optim.Optimizer, job: distributed.Job, x: torch.Tensor, count: int,
-    sample: Sampler, dtype: torch.dtype | None = None,
-) -> torch.Tensor:  # fmt: skip
-    """One optimiser step on a batch of `count` images, of which x, uint8 [B, C, H, W], is this process's part.
+    objective: torch.nn.Module, optimiser: torch.optim.Optimizer, x: torch.Tensor, count: int, sample: Sampler
+) -> torch.Tensor:
+    """One optimiser step. objective: an Objective, or what averages its gradients. The rest: see its forward().
 
-    likelihoods: Likelihoods(model), or what averages its gradients. sample: draws z. dtype: for autocast, or None.
     Returns a tensor: the loss, the gradient norm, and the terms for by_tag(), all but the norm in bits/dim of the whole
     batch.
     """
-    objective, loss, terms = forward(likelihoods, job, x, count, sample, dtype)
-    distributed.backward(objective, optimiser)
-    gnorm = clip(likelihoods)
+    value, loss, terms = objective(x, count, sample)
+    distributed.backward(value, optimiser)
+    gnorm = clip(objective)
     distributed.step(optimiser)
     return torch.cat((torch.stack((loss, gnorm)), terms))
-
-
-def forward(
-    likelihoods: torch.nn.Module, job: distributed.Job, x: torch.Tensor, count: int, sample: Sampler,
-    dtype: torch.dtype | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """The objective to call backward() of, the loss of the whole batch, and its terms for by_tag(), in bits/dim.
-
-    The loss gives every channel of every latent one free bit: sum over layers and channels of max(KL, 1), with the
-    KL averaged over the batch (paper, appendix D) of all processes together. x may be empty: the last batch of an
-    epoch may have fewer images than there are processes.
-    """
-    dims, weight = math.prod(x.shape[1:]), 1 / count
-    if not len(x):  # a blank image without weight, since all processes have to call forward() to average gradients
-        x, sample, weight = x.new_zeros(1, *x.shape[1:]), rand.sample, 0
-    with torch.autocast(job.device.type, dtype, enabled=dtype is not None):
-        logrecon, logdec, logenc = likelihoods(x, sample)
-    recon, dec, enc = logrecon.sum() * weight, logdec.sum(1) * weight, logenc.sum(1) * weight
-    kl = enc - dec  # [nz, zchannels]
-    all_terms = torch.cat((recon.detach()[None], dec.detach().flatten(), enc.detach().flatten()))
-    all_terms = distributed.total(job, all_terms, "terms")
-    all_recon, all_dec, all_enc = all_terms[0], *all_terms[1:].view(2, *kl.shape)
-    all_kl = all_enc - all_dec
-    # Times job.size: the gradients of all processes are averaged, and the loss is the sum of their parts.
-    objective = ((kl * (all_kl >= 1)).sum() - recon) / dims * job.size
-    loss = (all_kl.clamp(min=1).sum() - all_recon) / dims
-    return objective, loss, torch.cat((all_recon[None], all_dec.sum(1), all_enc.sum(1))) / dims
 
 
 def by_tag(terms: Sequence[float], nz: int) -> dict[str, float]:

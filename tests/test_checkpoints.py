@@ -34,10 +34,10 @@ def test_averaged_weights_come_before_raw_ones(tmp_path, capsys, raw):
 
 
 def test_the_full_checkpoint_of_a_run_gives_its_average(tmp_path, capsys):
-    from model.train_state import State, save_full
+    from model.train_state import State
 
     model, average = small_model(2), small_model(2, seed=1)
-    save_full(tmp_path / "nz2.resume", State(model, average, torch.optim.Adam(model.parameters())), {"seed": 0})
+    State({"seed": 0}, model, average, torch.optim.Adam(model.parameters())).save(tmp_path / "nz2.resume")
     assert load(tmp_path / "nz2.resume").identity == checkpoints.identify(average.state_dict())
     assert "averaged weights" in capsys.readouterr().out
 

@@ -160,10 +160,10 @@ def one(data, tmp_path_factory):
     output = tmp_path_factory.mktemp("one")
     metrics, first, step = [], {}, training.train_step
 
-    def spied_step(likelihoods, *args):
+    def spied_step(objective, *args):
         if not first:
-            first.update({name: value.clone() for name, value in likelihoods.model.state_dict().items()})
-        metrics.append(step(likelihoods, *args))
+            first.update({name: value.clone() for name, value in objective.model.state_dict().items()})
+        metrics.append(step(objective, *args))
         return metrics[-1]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -90,7 +90,8 @@ def launch(environment: Mapping[str, str] = os.environ) -> Launch:
         if values[1] == "1":  # another launcher may tell of more: containers have variables of their own
             alone = Launch(launcher=alone.launcher or launcher)
         elif all(map(str.isdecimal, values)) and int(values[0]) < int(values[1]):
-            return Launch(*map(int, values), launcher=launcher)
+            rank, size, local_rank, local_size = map(int, values)
+            return Launch(rank, size, local_rank, local_size, launcher)
         else:
             unclear = f"{names} are {values}"
     if unclear:

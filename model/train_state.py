@@ -1,7 +1,8 @@
 """The state of a training run, which is what a checkpoint for --resume holds; reading and writing checkpoints."""
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import torch
 from model.vae import Model
 from utils import paths
 from utils.errors import UserError
+from utils.locks import locked
 
 _PARTS = ("model", "ema", "optimiser")
 _FLAGS = {
@@ -60,14 +62,23 @@ class Files(NamedTuple):
     curves: Path
 
 
-def refuse_to_replace(best: Path, full: Path, resume: bool, force: bool) -> None:
-    """Raise UserError if a run would replace the model of another one: its checkpoints `best` and `full`."""
-    there = [path for path in (best, full) if path.exists()]
-    if there and not force and not (resume and full.exists()):
-        raise UserError(
-            f"{there[0]} exists: continue with --resume, which requires {full.name}; choose another folder with "
-            "--output; or replace it with --force"
-        )
+@contextlib.contextmanager
+def claim(best: Path, full: Path, resume: bool, force: bool) -> Iterator[None]:
+    """Inside this context no other run writes these checkpoints: a model, and what --resume needs.
+
+    Raises UserError if this run cannot write them, or if it would replace the model of another one.
+    """
+    paths.check_writable(best, full)
+    with locked(full):
+        there = [path for path in (best, full) if path.exists()]
+        if there and not force and not (resume and full.exists()):
+            raise UserError(
+                f"{there[0]} exists: continue with --resume, which requires {full.name}; choose another folder with "
+                "--output; or replace it with --force"
+            )
+        for path in (best, full):
+            paths.remove_unfinished(path)
+        yield
 
 
 def save(entries: Mapping[str, Any], path: Path) -> None:

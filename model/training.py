@@ -6,7 +6,7 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,10 @@ from tqdm import tqdm
 
 from model.logs import Log, new_run
 from model.optimiser import adam, check_finite, clip, learning_rate, set_lr, stop_signals
-from model.train_state import Files, State, load_full, refuse_to_replace, save
+from model.train_state import Files, State, claim, load_full, save
 from model.vae import Model, log_likelihoods
 from utils import datasets, distributed, paths, progress
 from utils.errors import UserError
-from utils.locks import locked
 from utils.published import Settings
 from utils.results import PADDING
 from utils.torch import rand
@@ -48,7 +47,8 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
         torch.backends.cudnn.deterministic = args.deterministic
         files = name_files(settings, args)
         if job.rank == 0:
-            on_leaving.enter_context(claim(files, args))
+            paths.check_folder_writable(files.runs, files.curves)
+            on_leaving.enter_context(claim(files.best, files.full, args.resume, args.force))
         state, images, test_images = begin(settings, args, job, files)
         alone = Objective(state.model, job, DTYPES[state.identity["precision"]])
         objective, optimiser = distributed.average_gradients(job, alone, state.optimiser, args.fp16_allreduce)
@@ -128,18 +128,6 @@ def name_files(settings: Settings, args: argparse.Namespace) -> Files:
     place = settings.dataset, args.nz, args.output
     best = paths.params(settings.dataset, args.output) / f"nz{args.nz}"
     return Files(best, best.with_name(f"{best.name}.resume"), paths.runs(*place), paths.results(*place))
-
-
-@contextlib.contextmanager
-def claim(files: Files, args: argparse.Namespace) -> Iterator[None]:
-    """Inside this context no other run writes these files. Raises UserError if this one may not."""
-    paths.check_writable(files.best, files.full)
-    paths.check_folder_writable(files.runs, files.curves)
-    with locked(files.full):
-        refuse_to_replace(files.best, files.full, args.resume, args.force)
-        for path in (files.best, files.full):
-            paths.remove_unfinished(path)
-        yield
 
 
 def limits(args: argparse.Namespace, images: int) -> tuple[int, float, float]:

@@ -16,9 +16,8 @@ import torch
 from model.context import data, weights
 from model.context.torch_network import TorchContextNetwork
 from model.optimiser import adam, check_finite, clip, cosine, set_lr, stop_signals
-from model.train_state import load_full, refuse_to_replace, save
+from model.train_state import claim, load_full, save
 from utils import paths, processes
-from utils.locks import locked
 from utils.progress import bar
 from utils.torch.modules import update_ema
 
@@ -42,9 +41,7 @@ def train(dataset: str, args: argparse.Namespace) -> None:
     processes.refuse_several("training the context network")
     target = paths.params(dataset, args.output) / weights.NAME
     full = target.with_name("context.resume")
-    paths.check_writable(target, full)
-    with locked(full):
-        refuse_to_replace(target, full, args.resume, args.force)
+    with claim(target, full, args.resume, args.force):
         _train(dataset, args, target, full)
 
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -50,16 +50,6 @@ class State:
             getattr(self, part).load_state_dict(entries[part])
         for name in ("step", "seconds", "tested", "best", "run"):
             setattr(self, name, entries.get(name, getattr(self, name)))
-
-
-class Files(NamedTuple):
-    """What a run writes. best: the averaged weights with the best test ELBO, for the compression scripts. full: what
-    --resume needs. runs: the folder of its TensorBoard folders. curves: the folder of its CSV files."""
-
-    best: Path
-    full: Path
-    runs: Path
-    curves: Path
 
 
 @contextlib.contextmanager

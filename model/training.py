@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from model.logs import Log, new_run
 from model.optimiser import adam, check_finite, clip, learning_rate, set_lr, stop_signals
-from model.train_state import Files, State, claim, load_full, save
+from model.train_state import State, claim, load_full, save
 from model.vae import Model, log_likelihoods
 from utils import datasets, distributed, paths, progress
 from utils.errors import UserError
@@ -43,13 +43,15 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
 
     clock: returns seconds. Rank 0's decides when --minutes have passed.
     """
+    best = paths.params(settings.dataset, args.output) / f"nz{args.nz}"  # with the best test ELBO so far
+    full = best.with_name(f"{best.name}.resume")
+    runs, curves = (folder(settings.dataset, args.nz, args.output) for folder in (paths.runs, paths.results))
     with distributed.joined("training", args.gpu, args.dist) as job, contextlib.ExitStack() as on_leaving:
         torch.backends.cudnn.deterministic = args.deterministic
-        files = name_files(settings, args)
         if job.rank == 0:
-            paths.check_folder_writable(files.runs, files.curves)
-            on_leaving.enter_context(claim(files.best, files.full, args.resume, args.force))
-        state, images, test_images = begin(settings, args, job, files)
+            paths.check_folder_writable(runs, curves)
+            on_leaving.enter_context(claim(best, full, args.resume, args.force))
+        state, images, test_images = begin(settings, args, job, best, full)
         alone = Objective(state.model, job, DTYPES[state.identity["precision"]])
         objective, optimiser = distributed.average_gradients(job, alone, state.optimiser, args.fp16_allreduce)
         state.optimiser = optimiser
@@ -57,7 +59,8 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
         signals = on_leaving.enter_context(stop_signals())
         log = None
         if job.rank == 0:
-            log = Log(files.runs / str(state.run), files.curves, state.step)
+            state.run = state.run or new_run(runs)
+            log = Log(runs / str(state.run), curves, state.step)
             on_leaving.callback(log.writer.close)
             if not state.step:
                 log.writer.add_text("architecture", f"    {state.model}".replace("\n", "\n    "), 0)
@@ -75,10 +78,10 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
 
             # Logging comes before saving, since it refuses a loss that is not finite.
             if meter and (closing or state.step % args.interval == 0):
-                report(meter, clock(), state, files.full, log)
+                report(meter, clock(), state, full, log)
                 meter = None
                 if log and (closing or clock() - saved_at > SAVE_SECONDS):
-                    state.save(files.full)
+                    state.save(full)
                     saved_at = clock()
             if ended or signalled:
                 batches.close()  # and with it the progress bar
@@ -88,12 +91,12 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
             # A run that was stopped or killed during a test repeats it.
             if state.step > state.tested and (ended or state.step % (epoch_steps * args.test_every) == 0):
                 if log:
-                    keep_untested(state, files.best)  # a first test may last long
+                    keep_untested(state, best)  # a first test may last long
                 epoch = math.ceil(state.step / epoch_steps)
-                signalled = not evaluate(settings, state, test_images, job, files.best, log, epoch, signals)
+                signalled = not evaluate(settings, state, test_images, job, best, log, epoch, signals)
                 state.seconds = clock() - began
                 if log:
-                    state.save(files.full)
+                    state.save(full)
             if ended or signalled:
                 break
 
@@ -110,24 +113,17 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
 
             bar.update(count)
             if log and clock() - shown_at > SHOW_SECONDS:
-                elbo = show(settings, meter.means()["elbo"])
-                bar.set_postfix_str(f"ELBO {elbo}" + time_left(state.seconds, done, total))
+                _, _, metrics = meter.means()
+                bar.set_postfix_str(f"ELBO {show(settings, metrics['elbo'])}" + time_left(state.seconds, done, total))
                 shown_at = clock()
             if state.step % epoch_steps == 0:
                 bar.close()
 
         vote()
         if signalled:
-            print(f"stopped by a signal at step {state.step:,}, saved in {files.full}; to go on, add --resume")
-            if log and keep_untested(state, files.best):
-                print(f"{files.best} is the average so far, for the compression scripts; its ELBO is unknown")
-
-
-def name_files(settings: Settings, args: argparse.Namespace) -> Files:
-    """What a run with these flags writes."""
-    place = settings.dataset, args.nz, args.output
-    best = paths.params(settings.dataset, args.output) / f"nz{args.nz}"
-    return Files(best, best.with_name(f"{best.name}.resume"), paths.runs(*place), paths.results(*place))
+            print(f"stopped by a signal at step {state.step:,}, saved in {full}; to go on, add --resume")
+            if log and keep_untested(state, best):
+                print(f"{best} is the average so far, for the compression scripts; its ELBO is unknown")
 
 
 def limits(args: argparse.Namespace, images: int) -> tuple[int, float, float]:
@@ -138,7 +134,7 @@ def limits(args: argparse.Namespace, images: int) -> tuple[int, float, float]:
 
 
 def begin(
-    settings: Settings, args: argparse.Namespace, job: distributed.Job, files: Files
+    settings: Settings, args: argparse.Namespace, job: distributed.Job, best: Path, full: Path
 ) -> tuple[State, Split, Split]:
     """The state that training starts from, new or from --resume, and the images of training and test.
 
@@ -161,18 +157,18 @@ def begin(
     torch.manual_seed(args.seed)
     model = Model(**architecture).to(job.device)
     state = State(identity, model, copy.deepcopy(model), adam(model, args.lr))
-    saved = load_full(files.full, identity) if args.resume else None
+    saved = load_full(full, identity) if args.resume else None
     step = saved["step"] if saved else 0
-    found = step, files.best.exists()
+    found = step, best.exists()
     if distributed.broadcast_object(job, found) != found:
-        raise UserError(f"rank {job.rank} and rank 0 find different files at {files.best}: they need one disk")
+        raise UserError(f"rank {job.rank} and rank 0 find different files at {best}: they need one disk")
     if args.precision == "auto":
         chosen = saved["identity"].get("precision") if saved else precision(job.device)
         identity["precision"] = distributed.broadcast_object(job, chosen or "float32")
     announce(settings, args, state, len(test_images), job.device, step)
     if saved:
         state.load(saved)
-        if not files.best.exists():  # the next test writes it
+        if not best.exists():  # the next test writes it
             state.best, state.tested = math.inf, 0
     else:
         if job.rank == 0:
@@ -181,8 +177,6 @@ def begin(
         distributed.broadcast(job, model.state_dict().values())
         state.ema.load_state_dict(model.state_dict())
     model.train()
-    if job.rank == 0:
-        state.run = state.run or new_run(files.runs)
     return state, images, test_images
 
 
@@ -288,21 +282,20 @@ class Meter:
         self.sums = self.sums + values
         self.steps += 1
 
-    def means(self) -> dict[str, float]:
-        """The mean "loss", "gnorm" and metrics of by_tag(). Waits for the GPU."""
+    def means(self) -> tuple[float, float, dict[str, float]]:
+        """The mean loss, gradient norm and metrics of by_tag(). Waits for the GPU."""
         loss, gnorm, *terms = (self.sums / self.steps).tolist()
-        return {"loss": loss, "gnorm": gnorm} | by_tag(terms, len(terms) // 2)
+        return loss, gnorm, by_tag(terms, len(terms) // 2)
 
 
 def report(meter: Meter, now: float, state: State, full: Path, log: Log | None) -> None:
     """Log the means of a meter, and stop a run whose loss or gradient is infinite or NaN before anything is saved."""
-    means = meter.means()
-    loss, gnorm = means.pop("loss"), means.pop("gnorm")
+    loss, gnorm, metrics = meter.means()
     check_finite(loss, gnorm, state.step, full)
     if log:
         lr, seconds = state.optimiser.param_groups[0]["lr"], (now - meter.began) / meter.steps
         others = {"lr": lr, "gnorm": gnorm, "step-sec": seconds, "minutes": state.seconds / 60}
-        log.train(loss, means, state.step, **others)
+        log.train(loss, metrics, state.step, **others)
 
 
 def show(settings: Settings, elbo: float) -> str:

@@ -428,6 +428,7 @@ def test_bars_keep_their_numbers_at_80_columns(mnist, tmp_path, terminal, monkey
 
 
 def test_without_a_terminal_bars_are_lines_half_a_minute_apart(mnist, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS", math.inf)
     assert train(mnist, tmp_path, "--max-steps=2", check=0).stderr == ""
     monkeypatch.setattr(progress, "SECONDS", 0)
     shown = train(mnist, tmp_path, "--max-steps=9", "--resume", check=0).stderr

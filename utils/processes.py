@@ -1,4 +1,4 @@
-"""Dealing work to the processes of a job (utils.distributed), and gathering what they made of it.
+"""Dealing work to the processes of a job (utils.distributed), and gathering their results.
 
 Process r of n does the items r, r + n, r + 2n ... of a list, as cards are dealt: a list that is sorted by length is
 dealt evenly, and stays sorted. Gathering is called by all processes, in the same order.

@@ -342,7 +342,7 @@ def test_nan_ends_the_job_and_spares_the_checkpoints(how, data, one, tmp_path):
     stdout, stderr = finish(process)
     assert process.returncode not in (0, None)
     line = next(line for line in (stdout + stderr).splitlines() if "error: the loss is" in line)
-    assert "after step 2;" in line and "continue with --resume and a lower --lr" in line
+    assert "after step 2" in line and "continue with --resume and a lower --lr" in line
     assert before == {path.name: path.read_bytes() for path in full_path(output).parent.iterdir()}
 
 

@@ -1,9 +1,6 @@
 """Time the training of full-size models."""
 
-import contextlib
 import copy
-import io
-import sys
 import time
 
 import common
@@ -41,25 +38,23 @@ def measure(job, args, nz, batch, precision):
     training.warm_up(model, images[:4])
     distributed.broadcast(job, model.state_dict().values())
     ema, optimiser = copy.deepcopy(model), training.adam(model.train(), LR)
-    likelihoods, optimiser = distributed.average_gradients(
-        job, training.Likelihoods(model), optimiser, not args.no_fp16_allreduce
-    )
+    objective = training.Objective(model, job, dtype)
+    objective, optimiser = distributed.average_gradients(job, objective, optimiser, not args.no_fp16_allreduce)
 
     def train(step, x):
         sample = training.seed_step(0, step, job, batch)
-        training.train_step(model, optimiser, job, x, batch, sample, likelihoods, dtype)
+        training.train_step(objective, optimiser, x, batch, sample)
         update_ema(ema, model, step)
 
     def network(step, x):
         sample = training.seed_step(0, step, job, batch)
-        objective, _, _ = training.forward(likelihoods, model.xs, job, x, batch, sample, dtype)
-        distributed.backward(objective, optimiser)
+        distributed.backward(objective(x, batch, sample)[0], optimiser)
 
     def seconds(function, shares):
         distributed.barrier(job)
         began = time.perf_counter()
         for step, x in enumerate(training.batch_loader(images, shares, args.workers, job.device), start=1):
-            function(step, x.to(job.device, non_blocking=True))
+            function(step, x)
         if job.device.type == "cuda":
             torch.cuda.synchronize(job.device)
         return time.perf_counter() - began
@@ -94,16 +89,14 @@ def main():
         parser.error(f"--nz={nz} has no published width for {args.dataset}; the published depths are {depths}")
     if args.quick:
         batch, args.steps, args.precision = 4, 1, ["float32"]
-    job = distributed.start(gpu=args.gpu)
-    if batch % job.size:
-        raise UserError(f"--batch={batch} cannot be split evenly over {job.size} processes; choose a multiple")
-    rows = (measure(job, args, nz, batch, each) for _ in range(args.repeats) for each in args.precision)
-    with contextlib.redirect_stdout(sys.stdout if job.rank == 0 else io.StringIO()):
+    with distributed.joined("training", args.gpu) as job:
+        if batch % job.size:
+            raise UserError(f"--batch={batch} cannot be split evenly over {job.size} processes; choose a multiple")
+        rows = (measure(job, args, nz, batch, each) for _ in range(args.repeats) for each in args.precision)
         if job.rank == 0:
             common.report("training", args.output, COLUMNS, rows, args.repeats * len(args.precision))
         else:
             list(rows)
-    distributed.stop(job)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,16 @@
 import csv
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from tensorboardX import SummaryWriter
 
 from model.vae import Model, sample_latents
-from utils import datasets, paths
+from utils import datasets
+from utils.tables import write_csv
 from utils.torch import rand
 from utils.torch.modules import fold_weight_norm
 
@@ -35,11 +35,6 @@ class Log:
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
 
-    def describe(self, **texts: str) -> None:
-        """Log texts by tag."""
-        for tag, text in texts.items():
-            self.writer.add_text(tag, text, 0)
-
     def train(self, loss: float, metrics: Mapping[str, float], step: int, **others: float) -> None:
         """Log the loss, which has free bits, as elbo/train; the ELBO without them; its terms; and others by name."""
         self.scalars({f"{tag}/train": value for tag, value in metrics.items()} | {"elbo/train": loss}, step)
@@ -54,13 +49,9 @@ class Log:
 
     def _append(self, path: Path, epoch: int, value: float) -> None:
         """Add a row to a CSV file, and drop those of this epoch and later, from a run that was killed."""
-        rows: list[Sequence[Any]] = []
-        if path.exists():
-            with open(path, newline="") as file:
-                rows = [row for row in list(csv.reader(file))[1:] if int(row[1]) < epoch]
-        with paths.replacing(path, "w") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerows([("Wall time", "Step", "Value"), *rows, (time.time(), epoch, value)])
+        lines = path.read_text().splitlines()[1:] if path.exists() else []
+        rows = [row for row in csv.reader(lines) if int(row[1]) < epoch]
+        write_csv(path, ("Wall time", "Step", "Value"), [*rows, (time.time(), epoch, value)])
 
     @torch.no_grad()
     def images(
@@ -78,9 +69,6 @@ class Log:
         self.writer.add_images("x_sample", to_pixels(model, sample), epoch)
         self.writer.add_images("x_reconstruct", torch.cat((x, to_pixels(model, reconstruction))), epoch)
         self.writer.flush()
-
-    def close(self) -> None:
-        self.writer.close()
 
 
 def new_run(folder: Path) -> int:

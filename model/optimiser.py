@@ -6,9 +6,11 @@ import math
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
+from utils.errors import UserError
 from utils.published import LEAST_LR
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -46,6 +48,13 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
 def clip(model: torch.nn.Module) -> torch.Tensor:
     """Scale the gradient down to norm 1 if it is longer; returns the norm it had."""
     return torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+
+def check_finite(loss: float, gnorm: float, step: int, full: Path) -> None:
+    """Raise UserError if a loss or gradient norm is infinite or NaN after a step. full: the full checkpoint."""
+    if not (math.isfinite(loss) and math.isfinite(gnorm)):
+        on = "continue with --resume and" if full.exists() else "start again with"
+        raise UserError(f"the loss is {loss} and the gradient norm {gnorm} after step {step}; {on} a lower --lr")
 
 
 @contextlib.contextmanager

@@ -7,12 +7,10 @@ from utils.errors import UserError, is_out_of_memory
 from utils.published import LEAST_LR, Settings
 
 
+@cli.script
 def main(settings: Settings, argv: list[str] | None = None) -> None:
     """Entry point of a training script."""
-    cli.script(_train)(settings, parse(settings, argv))
-
-
-def _train(settings, args):
+    args = parse(settings, argv)
     try:
         from model import training  # here, since it imports PyTorch, and --help answers without it
 
@@ -61,11 +59,7 @@ def parse(settings: Settings, argv: list[str] | None) -> argparse.Namespace:
     add("--deterministic", action=argparse.BooleanOptionalAction, default=True, help=cudnn)
     add("--epochs", type=whole(1, 10**9), help="stop after this many epochs")
     add("--max-steps", type=whole(1, 10**12), help="stop after this many optimiser steps")
-    limit = (
-        "stop after this much wall time: steps and tests from the first step on, resumed runs together; loading, the "
-        "initialisation and the last test come on top. The first limit that is reached ends a run (default: none)"
-    )
-    add("--minutes", type=minutes, help=limit)
+    add("--minutes", type=minutes, help="stop after this much wall time, of resumed runs together")
     add("--batch", type=whole(1, 10**6), default=settings.batch, help="images a step, of all processes together")
     add("--lr", type=positive, default=2e-3, help="learning rate of Adam")
     add("--decay", type=factor, default=settings.decay, help="factor on the learning rate each step")

@@ -1,25 +1,23 @@
 """The state of a training run, which is what a checkpoint for --resume holds; reading and writing checkpoints."""
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from model.vae import Model
 from utils import paths
 from utils.errors import UserError
+from utils.locks import locked
 
-ANEW = "start again with --force instead of --resume"  # the remedy for a full checkpoint that cannot be used
-PAST = {"kl_warmup": 0, "likelihood": "logistic"}  # settings of earlier versions; other values cannot be resumed
 _PARTS = ("model", "ema", "optimiser")
 _FLAGS = {
     "kernel_size": "--kernel", "resdepth": "--blocks", "reswidth": "--width", "dropout_p": "--dropout",
     "images": "the number of training images",
-    **{name: f"--{name}" for name in ("nz", "zchannels", "nprocessing", "seed", "batch", "precision")},
-    "colour_transform": "--colour-transform",
 }  # fmt: skip
 
 
@@ -48,33 +46,29 @@ class State:
 
     def load(self, entries: dict[str, Any]) -> None:
         """Continue from the entries of a full checkpoint, the identity excepted."""
-        for group in entries["optimiser"]["param_groups"]:
-            group["fused"] = True  # whichever form of Adam saved it
         for part in _PARTS:
             getattr(self, part).load_state_dict(entries[part])
-        self.step, self.best, self.run = entries["step"], entries["best"], entries.get("run")
-        self.tested, self.seconds = entries.get("tested", self.step), entries.get("seconds", 0.0)
+        for name in ("step", "seconds", "tested", "best", "run"):
+            setattr(self, name, entries.get(name, getattr(self, name)))
 
 
-class Files(NamedTuple):
-    """What a run writes. best: the averaged weights with the best test ELBO, for the compression scripts. full: what
-    --resume needs. runs: the folder of its TensorBoard folders. curves: the folder of its CSV files."""
+@contextlib.contextmanager
+def claim(best: Path, full: Path, resume: bool, force: bool) -> Iterator[None]:
+    """Inside this context no other run writes these checkpoints: a model, and what --resume needs.
 
-    best: Path
-    full: Path
-    runs: Path
-    curves: Path
-
-
-def refuse_to_replace(best: Path, full: Path, resume: bool, force: bool) -> None:
-    """Raise UserError if a run would replace the model of another one: its checkpoints `best` and `full`."""
-    there = [path for path in (best, full) if path.exists()]
-    if there and not force and not (resume and full.exists()):
-        on = "continue with --resume, " if full.exists() else "" if not resume else f"{full} is absent; "
-        raise UserError(
-            f"{there[0]} exists: {on}choose another folder with --output, or replace it with --force "
-            f"(--resume needs {full.name})"
-        )
+    Raises UserError if this run cannot write them, or if it would replace the model of another one.
+    """
+    paths.check_writable(best, full)
+    with locked(full):
+        there = [path for path in (best, full) if path.exists()]
+        if there and not force and not (resume and full.exists()):
+            raise UserError(
+                f"{there[0]} exists: continue with --resume, which requires {full.name}; choose another folder with "
+                "--output; or replace it with --force"
+            )
+        for path in (best, full):
+            paths.remove_unfinished(path)
+        yield
 
 
 def save(entries: Mapping[str, Any], path: Path) -> None:
@@ -83,34 +77,24 @@ def save(entries: Mapping[str, Any], path: Path) -> None:
         torch.save(entries, file)
 
 
-def read_full(path: Path) -> dict[str, Any] | None:
+def load_full(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """The entries of a full checkpoint, among them the "identity" of its run; None if the file does not exist.
 
-    Raises UserError if it cannot be read.
+    identity: settings that the run must have. Raises UserError if it has others, or if the file cannot be read.
     """
     if not path.exists():
         print(f"{path} does not exist: starting from the beginning")
         return None
     try:
         entries = torch.load(path, map_location="cpu", weights_only=True)
-        entries["identity"]
+        saved = entries["identity"]
     except Exception as error:  # torch.load may raise anything on a damaged file
-        raise UserError(f"{path} is not a full checkpoint ({type(error).__name__}); {ANEW}") from error
-    return entries
-
-
-def load_full(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """As read_full(). Raises UserError also if the checkpoint belongs to a run with another identity.
-
-    A precision of None, in `identity` or in an old checkpoint, stands for any.
-    """
-    entries = read_full(path)
-    if entries is not None:
-        saved, expected = PAST | {"precision": None} | entries["identity"], PAST | identity
-        if None in (saved["precision"], expected["precision"]):
-            expected["precision"] = saved["precision"]
-        differing = [f"{_FLAGS.get(name, name)} {saved.get(name)} is now {value}" for name, value in expected.items()
-                     if saved.get(name) != value]  # fmt: skip
-        if differing:
-            raise UserError(f"{path} is of another run ({', '.join(differing)}); use its settings, or {ANEW}")
+        problem = f"{path} is not a full checkpoint ({type(error).__name__})"
+        raise UserError(f"{problem}; start again with --force instead of --resume") from error
+    names = {name: _FLAGS.get(name, "--" + name.replace("_", "-")) for name in identity}
+    differing = [f"{names[name]} {saved.get(name)} is now {value}" for name, value in identity.items()
+                 if saved.get(name) != value]  # fmt: skip
+    if differing:
+        problem = f"{path} is of another run ({', '.join(differing)})"
+        raise UserError(f"{problem}; use its settings, or start again with --force instead of --resume")
     return entries

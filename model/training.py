@@ -4,12 +4,10 @@ import argparse
 import collections
 import contextlib
 import copy
-import functools
-import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,11 @@ import torch
 from tqdm import tqdm
 
 from model.logs import Log, new_run
-from model.optimiser import adam, clip, learning_rate, set_lr, stop_signals
-from model.train_state import Files, State, load_full, refuse_to_replace, save
+from model.optimiser import adam, check_finite, clip, learning_rate, set_lr, stop_signals
+from model.train_state import State, claim, load_full, save
 from model.vae import Model, log_likelihoods
 from utils import datasets, distributed, paths, photographs, progress
 from utils.errors import UserError
-from utils.locks import locked
 from utils.published import Settings
 from utils.results import PADDING
 from utils.torch import rand
@@ -46,25 +43,28 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
 
     clock: returns seconds. Rank 0's decides when --minutes have passed.
     """
+    best = paths.params(settings.dataset, args.output) / f"nz{args.nz}"  # with the best test ELBO so far
+    full = best.with_name(f"{best.name}.resume")
+    runs, curves = (folder(settings.dataset, args.nz, args.output) for folder in (paths.runs, paths.results))
     with distributed.joined("training", args.gpu, args.dist) as job, contextlib.ExitStack() as on_leaving:
         torch.backends.cudnn.deterministic = args.deterministic
-        files = name_files(settings, args)
         if job.rank == 0:
-            on_leaving.enter_context(claim(files, args))
-        state, images, test_images = begin(settings, args, job, files)
-        model, dtype = state.model, DTYPES[state.identity["precision"]]
-        likelihoods, optimiser = distributed.average_gradients(
-            job, Likelihoods(model), state.optimiser, args.fp16_allreduce
-        )
+            paths.check_folder_writable(runs, curves)
+            on_leaving.enter_context(claim(best, full, args.resume, args.force))
+        state, images, test_images = begin(settings, args, job, best, full)
+        alone = Objective(state.model, job, DTYPES[state.identity["precision"]])
+        objective, optimiser = distributed.average_gradients(job, alone, state.optimiser, args.fp16_allreduce)
         state.optimiser = optimiser
         epoch_steps, last_step, last_second = limits(args, state.identity["images"])
         signals = on_leaving.enter_context(stop_signals())
         log = None
         if job.rank == 0:
-            log = Log(files.runs / str(state.run), files.curves, state.step)
-            on_leaving.callback(log.close)
+            state.run = state.run or new_run(runs)
+            log = Log(runs / str(state.run), curves, state.step)
+            on_leaving.callback(log.writer.close)
             if not state.step:
-                log.describe(architecture=f"    {model}".replace("\n", "\n    "), hyperparams=flags(args))
+                log.writer.add_text("architecture", f"    {state.model}".replace("\n", "\n    "), 0)
+                log.writer.add_text("hyperparams", flags(args), 0)
         batches = on_leaving.enter_context(contextlib.closing(endless_batches(images, args, job, state.step)))
         meter, saved_at, shown_at, began = None, clock(), clock(), clock() - state.seconds
         vote = start_vote(job, False, state.seconds)
@@ -78,10 +78,10 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
 
             # Logging comes before saving, since it refuses a loss that is not finite.
             if meter and (closing or state.step % args.interval == 0):
-                report(meter, clock(), state, args.lr, files.full, log)
+                report(meter, clock(), state, full, log)
                 meter = None
                 if log and (closing or clock() - saved_at > SAVE_SECONDS):
-                    state.save(files.full)
+                    state.save(full)
                     saved_at = clock()
             if ended or signalled:
                 batches.close()  # and with it the progress bar
@@ -91,12 +91,12 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
             # A run that was stopped or killed during a test repeats it.
             if state.step > state.tested and (ended or state.step % (epoch_steps * args.test_every) == 0):
                 if log:
-                    keep_untested(state, files.best)  # a first test may last long
+                    keep_untested(state, best)  # a first test may last long
                 epoch = math.ceil(state.step / epoch_steps)
-                signalled = not evaluate(settings, state, test_images, job, files.best, log, epoch, signals)
+                signalled = not evaluate(settings, state, test_images, job, best, log, epoch, signals)
                 state.seconds = clock() - began
                 if log:
-                    state.save(files.full)
+                    state.save(full)
             if ended or signalled:
                 break
 
@@ -104,46 +104,26 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
             meter = meter or Meter(clock())
             x, count, bar = next(batches)
             done, total = max((state.step, last_step), (seconds, last_second), key=lambda pair: pair[0] / pair[1])
-            lr = learning_rate(state.step, args, settings.decay_after, done, total)
-            set_lr(optimiser, lr)
+            set_lr(optimiser, learning_rate(state.step, args, settings.decay_after, done, total))
             sample = seed_step(args.seed, state.step, job, count)
-            meter.add(train_step(model, optimiser, job, x, count, sample, likelihoods, dtype))
+            meter.add(train_step(objective, optimiser, x, count, sample))
             state.step += 1
             state.seconds = clock() - began
-            update_ema(state.ema, model, state.step)
+            update_ema(state.ema, state.model, state.step)
 
             bar.update(count)
             if log and clock() - shown_at > SHOW_SECONDS:
-                elbo = show(settings, meter.means()["elbo"])
-                bar.set_postfix_str(f"ELBO {elbo}" + time_left(state.seconds, done, total))
+                _, _, metrics = meter.means()
+                bar.set_postfix_str(f"ELBO {show(settings, metrics['elbo'])}" + time_left(state.seconds, done, total))
                 shown_at = clock()
             if state.step % epoch_steps == 0:
                 bar.close()
 
         vote()
         if signalled:
-            print(f"stopped by a signal at step {state.step:,}, saved in {files.full}; to go on, add --resume")
-            if log and keep_untested(state, files.best):
-                print(f"{files.best} is the average so far, for the compression scripts; its ELBO is unknown")
-
-
-def name_files(settings: Settings, args: argparse.Namespace) -> Files:
-    """What a run with these flags writes."""
-    place = settings.dataset, args.nz, args.output
-    best = paths.params(settings.dataset, args.output) / f"nz{args.nz}"
-    return Files(best, best.with_name(f"{best.name}.resume"), paths.runs(*place), paths.results(*place))
-
-
-@contextlib.contextmanager
-def claim(files: Files, args: argparse.Namespace) -> Iterator[None]:
-    """Inside this context no other run writes these files. Raises UserError if this one may not."""
-    paths.check_writable(files.best, files.full)
-    paths.check_folder_writable(files.runs, files.curves)
-    with locked(files.full):
-        refuse_to_replace(files.best, files.full, args.resume, args.force)
-        for path in (files.best, files.full):
-            paths.remove_unfinished(path)
-        yield
+            print(f"stopped by a signal at step {state.step:,}, saved in {full}; to go on, add --resume")
+            if log and keep_untested(state, best):
+                print(f"{best} is the average so far, for the compression scripts; its ELBO is unknown")
 
 
 def limits(args: argparse.Namespace, images: int) -> tuple[int, float, float]:
@@ -154,7 +134,7 @@ def limits(args: argparse.Namespace, images: int) -> tuple[int, float, float]:
 
 
 def begin(
-    settings: Settings, args: argparse.Namespace, job: distributed.Job, files: Files
+    settings: Settings, args: argparse.Namespace, job: distributed.Job, best: Path, full: Path
 ) -> tuple[State, Split, Split]:
     """The state that training starts from, new or from --resume, and the images of training and test.
 
@@ -172,24 +152,23 @@ def begin(
         "conditional_scale": settings.conditional_scale, "colour_transform": args.colour_transform,
     }  # fmt: skip
     identity = architecture | {"seed": args.seed, "batch": args.batch, "images": len(first)}
-    identity["precision"] = None if args.precision == "auto" else args.precision
+    if args.precision != "auto":
+        identity["precision"] = args.precision
     torch.manual_seed(args.seed)
     model = Model(**architecture).to(job.device)
     state = State(identity, model, copy.deepcopy(model), adam(model, args.lr))
-    saved = load_full(files.full, identity) if args.resume else None
+    saved = load_full(full, identity) if args.resume else None
     step = saved["step"] if saved else 0
-    if distributed.broadcast_object(job, step) != step:
-        raise UserError(f"rank {job.rank} and rank 0 find different checkpoints at {files.full}: they need one disk")
-    if identity["precision"] is None:
-        chosen = (saved or {}).get("identity", {}).get("precision") or precision(job.device)
-        identity["precision"] = distributed.broadcast_object(job, chosen)
+    found = step, best.exists()
+    if distributed.broadcast_object(job, found) != found:
+        raise UserError(f"rank {job.rank} and rank 0 find different files at {best}: they need one disk")
+    if args.precision == "auto":
+        chosen = saved["identity"].get("precision") if saved else precision(job.device)
+        identity["precision"] = distributed.broadcast_object(job, chosen or "float32")
     announce(settings, args, state, len(test_images), job.device, step)
-    best_exists = distributed.broadcast_object(job, files.best.exists())
-    if saved is not None:
+    if saved:
         state.load(saved)
-        if not best_exists:
-            if state.best < math.inf:
-                print(f"{files.best} is absent; the next test writes the average of its time, as the best so far")
+        if not best.exists():  # the next test writes it
             state.best, state.tested = math.inf, 0
     else:
         if job.rank == 0:
@@ -198,8 +177,6 @@ def begin(
         distributed.broadcast(job, model.state_dict().values())
         state.ema.load_state_dict(model.state_dict())
     model.train()
-    if job.rank == 0:
-        state.run = state.run or new_run(files.runs)
     return state, images, test_images
 
 
@@ -217,8 +194,6 @@ def announce(
         f"on {device} in {state.identity['precision']}" + (f", resumed at step {step:,}" if step else "")
     )
     print(f"settings: {flags(args)}")
-    if step >= last_step:
-        print(f"{step:,} steps are done already: --epochs or --max-steps leaves no further one; raise it to go on")
 
 
 def flags(args: argparse.Namespace) -> str:
@@ -274,7 +249,7 @@ def endless_batches(
             bar_format=BAR, disable=job.rank > 0,
         ) as bar:  # fmt: skip
             for x, batch in zip(loader, batches, strict=True):
-                yield x.to(job.device, non_blocking=True), len(batch), bar
+                yield x, len(batch), bar
         epoch, done = epoch + 1, 0
 
 
@@ -307,30 +282,20 @@ class Meter:
         self.sums = self.sums + values
         self.steps += 1
 
-    def means(self) -> dict[str, float]:
-        """The mean "loss", "gnorm" and metrics of by_tag(). Waits for the GPU."""
+    def means(self) -> tuple[float, float, dict[str, float]]:
+        """The mean loss, gradient norm and metrics of by_tag(). Waits for the GPU."""
         loss, gnorm, *terms = (self.sums / self.steps).tolist()
-        return {"loss": loss, "gnorm": gnorm} | by_tag(terms, len(terms) // 2)
+        return loss, gnorm, by_tag(terms, len(terms) // 2)
 
 
-def report(meter: Meter, now: float, state: State, first_lr: float, full: Path, log: Log | None) -> None:
+def report(meter: Meter, now: float, state: State, full: Path, log: Log | None) -> None:
     """Log the means of a meter, and stop a run whose loss or gradient is infinite or NaN before anything is saved."""
-    means = meter.means()
-    loss, gnorm = means.pop("loss"), means.pop("gnorm")
-    check_finite(loss, gnorm, state.step, first_lr, full)
+    loss, gnorm, metrics = meter.means()
+    check_finite(loss, gnorm, state.step, full)
     if log:
         lr, seconds = state.optimiser.param_groups[0]["lr"], (now - meter.began) / meter.steps
         others = {"lr": lr, "gnorm": gnorm, "step-sec": seconds, "minutes": state.seconds / 60}
-        log.train(loss, means, state.step, **others)
-
-
-def check_finite(loss: float, gnorm: float, step: int, lr: float, full: Path) -> None:
-    """Raise UserError if the loss or the gradient norm of the last steps is infinite or NaN."""
-    if not (math.isfinite(loss) and math.isfinite(gnorm)):
-        on = f"{full} is from before; continue with --resume and" if full.exists() else "start again with"
-        raise UserError(
-            f"the loss is {loss} and the gradient norm {gnorm} at step {step} (--lr={lr:g}); {on} a lower --lr"
-        )
+        log.train(loss, metrics, state.step, **others)
 
 
 def show(settings: Settings, elbo: float) -> str:
@@ -420,70 +385,54 @@ def seed_step(seed: int, step: int, job: distributed.Job, count: int) -> Sampler
     return sample
 
 
-class Likelihoods(torch.nn.Module):
-    """log_likelihoods() of a model as a module: DistributedDataParallel averages gradients of a forward()."""
+class Objective(torch.nn.Module):
+    """What training minimises, as a module: DistributedDataParallel averages the gradients of a forward().
 
-    def __init__(self, model: Model) -> None:
+    job: the processes that share a batch. dtype: of the convolutions, for autocast, or None.
+    """
+
+    def __init__(self, model: Model, job: distributed.Job, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.job, self.dtype = model, job, dtype
 
-    def forward(self, x: torch.Tensor, sample: Sampler) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return log_likelihoods(self.model, x, sample)
+    def forward(self, x: torch.Tensor, count: int, sample: Sampler) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The objective to call backward() of, the loss of the whole batch, and its terms for by_tag(), in bits/dim.
+
+        The loss gives every channel of every latent one free bit: sum over layers and channels of max(KL, 1), with the
+        KL averaged over the batch (paper, appendix D) of all processes together.
+        x: this process's part, uint8 [B, C, H, W], of a batch of `count` images. It may be empty: the last batch of an
+        epoch may have fewer images than there are processes. sample: draws z.
+        """
+        dims, weight = math.prod(x.shape[1:]), 1 / count
+        if not len(x):  # a blank image without weight, since all processes have to call forward() to average gradients
+            x, sample, weight = x.new_zeros(1, *x.shape[1:]), rand.sample, 0
+        with torch.autocast(self.job.device.type, self.dtype, enabled=self.dtype is not None):
+            logrecon, logdec, logenc = log_likelihoods(self.model, x, sample)
+        recon, dec, enc = logrecon.sum() * weight, logdec.sum(1) * weight, logenc.sum(1) * weight
+        kl = enc - dec  # [nz, zchannels]
+        all_terms = torch.cat((recon.detach()[None], dec.detach().flatten(), enc.detach().flatten()))
+        all_terms = distributed.total(self.job, all_terms, "terms")
+        all_recon, all_dec, all_enc = all_terms[0], *all_terms[1:].view(2, *kl.shape)
+        all_kl = all_enc - all_dec
+        # Times job.size: the gradients of all processes are averaged, and the loss is the sum of their parts.
+        objective = ((kl * (all_kl >= 1)).sum() - recon) / dims * self.job.size
+        loss = (all_kl.clamp(min=1).sum() - all_recon) / dims
+        return objective, loss, torch.cat((all_recon[None], all_dec.sum(1), all_enc.sum(1))) / dims
 
 
 def train_step(
-    model: Model,
-    optimiser: torch.optim.Optimizer,
-    job: distributed.Job,
-    x: torch.Tensor,
-    count: int,
-    sample: Sampler = rand.sample,
-    likelihoods: torch.nn.Module | None = None,
-    dtype: torch.dtype | None = None,
+    objective: torch.nn.Module, optimiser: torch.optim.Optimizer, x: torch.Tensor, count: int, sample: Sampler
 ) -> torch.Tensor:
-    """One optimiser step on a batch of `count` images, of which x, uint8 [B, C, H, W], is this process's part.
+    """One optimiser step. objective: an Objective, or what averages its gradients. The rest: see its forward().
 
-    sample: draws z. likelihoods: Likelihoods(model), or what averages its gradients. dtype: for autocast, or None.
     Returns a tensor: the loss, the gradient norm, and the terms for by_tag(), all but the norm in bits/dim of the whole
     batch.
     """
-    objective, loss, terms = forward(likelihoods or Likelihoods(model), model.xs, job, x, count, sample, dtype)
-    distributed.backward(objective, optimiser)
-    gnorm = clip(model)
+    value, loss, terms = objective(x, count, sample)
+    distributed.backward(value, optimiser)
+    gnorm = clip(objective)
     distributed.step(optimiser)
     return torch.cat((torch.stack((loss, gnorm)), terms))
-
-
-def forward(
-    likelihoods: torch.nn.Module,
-    xs: Sequence[int],
-    job: distributed.Job,
-    x: torch.Tensor,
-    count: int,
-    sample: Sampler = rand.sample,
-    dtype: torch.dtype | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The objective to call backward() of, the loss of the whole batch, and its terms for by_tag(), in bits/dim.
-
-    The loss gives every channel of every latent one free bit: sum over layers and channels of max(KL, 1), with the
-    KL averaged over the batch (paper, appendix D) of all processes together. x may be empty: the last batch of an
-    epoch may have fewer images than there are processes.
-    """
-    dims, weight = math.prod(xs), 1 / count
-    if not len(x):  # a blank image without weight, since all processes have to call forward() to average gradients
-        x, sample, weight = x.new_zeros(1, *xs), rand.sample, 0
-    with torch.autocast(job.device.type, dtype, enabled=dtype is not None):
-        logrecon, logdec, logenc = likelihoods(x, sample)
-    recon, dec, enc = logrecon.sum() * weight, logdec.sum(1) * weight, logenc.sum(1) * weight
-    kl = enc - dec  # [nz, zchannels]
-    all_terms = torch.cat((recon.detach()[None], dec.detach().flatten(), enc.detach().flatten()))
-    all_terms = distributed.total(job, all_terms, "terms")
-    all_recon, all_dec, all_enc = all_terms[0], *all_terms[1:].view(2, *kl.shape)
-    all_kl = all_enc - all_dec
-    # Times job.size: the gradients of all processes are averaged, and the loss is the sum of their parts.
-    objective = ((kl * (all_kl >= 1)).sum() - recon) / dims * job.size
-    loss = (all_kl.clamp(min=1).sum() - all_recon) / dims
-    return objective, loss, torch.cat((all_recon[None], all_dec.sum(1), all_enc.sum(1))) / dims
 
 
 def by_tag(terms: Sequence[float], nz: int) -> dict[str, float]:
@@ -506,22 +455,24 @@ def load_batch(images: Split, indices: np.ndarray) -> torch.Tensor:
 def batch_loader(
     images: Split, batches: Iterable[np.ndarray], workers: int, device: torch.device
 ) -> Generator[torch.Tensor]:
-    """Generate uint8 tensors [B, C, 32, 32]. batches: index arrays. workers: threads that load ahead; 0 for none.
+    """Generate uint8 tensors [B, C, 32, 32] on a device. batches: index arrays. workers: threads that load ahead.
 
     Threads, since copying and decoding images leave the interpreter to others, and since they need no shared memory,
     and no signal or killed process can come between them and the training.
     """
-    load = functools.partial(load_batch, images)
-    pin = torch.Tensor.pin_memory if device.type == "cuda" else lambda x: x
-    with ThreadPoolExecutor(max(workers, 1)) as pool, contextlib.ExitStack() as on_leaving:
-        on_leaving.callback(pool.shutdown, cancel_futures=True)
-        rest = iter(batches)
-        ahead = collections.deque(pool.submit(load, indices) for indices in itertools.islice(rest, 2 * workers))
-        for indices in rest:
+
+    def load(indices):
+        x = load_batch(images, indices)
+        return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
+
+    ahead: collections.deque[Future[torch.Tensor]] = collections.deque()
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        for indices in batches:
             ahead.append(pool.submit(load, indices))
-            yield pin(ahead.popleft().result())
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
         while ahead:
-            yield pin(ahead.popleft().result())
+            yield ahead.popleft().result()
 
 
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:

@@ -39,14 +39,15 @@ def audit(event, args):
             record["written"].append(path)
 
 
-def spied_step(model, optimiser, job, x, *args):
+def spied_step(objective, optimiser, x, *args):
     if not record["images"]:
+        model = getattr(objective, "module", objective).model  # DistributedDataParallel has it in a module
         record["start"] = {name: value.clone() for name, value in model.state_dict().items()}
         Path(folder, f"{rank}.pid").write_text(str(os.getpid()))
     record["images"].append(x.clone())
     record["noise"].append(torch.rand(4))
     record["lr"].append(optimiser.param_groups[0]["lr"])
-    metrics = train_step(model, optimiser, job, x, *args)
+    metrics = train_step(objective, optimiser, x, *args)
     record["metrics"].append(metrics)
     return metrics
 

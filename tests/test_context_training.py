@@ -1,11 +1,13 @@
 """Training the context network: a run that is cut off goes on as if it had not been."""
 
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import assert_one_line_error, digits, run_main, run_script
+from conftest import ROOT, assert_one_line_error, digits, run_main, run_script
 from pictures import picture_of
 from PIL import Image
 
@@ -17,7 +19,7 @@ from model.context import training as context_training
 from model.context.features import SMALL_GRID
 from model.context.torch_network import TorchContextNetwork
 from model.context.weights import load
-from utils import distributed
+from utils.locks import locked
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_a_gradient_that_is_not_finite_stays_out_of_the_weights(tmp_path, data, 
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.utils, "clip_grad_norm_", overflow)
         done, folder = train(data, tmp_path, "--steps", 4)
-    assert_one_line_error(done, "inf after step 2", "--resume", "--lr")
+    assert_one_line_error(done, "inf after step 2; continue with --resume and a lower --lr")
     saved = torch.load(folder / "context.resume", weights_only=True)
     assert saved["step"] == 2 and all(value.isfinite().all() for value in saved["network"].values())
     done, _ = train(data, tmp_path, "--steps", 4, "--resume", "--lr", 1e-4)
@@ -106,15 +108,28 @@ def test_a_gradient_that_is_not_finite_stays_out_of_the_weights(tmp_path, data, 
     assert np.load(folder / "context.npz")["record_setting_lr"] == 1e-4
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "mpiexec"])
-def test_several_processes_are_refused(tmp_path, data, monkeypatch, launcher):
-    for name, value in zip(distributed._LAUNCHERS[launcher][0], "1212", strict=True):
+def test_several_processes_are_refused(tmp_path, data, monkeypatch):
+    for name, value in zip(("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"), "1212", strict=True):
         monkeypatch.setenv(name, value)
     done, folder = train(data, tmp_path, "--steps", 1)
-    assert_one_line_error(done, launcher, "one process")
+    assert_one_line_error(done, "torchrun", "one process")
     assert not folder.exists()
     done = run_main(context_compress.main, "mnist", "--output", tmp_path)
-    assert_one_line_error(done, launcher, "one process")
+    assert_one_line_error(done, "torchrun", "one process")
+
+
+def test_a_gradient_that_is_not_finite_in_the_first_step_does_not_advise_to_resume(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args: torch.tensor(torch.nan))
+    done, _ = train(data, tmp_path, "--steps", 1)
+    assert_one_line_error(done, "after step 0; start again with a lower --lr")
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path, data):
+    with locked(tmp_path / "model" / "params" / "imagenetcrop" / "context.resume"):
+        code = "import sys; from model import context_train; context_train.main(sys.argv[1:])"
+        flags = ("imagenetcrop", "--data", data, "--output", tmp_path, "--steps=1")
+        done = subprocess.run([sys.executable, "-c", code, *map(str, flags)], cwd=ROOT, capture_output=True, text=True)
+    assert_one_line_error(done, "context.resume is in use by another run", "--output")
 
 
 def test_it_learns(tmp_path, data):

@@ -1,5 +1,6 @@
 """Training in two processes is training in one, whatever launched them; and no process lives on when another dies."""
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -159,10 +160,10 @@ def one(data, tmp_path_factory):
     output = tmp_path_factory.mktemp("one")
     metrics, first, step = [], {}, training.train_step
 
-    def spied_step(model, *args):
+    def spied_step(objective, *args):
         if not first:
-            first.update({name: value.clone() for name, value in model.state_dict().items()})
-        metrics.append(step(model, *args))
+            first.update({name: value.clone() for name, value in objective.model.state_dict().items()})
+        metrics.append(step(objective, *args))
         return metrics[-1]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -341,7 +342,7 @@ def test_nan_ends_the_job_and_spares_the_checkpoints(how, data, one, tmp_path):
     stdout, stderr = finish(process)
     assert process.returncode not in (0, None)
     line = next(line for line in (stdout + stderr).splitlines() if "error: the loss is" in line)
-    assert "at step 2" in line and "--lr=1e+30" in line and str(full_path(output)) in line
+    assert "after step 2" in line and "continue with --resume and a lower --lr" in line
     assert before == {path.name: path.read_bytes() for path in full_path(output).parent.iterdir()}
 
 
@@ -440,16 +441,10 @@ def test_launch(environment, expected):
     assert distributed.launch(environment) == expected
 
 
-@pytest.mark.parametrize("environment", [{"RANK": "0", "WORLD_SIZE": "2"}, TORCHRUN | {"LOCAL_RANK": "first"}])
-def test_unclear_launch_is_refused(environment):
-    with pytest.raises(UserError, match="LOCAL_RANK"):
-        distributed.launch(environment)
-
-
-@pytest.mark.parametrize("rank", ["-1", "2", "5"])
-def test_impossible_ranks_are_refused(rank):
-    with pytest.raises(UserError, match=f"RANK={rank}, WORLD_SIZE=2.*0 to 1"):
-        distributed.launch(TORCHRUN | {"RANK": rank, "WORLD_SIZE": "2"})
+@pytest.mark.parametrize("changes", [{"LOCAL_RANK": "first"}, {"LOCAL_RANK": ""}, {"RANK": "-1"}, {"RANK": "16"}])
+def test_unclear_launches_and_impossible_ranks_are_refused(changes):
+    with pytest.raises(UserError, match=r"RANK WORLD_SIZE LOCAL_RANK .*'16'.* which process"):
+        distributed.launch(TORCHRUN | changes)
 
 
 def test_a_process_without_the_others_says_for_whom_it_waits_and_can_be_interrupted(data, tmp_path):
@@ -460,7 +455,7 @@ def test_a_process_without_the_others_says_for_whom_it_waits_and_can_be_interrup
     command = [sys.executable, str(ROOT / "model" / "mnist_train.py"), *FLAGS, "--output", str(tmp_path)]
     with subprocess.Popen(command, env=os.environ | place | address, stdout=-1, text=True) as process:
         line = process.stdout.readline()
-        assert line == f"waiting for 1 other process at 127.0.0.1:{address['MASTER_PORT']}\n"
+        assert line == f"rank 0 is waiting for 1 more at 127.0.0.1:{address['MASTER_PORT']}\n"
         process.send_signal(signal.SIGINT)
         process.wait(timeout=30)
 
@@ -494,8 +489,8 @@ def test_dist_1_takes_a_launcher_of_one_process(data, tmp_path, monkeypatch):
 
 def test_gpu_index_with_several_processes_is_refused(monkeypatch):
     launched(monkeypatch, OPEN_MPI)
-    with pytest.raises(UserError, match=r"--gpu=0: .*CUDA_VISIBLE_DEVICES"):
-        distributed.start(gpu=0)
+    with pytest.raises(UserError, match=r"--gpu=0 .*CUDA_VISIBLE_DEVICES"), distributed.joined("training", gpu=0):
+        pass
 
 
 @pytest.mark.parametrize("gpus, local_rank, expected", [(8, 3, "cuda:3"), (1, 3, "cuda:0"), (0, 3, "cpu")])
@@ -514,7 +509,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 
 
 def test_batch_must_split_evenly(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "start", lambda *args: distributed.Job(0, 5))
+    monkeypatch.setattr(distributed, "joined", lambda *args: contextlib.nullcontext(distributed.Job(0, 5)))
     done = train(data, tmp_path, check=1)
     assert_one_line_error(done, "--batch=24", "5 processes")
 
@@ -530,18 +525,17 @@ def test_shares_partition_the_batch(size, count):
 AVERAGE = """
 import sys, torch
 from utils import distributed
-job = distributed.start(gpu=-1)
-module = torch.nn.Linear(1, 2, bias=False)
-optimiser = torch.optim.Adam(module.parameters())
-module, optimiser = distributed.average_gradients(job, module, optimiser, fp16=True)
-for _ in range(2):
-    loss = (module(torch.ones(1 - job.rank, 1)) * torch.tensor([60000.0, 8.0])).sum()  # rank 1 has nothing
+with distributed.joined("training", gpu=-1) as job:
+    module = torch.nn.Linear(1, 2, bias=False)
+    optimiser = torch.optim.Adam(module.parameters())
+    module, optimiser = distributed.average_gradients(job, module, optimiser, fp16=True)
+    for _ in range(2):
+        loss = (module(torch.ones(1 - job.rank, 1)) * torch.tensor([60000.0, 8.0])).sum()  # rank 1 has nothing
+        distributed.backward(loss, optimiser)
+        distributed.step(optimiser)
+    loss = (module(torch.ones(1, 1)) * torch.tensor([50016.0, 8.0])).sum()
     distributed.backward(loss, optimiser)
-    distributed.step(optimiser)
-loss = (module(torch.ones(1, 1)) * torch.tensor([50016.0, 8.0])).sum()
-distributed.backward(loss, optimiser)
-print([p.grad.tolist() for p in module.parameters()], file=open(sys.argv[1] + str(job.rank), "w"))
-distributed.stop(job)
+    print([p.grad.tolist() for p in module.parameters()], file=open(sys.argv[1] + str(job.rank), "w"))
 """
 
 

@@ -49,7 +49,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(data, tmp_path, few_test_patches,
 def test_each_epoch_trains_on_other_patches(data, tmp_path, few_test_patches, monkeypatch):
     seen = []
     step = training.train_step
-    monkeypatch.setattr(training, "train_step", lambda *args: seen.append(args[3]) or step(*args))
+    monkeypatch.setattr(training, "train_step", lambda *args: seen.append(args[2]) or step(*args))
     train(data, tmp_path / "out", "--epochs=2", "--seed=7")
     patches = load_train(data)
     for epoch, batches in enumerate((seen[:4], seen[4:])):

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -60,22 +61,19 @@ class Job(NamedTuple):
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
     device: torch.device = torch.device("cpu")
     backend: Backend | None = None  # None: there is one process
 
 
 # Launchers and the variables with rank, size, local rank and local size, in the order of precedence: torchrun may run
 # under srun or mpiexec, and mpiexec under srun.
-_LAUNCHERS = {
-    "torchrun": [("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")],
-    "mpiexec": [
-        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-        ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),  # MPICH and Intel MPI
-    ],
+_LAUNCHERS = [
+    ("torchrun", "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE"),
+    ("mpiexec", "OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_LOCAL_RANK OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("mpiexec", "PMI_RANK PMI_SIZE MPI_LOCALRANKID MPI_LOCALNRANKS"),  # MPICH and Intel MPI
     # Not SLURM_NTASKS: a batch script has it too, in which nothing has been launched yet.
-    "srun": [("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")],
-}
+    ("srun", "SLURM_PROCID SLURM_STEP_NUM_TASKS SLURM_LOCALID SLURM_STEP_TASKS_PER_NODE"),
+]
 
 
 def launch(environment: Mapping[str, str] = os.environ) -> Launch:
@@ -83,61 +81,41 @@ def launch(environment: Mapping[str, str] = os.environ) -> Launch:
 
     Raises UserError if they tell of several processes but not which of them this is.
     """
-    alone, problem = Launch(), None
-    for launcher, names in ((launcher, names) for launcher, several in _LAUNCHERS.items() for names in several):
-        values = [environment.get(name, "") for name in names]
+    alone, unclear = Launch(), None
+    for launcher, names in _LAUNCHERS:
+        values = [environment.get(name, "") for name in names.split()]
         if not (values[0] and values[1]):
             continue
+        values[3] = re.sub(r"\(.*|,.*", "", values[3])  # srun's "8(x2),4": 8 on each of two nodes, 4 on the third
         if values[1] == "1":  # another launcher may tell of more: containers have variables of their own
             alone = Launch(launcher=alone.launcher or launcher)
-            continue
-        values[3] = re.sub(r"\(.*|,.*", "", values[3])  # srun's "8(x2),4": 8 on each of two nodes, 4 on the third
-        found = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
-        try:
+        elif all(map(str.isdecimal, values)) and int(values[0]) < int(values[1]):
             rank, size, local_rank, local_size = map(int, values)
-        except ValueError:
-            problem = f"several processes were launched, with {found}; launch them with torchrun or mpiexec"
-            continue
-        if 0 <= rank < size:
             return Launch(rank, size, local_rank, local_size, launcher)
-        problem = f"{found}: the ranks of {size} processes are 0 to {size - 1}; launch with torchrun or mpiexec"
-    if problem:
-        raise UserError(problem)
+        else:
+            unclear = f"{names} are {values}"
+    if unclear:
+        raise UserError(f"{unclear}: they do not say which process this is; launch it with torchrun or mpiexec")
     return alone
 
 
 @contextlib.contextmanager
 def joined(what: str, gpu: int | None = None, dist: int | None = None) -> Iterator[Job]:
-    """Inside this context, the Job of this process, from start(); only rank 0 prints."""
-    job = start(dist, gpu, what)
-    with contextlib.ExitStack() as silence:
-        if job.rank:
-            nowhere = silence.enter_context(open(os.devnull, "w"))
-            silence.enter_context(contextlib.redirect_stdout(nowhere))
-        yield job
-    stop(job)
+    """Inside this context, the Job of this process; only rank 0 prints, and first how the processes communicate.
 
-
-def start(dist: int | None = None, gpu: int | None = None, what: str = "training") -> Job:
-    """Join the other processes of this job; rank 0 prints how, in one line.
-
-    dist: the --dist flag, 1 to require a launcher, 0 to refuse several processes, None for what was launched.
-    gpu: the --gpu flag, -1 for the CPU; by default the GPU of this process's local rank, if there are GPUs.
-    what: a word for the work. Raises UserError if the flags do not agree with the launch.
+    what: a word for the work. gpu: the --gpu flag, -1 for the CPU; by default the GPU of this process's local rank, if
+    there are GPUs. dist: the --dist flag, 1 to require a launcher, 0 to refuse several processes, None for what was
+    launched. Raises UserError if the flags do not agree with the launch.
     """
     place = launch()
     if dist and not place.launcher:
-        raise UserError(
-            "--dist=1: this process was launched alone; start it with mpiexec -np N or torchrun --nproc-per-node N"
-        )
+        raise UserError("--dist=1 requires a launcher: mpiexec -np N or torchrun --nproc-per-node N")
+    if dist == 0 and place.size > 1:
+        raise UserError(f"--dist=0 refuses several processes, and {place.launcher} launched {place.size} processes")
     if place.size == 1:
         print(f"{what} in one process")
-        return Job(device=cli.device(gpu))
-    if dist == 0:
-        raise UserError(
-            f"--dist=0: {place.launcher} launched {place.size} processes, which would all train the same model and "
-            f"write the same files; leave out --dist=0, or start one process without {place.launcher}"
-        )
+        yield Job(device=cli.device(gpu))
+        return
     device = device_of(gpu, place)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -146,22 +124,20 @@ def start(dist: int | None = None, gpu: int | None = None, what: str = "training
         backend = _horovod(place, device) if place.launcher == "mpiexec" else _torch(place, device)
     except ImportError as error:
         reason, backend = f" ({error}; scripts/install_horovod.sh installs it)", _torch(place, device)
-    if place.rank == 0:
-        nodes = "" if place.size == place.local_size else f" ({place.local_size} on this node)"
-        print(f"{what} in {place.size} processes{nodes}, launched by {place.launcher}: {backend.name}{reason}")
-    job = Job(place.rank, place.size, place.local_rank, device, backend)
+    job = Job(place.rank, place.size, device, backend)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if job.rank else sys.stdout):
+        print(f"{what} in {place.size} processes, launched by {place.launcher}: {backend.name}{reason}")
+        barrier(job)
+        yield job
     barrier(job)
-    return job
+    backend.stop()
 
 
 def device_of(gpu: int | None, place: Launch) -> torch.device:
     """The device of one of several processes. Raises UserError if --gpu names one GPU, or if there are too few."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpu not in (None, -1):
-        raise UserError(
-            f"--gpu={gpu}: each of {place.size} processes uses the GPU of its rank; leave out --gpu and choose the "
-            "GPUs with CUDA_VISIBLE_DEVICES, or use --gpu=-1 for the CPU"
-        )
+        raise UserError(f"--gpu={gpu} is for one process; choose the GPUs of several with CUDA_VISIBLE_DEVICES")
     if gpu == -1 or count == 0:
         return torch.device("cpu")
     if 1 < count < place.local_size:
@@ -183,10 +159,7 @@ def _horovod(place: Launch, device: torch.device) -> Backend:
         raise ImportError("Horovod was built without MPI or, for GPUs, without NCCL")
     hvd.init()
     if hvd.size() != place.size:
-        raise UserError(
-            f"mpiexec launched {place.size} processes and Horovod sees {hvd.size()}: it was built with another MPI; "
-            "put the mpiexec of that one first on PATH, or use torchrun"
-        )
+        raise UserError(f"Horovod sees {hvd.size()} of {place.size} processes: it needs its own MPI; use torchrun")
 
     def start_sum(tensor, name):
         handle = hvd.allreduce_async_(tensor, op=hvd.Sum, name=name)
@@ -262,10 +235,7 @@ def rendezvous(place: Launch, environment: Mapping[str, str] = os.environ) -> tu
     """
     address = environment.get("MASTER_ADDR")
     if not address and place.size > place.local_size:
-        raise UserError(
-            f"MASTER_ADDR is not set, and the {place.size} processes are on several nodes; set it to the first one's "
-            "name (mpiexec -x MASTER_ADDR=... with Open MPI), or launch with torchrun or Horovod"
-        )
+        raise UserError("several nodes require MASTER_ADDR, the first one's name (mpiexec -x MASTER_ADDR=...)")
     # The same in all processes of a job, and hardly ever in two jobs on a node.
     jobs = [environment.get(name) for name in ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "SLURM_JOB_ID")]
     key = next(filter(None, jobs), str(os.getppid()) if place.size == place.local_size else "")
@@ -275,11 +245,9 @@ def rendezvous(place: Launch, environment: Mapping[str, str] = os.environ) -> tu
 
 @contextlib.contextmanager
 def _waiting(place: Launch, address: str) -> Iterator[None]:
-    """Say for whom this process waits, if it waits for more than a moment. Meanwhile Ctrl-C ends it at once."""
-    others = "1 other process" if place.size == 2 else f"{place.size - 1} other processes"
-    whom = f"rank {place.rank} is waiting for rank 0" if place.rank else f"waiting for {others}"
-    timer = threading.Timer(10 if place.rank else 1, print, [f"{whom} at {address}"])
-    timer.daemon = True
+    """Say for how many this process waits, if it waits for more than a moment. Meanwhile Ctrl-C ends it at once."""
+    others = f"rank {place.rank} is waiting for {place.size - 1} more at {address}"
+    timer = threading.Timer(10 if place.rank else 1, print, [others])
     timer.start()
     previous = signal.signal(signal.SIGINT, signal.SIG_DFL)  # PyTorch waits in C++, where Python does not see it
     try:
@@ -301,18 +269,8 @@ def _contact() -> Iterator[None]:
     except RuntimeError as error:  # HorovodInternalError is one
         if launch().size == 1:
             raise
-        raise UserError(
-            f"rank {launch().rank} on {socket.gethostname()} lost contact with the other processes "
-            f"({_first_line(error)}): one of them has ended, and may have said why; "
-            "start them again (training continues with --resume)"
-        ) from error
-
-
-def stop(job: Job) -> None:
-    """Leave the job, once all processes have called this."""
-    if job.backend:
-        barrier(job)
-        job.backend.stop()
+        where = f"rank {launch().rank} on {socket.gethostname()}"
+        raise UserError(f"{where} lost contact with the other processes ({_first_line(error)})") from error
 
 
 @_contact()
@@ -336,15 +294,12 @@ def barrier(job: Job) -> None:
 
 
 def in_turn(job: Job, function: Callable[[], _T]) -> _T:
-    """Call a function on rank 0, then on the first rank of each other node, then on all the rest.
-
-    The later ones find on a disk what the earlier ones wrote. Returns what the function returned in this process.
-    """
-    turn = 0 if job.rank == 0 else 1 if job.local_rank == 0 else 2
-    for current in range(3 if job.backend else 1):
-        if current == turn:
-            result = function()
-        barrier(job)
+    """Call a function on rank 0, then on the others, which find on the disk what rank 0 wrote; returns its result."""
+    if job.rank == 0:
+        result = function()
+    barrier(job)
+    if job.rank:
+        result = function()
     return result
 
 

@@ -1,4 +1,4 @@
-"""Dealing work to the processes of a job (utils.distributed), and gathering what they made of it.
+"""Dealing work to the processes of a job (utils.distributed), and gathering their results.
 
 Process r of n does the items r, r + n, r + 2n ... of a list, as cards are dealt: a list that is sorted by length is
 dealt evenly, and stays sorted. Gathering is called by all processes, in the same order.
@@ -7,7 +7,8 @@ dealt evenly, and stays sorted. Gathering is called by all processes, in the sam
 import argparse
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -17,15 +18,7 @@ if TYPE_CHECKING:  # PyTorch is imported where it is needed, so that --help answ
     from utils.distributed import Job
 
 
-class _Alone(NamedTuple):
-    """What this module needs of a distributed.Job, for a single process."""
-
-    rank: int = 0
-    size: int = 1
-    backend: None = None
-
-
-ALONE = cast("Job", _Alone())
+ALONE = cast("Job", SimpleNamespace(rank=0, size=1, backend=None))  # what coding needs of the Job of one process
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ SECONDS = 30  # between the lines that stand for a bar where stderr is no termin
 
 
 class _Lines:
-    """A file for bars: of what is written to it, a line each half minute reaches stderr."""
+    """A file for bars, which passes on to stderr only one line every half minute."""
 
     shown = time.monotonic()  # when the last line was, of all bars
 

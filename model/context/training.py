@@ -6,20 +6,19 @@ pixels above and on the left.
 
 import argparse
 import copy
-import math
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from model.context import data, weights
 from model.context.torch_network import TorchContextNetwork
-from model.optimiser import adam, cosine, set_lr, stop_signals
-from model.train_state import ANEW, read_full, refuse_to_replace, save
+from model.optimiser import adam, check_finite, clip, cosine, set_lr, stop_signals
+from model.train_state import claim, load_full, save
 from utils import paths, processes
-from utils.errors import UserError
+from utils.progress import bar
 from utils.torch.modules import update_ema
 
 SAVE_SECONDS = 60
@@ -42,12 +41,13 @@ def train(dataset: str, args: argparse.Namespace) -> None:
     processes.refuse_several("training the context network")
     target = paths.params(dataset, args.output) / weights.NAME
     full = target.with_name("context.resume")
-    paths.check_writable(target, full)
-    refuse_to_replace(target, full, args.resume, args.force)
-    identity = {"steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": args.seed}
-    state = read_full(full) if args.resume else None
-    if state is not None and state["identity"] | {"lr": None} != identity | {"lr": None}:  # the rate may change
-        raise UserError(f"{full} is of another run, {state['identity']}; use its settings, or {ANEW}")
+    with claim(target, full, args.resume, args.force):
+        _train(dataset, args, target, full)
+
+
+def _train(dataset: str, args: argparse.Namespace, target: Path, full: Path) -> None:
+    identity = {"steps": args.steps, "batch": args.batch, "seed": args.seed}
+    state = load_full(full, identity) if args.resume else None
     source = data.open_source(dataset, args.data)
     torch.manual_seed(args.seed)
     network = TorchContextNetwork()
@@ -66,36 +66,33 @@ def train(dataset: str, args: argparse.Namespace) -> None:
         progress = {"step": step, "curve": curve, "seconds": time.monotonic() - began, "identity": identity}
         save({name: part.state_dict() for name, part in parts.items()} | progress, full)
 
-    bar = tqdm(total=args.steps, initial=step, unit="step", dynamic_ncols=True, desc="context network")
     running, saved = None, time.monotonic()
-    with bar, stop_signals() as asked:
+    with bar(total=args.steps, initial=step, unit="step", desc="context network") as steps, stop_signals() as asked:
         while step < args.steps and not asked:
             set_lr(optimiser, cosine(args.lr, step, args.steps))
             pixels = source.draw(np.random.default_rng((args.seed, step)), args.batch)
             loss = network.bits(*pixels)[:, : source.channels].mean()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)  # without it, some runs end in NaN
+            norm = clip(network).item()  # without the limit, some runs end in NaN
             value = loss.item()
-            if not (math.isfinite(value) and torch.isfinite(norm)):  # before the weights change
-                what = f"the loss is {value} and the norm of its gradient {norm.item()} after step {step}"
-                raise UserError(f"{what}; resume with --resume and a lower --lr")
+            check_finite(value, norm, step, full)  # before the weights change
             optimiser.step()
             step += 1
             update_ema(average, network, step, head_start=0)
             running = value if running is None else 0.99 * running + 0.01 * value
-            bar.update()
+            steps.update()
             if step % args.test_every == 0 or step == args.steps:
                 curve.append((step, *validate(average, source)))
                 rates = zip(source.validation, curve[-1][1:], strict=True)
-                bar.write(f"step {step:,}: " + ", ".join(f"{name} {rate:.4f}" for name, rate in rates) + " bits/dim")
+                steps.write(f"step {step:,}: " + ", ".join(f"{name} {rate:.4f}" for name, rate in rates) + " bits/dim")
             if step % 20 == 0:
-                bar.set_postfix_str(f"{running:.4f} bits/dim")
+                steps.set_postfix_str(f"{running:.4f} bits/dim")
             if time.monotonic() - saved > SAVE_SECONDS:
                 save_full()
                 saved = time.monotonic()
     save_full()
-    record = {f"setting_{name}": value for name, value in identity.items()} | {"steps": step}
+    record = {f"setting_{name}": value for name, value in (identity | {"lr": args.lr}).items()} | {"steps": step}
     record |= {"seconds": time.monotonic() - began, "curve": np.reshape(curve, (-1, 1 + len(source.validation)))}
     weights.save(target, average.weights(), **record)
     if step < args.steps:

@@ -168,7 +168,9 @@ def begin(
     announce(settings, args, state, len(test_images), job.device, step)
     if saved:
         state.load(saved)
-        if not best.exists():  # the next test writes it
+        if not best.exists():
+            if state.best < math.inf:
+                print(f"{best} is absent; the next test writes it")
             state.best, state.tested = math.inf, 0
     else:
         if job.rank == 0:
@@ -194,6 +196,8 @@ def announce(
         f"on {device} in {state.identity['precision']}" + (f", resumed at step {step:,}" if step else "")
     )
     print(f"settings: {flags(args)}")
+    if step >= last_step:
+        print(f"{step:,} steps are done already; to train on, raise --epochs or --max-steps")
 
 
 def flags(args: argparse.Namespace) -> str:

@@ -22,12 +22,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from codec import command, competitors
-from utils import cli, datasets, paths, photographs
+from utils import cli, datasets, paths, photographs, progress
 from utils.errors import UserError
 from utils.tables import write_csv
 
@@ -54,7 +53,7 @@ def measure(dataset, args):
         return {name: (bits / dims).mean() for name, bits in command.other_bits(chosen).items()}, (len(chosen), 1)
     images = datasets.load(dataset, "test", args.data)
     chains = datasets.sample_chains(len(images), args.experiments, args.ndatapoints, args.seed)
-    bar = functools.partial(tqdm, desc=dataset, unit="experiment", dynamic_ncols=True)
+    bar = functools.partial(progress.bar, desc=dataset, unit="experiment")
     return competitors.measure(images[chains], competitors.has_jxl(), bar), chains.shape
 
 

@@ -22,14 +22,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from codec import container, context, models
 from model.context.features import SMALL_GRID
 from model.context.weights import open_network
-from utils import cli, datasets, images, paths, photographs, processes, results, tables
+from utils import cli, datasets, images, paths, photographs, processes, progress, results, tables
 from utils.compiled import processors
 from utils.errors import UserError
 
@@ -132,7 +131,7 @@ def verify_chains(words, file, chosen, network):
 def _each(function, chains, desc):
     """[function(chain) for every chain], on as many threads as there are processors."""
     with concurrent.futures.ThreadPoolExecutor(processors()) as pool:
-        return list(tqdm(pool.map(function, chains), total=len(chains), desc=desc, unit="chain", dynamic_ncols=True))
+        return list(progress.bar(pool.map(function, chains), total=len(chains), desc=desc, unit="chain"))
 
 
 # Photographs
@@ -145,7 +144,7 @@ def code_photographs(args, network):
     name = SCHEME + results.seed_name(args.seed) + size
     folder = paths.bitstreams(args.dataset, 0, args.output) / name
     bits, found = [], models.Models(context=lambda _: network)
-    for i, photograph in enumerate(tqdm(chosen, desc="context network", unit="photograph", dynamic_ncols=True)):
+    for i, photograph in enumerate(progress.bar(chosen, desc="context network", unit="photograph")):
         original, path = images.Picture("RGB", photograph.pixels), folder / f"{i}.bitswap"
         if not args.verify_only:
             with paths.replacing(path) as file:

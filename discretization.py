@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from utils import cli, datasets, npz, paths, photographs
+from utils import cli, datasets, npz, paths, photographs, progress
 from utils.errors import UserError
 from utils.fixed_point import Bins, EqualMassBins, UniformBins, pixel_bins
 from utils.processes import ALONE, gather, joined
@@ -97,7 +96,7 @@ def sample_ranges(
             images = photographs.recrop(images, seed, math.ceil(count / len(images)))
             indices = np.random.default_rng(seed).choice(len(images), count, replace=count > len(images))
         starts = range(0, count, BATCH)[job.rank :: job.size]
-        bar = tqdm(starts, desc=f"bins, {count:,} samples", unit="batch", dynamic_ncols=True, disable=job.rank > 0)
+        bar = progress.bar(starts, desc=f"bins, {count:,} samples", unit="batch", disable=job.rank > 0)
         with torch.inference_mode(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             for first in bar:
                 torch.manual_seed(seed + first)  # so that a batch does not depend on the process that draws it

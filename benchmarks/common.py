@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils import cli, paths
+from utils import cli, paths, progress
 from utils.published import SETTINGS
 from utils.tables import write_csv
 
@@ -102,8 +102,6 @@ def table_file(output, name):
 
 def report(name, output, columns, rows, total):
     """Print rows as they come, with a progress bar, and write them. rows: an iterable of `total` rows."""
-    from tqdm import tqdm
-
     widths = [max(10, len(column) + 2) for column in columns]
 
     def line(cells):
@@ -112,7 +110,7 @@ def report(name, output, columns, rows, total):
 
     print(line(columns), flush=True)
     done = []
-    with tqdm(total=total, unit="row", leave=False, disable=None, dynamic_ncols=True) as bar:
+    with progress.bar(total=total, unit="row", leave=False, disable=None) as bar:
         for row in rows:
             done.append(row)
             bar.write(line(row))

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from codec import competitors
 from codec.bitsback import SCHEDULES, whitened
-from utils import cli, datasets, paths, photographs, processes, results
+from utils import cli, datasets, paths, photographs, processes, progress, results
 from utils.results import MEASURES, SCHEMES
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ def code(
 
 def other_bits(chosen: Sequence[photographs.Photograph]) -> dict[str, np.ndarray]:
     """The bits of each photograph with other compressors: {name: int64 [photographs]}."""
-    jxl, bar = competitors.has_jxl(), tqdm(chosen, desc="other compressors", unit="photograph", dynamic_ncols=True)
+    jxl, bar = competitors.has_jxl(), progress.bar(chosen, desc="other compressors", unit="photograph")
     rates = [(photo.pixels.size, competitors.measure(photo.pixels[None, None], jxl)) for photo in bar]
     return {name: np.array([round(each[name] * dims) for dims, each in rates]) for name in rates[0][1]}
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import discretization
 from codec import bitsback
@@ -24,7 +23,7 @@ from codec.rans import Rans
 from model import make_exact
 from model.checkpoints import Checkpoint
 from model.vae import ARITHMETIC, Model, for_inference, log_likelihoods
-from utils import distributed, npz
+from utils import distributed, npz, progress
 from utils.datasets import PHOTOGRAPHS
 from utils.errors import UserError
 from utils.processes import deal, gather, gather_words, slowest
@@ -80,7 +79,7 @@ def compress(
     first_push = next(i for i, step in enumerate(schedule) if step.action == "push")
     added, elbos, stack = (np.full((len(chains), count), np.nan) for _ in range(3))
     seconds = 0.0
-    with tqdm(total=lengths.sum(), desc="encode", unit=setup.unit, dynamic_ncols=True, disable=job.rank > 0) as bar:
+    with progress.bar(total=lengths.sum(), desc="encode", unit=setup.unit, disable=job.rank > 0) as bar:
         for t in range(lengths[0]):
             lanes = int(np.count_nonzero(t < lengths))
             images = np.stack([chain[t] for chain in chains[:lanes]])
@@ -195,10 +194,10 @@ def verify(
     remedy = "it is corrupt, or was written on another device or with another PyTorch or number of threads"
     words, chains, initial = deal(job, words), deal(job, chains), deal(job, initial)
     lengths, began = [len(chain) for chain in chains], time.perf_counter()
-    progress = functools.partial(tqdm, desc="decode", unit="step", dynamic_ncols=True, disable=job.rank > 0)
+    wrap = functools.partial(progress.bar, desc="decode", unit="step", disable=job.rank > 0)
     try:
         coder = Rans.from_words(words)
-        decoded = bitsback.decode_chains(schedule, coder, setup.conditional, lengths, progress)
+        decoded = bitsback.decode_chains(schedule, coder, setup.conditional, lengths, wrap)
     except ValueError as error:
         raise UserError(f"{path} cannot be decoded ({error}): {remedy}") from error
     seconds = slowest(job, time.perf_counter() - began)

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from tqdm import tqdm
 
-from utils import cli, datasets, npz, paths, photographs
+from utils import cli, datasets, npz, paths, photographs, progress
 from utils.errors import UserError
 
 SHAPE = datasets.SHAPES["imagenet"]
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     paths.check_writable(*sources)  # before the long work on the first
     for target, (folder, files) in sources.items():
         names, hidden = ([], 0) if files else paths.list_files(folder)
-        with tqdm(files or names, desc=target.stem, unit="batch" if files else "image", dynamic_ncols=True) as bar:
+        with progress.bar(files or names, desc=target.stem, unit="batch" if files else "image") as bar:
             count = write(target, read_batches(bar) if files else read_images(folder, bar), folder)
         print(f"wrote {target}: {count} images of {folder}")
         if files:

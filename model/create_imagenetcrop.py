@@ -19,9 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from tqdm import tqdm
 
-from utils import cli, datasets, paths
+from utils import cli, datasets, paths, progress
 from utils.errors import UserError
 
 TEST = 5000
@@ -94,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     drawn = set(np.random.default_rng(args.seed).choice(len(photographs), count, replace=False).tolist())
     aside = root / f".{os.getpid()}.tmp"
     try:
-        bar = tqdm(photographs.items(), unit="photograph", dynamic_ncols=True)
+        bar = progress.bar(photographs.items(), unit="photograph")
         for i, (name, source) in enumerate(bar):
             place(source, aside / ("test" if i in drawn else "train") / name)
         for split, target in targets.items():

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from utils import images, npz, paths
+from utils import images, npz, paths, progress
 from utils.cli import printable
 from utils.errors import UserError
 
@@ -197,7 +196,7 @@ def _decode_all(folder: Path, names: Sequence[str], target: Path, room: int) -> 
 def _decode_each(folder: Path, names: Sequence[str]) -> Iterator[np.ndarray | str]:
     """Generate decode() of each named file, in order, with two of them a processor in memory."""
     processors = os.cpu_count() or 1
-    bar = tqdm(names, desc=f"{folder.name} photographs", unit="file", dynamic_ncols=True)
+    bar = progress.bar(names, desc=f"{folder.name} photographs", unit="file")
     with bar, ThreadPoolExecutor(processors) as pool:  # threads: Pillow decodes without the GIL
         pending: deque[Future] = deque()
         for name in bar:

@@ -9,6 +9,7 @@ a grey level differs. push() keeps all intervals and puts them on the lane at th
 """
 
 import concurrent.futures
+import functools
 import itertools
 import threading
 from collections.abc import Callable, Sequence
@@ -220,21 +221,25 @@ def _code_strip(coder, pixels, weights, coding, first_row, advance, decoding):
     return intervals
 
 
-@compiled
+@functools.partial(compiled, _nrt=False)  # counts no references to arrays, which takes longer than the heads
 def _code_rows(
     first, last, offset, channels, grid, adapting, decoding, planes, adapted, s, intervals, heads, words, counts
 ):  # fmt: skip
     """Code rows first..last of a strip whose first row is the image's row `offset`; False if the words run out."""
-    weights = adapted.weights
+    weights, width = adapted.weights, planes.shape[2] - 2 * PAD
     for y in range(first, last):
         row, block_row = PAD + y, block_position(offset + y, grid)
         features.pad_left(planes, row)
-        for x in range(planes.shape[2] - 2 * PAD):
+        known, ahead = 0, 0  # the trunk has run for `ahead` pixels from `known` on
+        for x in range(width):
             column = PAD + x
-            features.pad_above(planes, row, column)
-            spread = network.run_trunk(planes, row, column, block_row, block_position(x, grid), weights, s)
+            if x == known + ahead:  # no step of Adam comes between the pixels of a block
+                ahead = 1 if decoding else min(network.BLOCK, width - x, adaptation.EVERY - adapted.pixels[0])
+                network.run_trunk(planes, row, column, ahead, block_row, grid, weights, s)
+                known = x
+            i = x - known
             for c in range(channels):
-                mixture.fill_mixture(c, spread, network.run_head(c, weights, s), s)
+                mixture.fill_mixture(i, c, network.run_head(i, c, weights, s), s)
                 if decoding:
                     value, start, end = mixture.find_level(top(heads, 0), s)
                     if not pop_symbol(heads, words, counts, 0, start, end - start):
@@ -246,11 +251,11 @@ def _code_rows(
                     intervals[0, y, x, c] = start
                     intervals[1, y, x, c] = mixture.cumulative_frequency(value + 1, s) - start
                 if adapting:
-                    adaptation.add_colour_gradient(c, value, spread, s, adapted)
-                network.note_colour(c, value, spread, s)
+                    adaptation.add_colour_gradient(c, value, s.spread[i], s, adapted)
+                network.note_colour(i, c, value, s)
             for c in range(channels, 3):  # a grey pixel fills all three planes
                 planes[c, row, column] = planes[0, row, column]
             if adapting:
-                adaptation.adapt_after_pixel(s, adapted)
+                adaptation.adapt_after_pixel(i, s, adapted)
         features.pad_right(planes, row)
     return True

@@ -18,17 +18,17 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def compiled(function: Callable) -> Any:
+def compiled(function: Callable, **options: bool) -> Any:
     """Compile a function; it runs without the GIL, so that threads can call it at the same time.
 
     The result is cached next to the source, or in Numba's own folder if that cannot be written. If neither can be
     written, or the disk is full, every process compiles anew. A cache that is damaged, or that was made from other
-    sources, is made again.
+    sources, is made again. options: further ones of numba.njit().
     """
     try:
-        dispatcher: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        dispatcher: Any = numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
     except RuntimeError:  # no folder for the cache
-        return numba.njit(nogil=True, error_model="numpy")(function)
+        return numba.njit(nogil=True, error_model="numpy", **options)(function)
     cache = dispatcher._cache  # Numba has no public way to deal with a damaged file
     cache._cache_file._source_stamp = _sources()
     load, save = cache.load_overload, cache.save_overload

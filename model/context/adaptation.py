@@ -59,14 +59,16 @@ def start_adaptation(weights: Weights) -> Adaptation:
 @compiled
 def _transpose(head_out, transposed):
     for c in range(3):
-        transposed[c] = head_out[c].T
+        for j in range(HEAD):
+            for k in range(OUTPUTS):
+                transposed[c, k, j] = head_out[c, j, k]
 
 
 @compiled
 def add_colour_gradient(c: int, x: int, spread: np.float32, s: Scratch, a: Adaptation) -> None:
     """Add the gradient of the code length of grey level x of colour c, right after network.run_head(c, ...)."""
     mixture_gradient(c, x, spread, s, a.outputs)
-    hidden, by_hidden, gradients = s.head, a.heads[c * HEAD : (c + 1) * HEAD], a.gradients
+    hidden, by_hidden, gradients = s.head[0], a.heads[c * HEAD : (c + 1) * HEAD], a.gradients
     for k in range(OUTPUTS):
         gradients.head_out_bias[c, k] += a.outputs[k]
     for j in range(HEAD):
@@ -87,12 +89,12 @@ def add_colour_gradient(c: int, x: int, spread: np.float32, s: Scratch, a: Adapt
 
 
 @compiled
-def adapt_after_pixel(s: Scratch, a: Adaptation) -> None:
+def adapt_after_pixel(i: int, s: Scratch, a: Adaptation) -> None:
     """Add the gradients of the heads' first layer, once a pixel's colours are known; step after every EVERY pixels."""
     for k in range(WIDTH):
         a.gradients.head_bias[k] += a.heads[k]
     for j in range(HIDDEN):
-        h = s.hidden[j]
+        h = s.hidden[i, j]
         if h != _ZERO:
             for k in range(WIDTH):
                 a.gradients.head_in[j, k] += h * a.heads[k]

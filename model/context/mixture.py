@@ -38,21 +38,22 @@ _HALF, _ZERO, _ONE = np.float32(0.5), np.float32(0), np.float32(1)
 
 
 @compiled
-def fill_mixture(c: int, spread: np.float32, point: np.float32, s: Scratch) -> None:
-    """Compute the mixture of colour c from the outputs of its head. point: what network.run_head() returned."""
-    top = s.outputs[0]
+def fill_mixture(i: int, c: int, point: np.float32, s: Scratch) -> None:
+    """Compute the mixture of colour c of pixel i from its head's outputs. point: what network.run_head() returned."""
+    outputs, spread = s.outputs[0], s.spread[i]
+    top = outputs[0]
     for k in range(1, K):
-        top = max(top, s.outputs[k])
+        top = max(top, outputs[k])
     total = _ZERO
     for k in range(K):
-        s.shares[k] = exp(s.outputs[k] - top)
+        s.shares[k] = exp(outputs[k] - top)
         total += s.shares[k]
     for k in range(K):
         s.shares[k] = s.shares[k] / total
         s.masses[k] = np.int64(s.shares[k] * _WHOLE)
-        mean = s.centre[c] + spread * (point + s.outputs[MEANS + k])
+        mean = s.centre[i, c] + spread * (point + outputs[MEANS + k])
         s.means[k] = min(max(mean, -_LEVELS), _LEVELS)
-        scale = min(max(s.outputs[SCALES + k], -_SCALE_LIMIT), _SCALE_LIMIT)
+        scale = min(max(outputs[SCALES + k], -_SCALE_LIMIT), _SCALE_LIMIT)
         s.inverses[k] = exp(-scale) / spread
 
 
@@ -107,7 +108,7 @@ def mixture_gradient(c: int, x: int, spread: np.float32, s: Scratch, out: np.nda
         mass += out[k]
         out[MEANS + k] = share * (upper_slope - lower_slope) * (s.inverses[k] * spread)
         out[SCALES + k] = share * (upper_slope * upper_z - lower_slope * lower_z)
-        if abs(s.outputs[SCALES + k]) > _SCALE_LIMIT:
+        if abs(s.outputs[0, SCALES + k]) > _SCALE_LIMIT:
             out[SCALES + k] = _ZERO
     factor = _MASS / (_MASS * mass + _FLOOR)
     for k in range(K):

@@ -86,8 +86,8 @@ def test_the_mixture_costs_what_training_counts():
 def test_cumulative_frequencies_rise(outputs, spread, point, centre, c):
     """From 0 to the whole, by at least 1 a grey level, whatever a head says."""
     s = make_scratch()
-    s.outputs[: 3 * K], s.centre[:] = outputs, centre
-    mixture.fill_mixture(c, np.float32(spread), np.float32(point), s)
+    s.outputs[0, : 3 * K], s.centre[0], s.spread[0] = outputs, centre, spread
+    mixture.fill_mixture(0, c, np.float32(point), s)
     found = [cumulative_frequency(x, s) for x in range(SYMBOLS + 1)]
     assert found[0] == 0 and found[-1] == 1 << mixture.PRECISION
     assert np.diff(found).min() >= 1
@@ -174,6 +174,7 @@ def test_gradients(c):
             adaptation.add_colour_gradient(c, int(planes[c, row, column]), s.spread[0], s, a)
         note_colour(0, colour, planes[colour, row, column], s)
     adaptation.adapt_after_pixel(0, s, a)
+    adaptation.sum_gradients(a)
     position = np.zeros(2 * (PERIOD + 1), np.float32)
     position[[PERIOD, 2 * PERIOD + 1]] = 1
     inputs = torch.from_numpy(np.concatenate((s.inputs[0], position)))[None]

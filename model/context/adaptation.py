@@ -2,13 +2,15 @@
 
 After every EVERY pixels, encoder and decoder take the same step of Adam (Kingma, Ba 2015) on the code length of those
 pixels. Only the weights of the heads change. The gradients are written out here, in the fixed arithmetic of the network
-(model.context.arithmetic).
+(model.context.arithmetic). Each is a sum of what the pixels contribute, from zero on, one pixel after the other. What
+it is the sum of is kept until the step, because all sums together are a matrix product, and take a third of the time.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
+from model.context.arithmetic import make_product
 from model.context.mixture import mixture_gradient
 from model.context.network import Scratch
 from model.context.weights import HEAD, HIDDEN, OUTPUTS, WIDTH, Weights
@@ -21,6 +23,9 @@ WARM_UP = np.float32(64)  # steps over which the rate rises to RATE, because the
 _DECAYS = np.float32(0.9), np.float32(0.999)  # of the averages of the gradients and of their squares
 _EPSILON = np.float32(1e-4)
 _ZERO, _ONE = np.float32(0), np.float32(1)
+_INPUTS = HIDDEN + 3  # of the heads' first layer: the hidden units, the residuals of green and red, and 1 for the bias
+
+_add_wide, _add_head, _add_outputs = make_product(WIDTH), make_product(HEAD), make_product(OUTPUTS)
 
 
 class Adaptation(NamedTuple):
@@ -29,10 +34,14 @@ class Adaptation(NamedTuple):
     weights: Weights  # those of the network, the heads' as views of flat[0]
     gradients: Weights  # for the heads, views of flat[1]
     flat: np.ndarray  # [4, N]: weights that adapt, their gradients, the averages of the gradients and of their squares
+    first: np.ndarray  # [_INPUTS, WIDTH]: the gradients of head_in, head_seen and head_bias, a view of flat[1]
     powers: np.ndarray  # [3]: of the decays, to the number of steps; that number, up to WARM_UP
     transposed: np.ndarray  # [3, OUTPUTS, HEAD]: head_out with its last two dimensions exchanged
-    outputs: np.ndarray  # [OUTPUTS]: the gradient with respect to a head's outputs
-    heads: np.ndarray  # [WIDTH]: with respect to the heads' hidden units before ReLU
+    inputs: np.ndarray  # [_INPUTS, EVERY]: of the first layer, one column a pixel
+    head: np.ndarray  # [3, HEAD, EVERY]: the heads' hidden units
+    outputs: np.ndarray  # [3, EVERY, OUTPUTS]: the gradients with respect to the heads' outputs
+    heads: np.ndarray  # [EVERY, WIDTH]: with respect to the heads' hidden units before ReLU
+    by_hidden: np.ndarray  # [1, HEAD]: with respect to those of a head after ReLU
     pixels: np.ndarray  # int64 [1]: pixels since the last step
 
 
@@ -47,11 +56,12 @@ def start_adaptation(weights: Weights) -> Adaptation:
         parts = zip(heads.items(), np.split(array, ends[:-1]), strict=True)
         return weights._replace(**{name: part.reshape(head.shape) for (name, head), part in parts})
 
+    shapes = (3, OUTPUTS, HEAD), (_INPUTS, EVERY), (3, HEAD, EVERY), (3, EVERY, OUTPUTS), (EVERY, WIDTH), (1, HEAD)
     a = Adaptation(
-        split(flat[0]), split(flat[1]), flat, np.array([1, 1, 0], np.float32),
-        np.zeros((3, OUTPUTS, HEAD), np.float32), np.zeros(OUTPUTS, np.float32), np.zeros(WIDTH, np.float32),
-        np.zeros(1, np.int64),
+        split(flat[0]), split(flat[1]), flat, flat[1, : _INPUTS * WIDTH].reshape(_INPUTS, WIDTH),
+        np.array([1, 1, 0], np.float32), *(np.zeros(shape, np.float32) for shape in shapes), np.zeros(1, np.int64),
     )  # fmt: skip
+    a.inputs[-1] = _ONE
     _transpose(a.weights.head_out, a.transposed)
     return a
 
@@ -66,42 +76,45 @@ def _transpose(head_out, transposed):
 
 @compiled
 def add_colour_gradient(c: int, x: int, spread: np.float32, s: Scratch, a: Adaptation) -> None:
-    """Add the gradient of the code length of grey level x of colour c, right after network.run_head(c, ...)."""
-    mixture_gradient(c, x, spread, s, a.outputs)
-    hidden, by_hidden, gradients = s.head[0], a.heads[c * HEAD : (c + 1) * HEAD], a.gradients
-    for k in range(OUTPUTS):
-        gradients.head_out_bias[c, k] += a.outputs[k]
+    """Keep the gradient of the code length of grey level x of colour c, right after network.run_head(i, c, ...)."""
+    pixel = a.pixels[0]
+    outputs, by_hidden, hidden = a.outputs[c, pixel : pixel + 1], a.by_hidden[0], s.head[0]
+    mixture_gradient(c, x, spread, s, outputs[0])
     for j in range(HEAD):
-        h = hidden[j]
-        for k in range(OUTPUTS):
-            gradients.head_out[c, j, k] += h * a.outputs[k]
-    by_hidden[:] = _ZERO
-    for k in range(OUTPUTS):
-        g = a.outputs[k]
-        for j in range(HEAD):
-            by_hidden[j] += g * a.transposed[c, k, j]
+        by_hidden[j] = _ZERO
+    _add_head(a.by_hidden, outputs, a.transposed[c])
     for j in range(HEAD):
-        by_hidden[j] = by_hidden[j] if hidden[j] > _ZERO else _ZERO
-    for i in range(c):
-        r = s.residuals[i]
-        for j in range(HEAD):
-            gradients.head_seen[i, c * HEAD + j] += r * by_hidden[j]
+        a.head[c, j, pixel] = hidden[j]
+        a.heads[pixel, c * HEAD + j] = by_hidden[j] if hidden[j] > _ZERO else _ZERO
 
 
 @compiled
 def adapt_after_pixel(i: int, s: Scratch, a: Adaptation) -> None:
-    """Add the gradients of the heads' first layer, once a pixel's colours are known; step after every EVERY pixels."""
-    for k in range(WIDTH):
-        a.gradients.head_bias[k] += a.heads[k]
+    """Keep what pixel i of the block contributes, once its colours are known; step after every EVERY pixels."""
+    pixel = a.pixels[0]
     for j in range(HIDDEN):
-        h = s.hidden[i, j]
-        if h != _ZERO:
-            for k in range(WIDTH):
-                a.gradients.head_in[j, k] += h * a.heads[k]
+        a.inputs[j, pixel] = s.hidden[i, j]
+    for j in range(2):
+        a.inputs[HIDDEN + j, pixel] = s.residuals[j]
     a.pixels[0] += 1
     if a.pixels[0] == EVERY:
         a.pixels[0] = 0
+        sum_gradients(a)
         take_adam_step(EVERY, a)
+
+
+@compiled
+def sum_gradients(a: Adaptation) -> None:
+    """Add the gradients of the last EVERY pixels."""
+    _add_wide(a.first, a.inputs, a.heads)
+    for known in range(2):  # no head sees its own colour, or a later one
+        for k in range((known + 1) * HEAD):
+            a.first[HIDDEN + known, k] = _ZERO
+    for c in range(3):
+        _add_outputs(a.gradients.head_out[c], a.head[c], a.outputs[c])
+        for pixel in range(EVERY):
+            for k in range(OUTPUTS):
+                a.gradients.head_out_bias[c, k] += a.outputs[c, pixel, k]
 
 
 @compiled

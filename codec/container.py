@@ -136,12 +136,8 @@ def _code_with_context(
     if plane.mode == "P" or strips is None:
         return None
     weights, identity = models.context(None)
-    grid = context.choose_grid(plane.pixels, weights)
-    found = []  # a few images are smaller without adaptation, such as screenshots
-    for each in (True, False) if adapting else (False,):
-        words = context.encode(plane.pixels, weights, context.Coding(strips, grid, each), progress)
-        found.append((Context(identity, grid, each, tuple(map(len, words))), words))
-    coding, words = min(found, key=lambda pair: sum(pair[0].words))
+    how, words = context.encode_smallest(plane.pixels, weights, strips, adapting, progress)
+    coding = Context(identity, how.grid, how.adapting, tuple(map(len, words)))
     return coding, np.concatenate(words).astype("<u4").tobytes()
 
 

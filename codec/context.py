@@ -80,18 +80,21 @@ def code_lengths(pixels: np.ndarray, weights: Weights, coding: Coding) -> np.nda
 
 
 def encode(
-    pixels: np.ndarray, weights: Weights, coding: Coding, progress: Progress = iter, threads: int | None = None
-) -> list[np.ndarray]:
+    pixels: np.ndarray, weights: Weights, coding: Coding, progress: Progress = iter, threads: int | None = None,
+    costs: np.ndarray | None = None,
+) -> list[np.ndarray]:  # fmt: skip
     """Code an image: each strip's words, a list of uint32 arrays.
 
     pixels: uint8 [H, W, C], C = 3 (RGB) or 1. progress: wraps the steps. threads: one a processor by default; the words
-    are the same for any number.
+    are the same for any number. costs: float64 [H], an output: the bits of the first _BAND_WIDTH pixels of each row.
     """
     strips = cut_rows(len(pixels), coding.strips)
 
     def encode_strip(i, advance):
         coder = empty_lane()
-        push(coder, pixels[slice(*strips[i])], weights, coding, strips[i][0], advance)
+        frequencies = push(coder, pixels[slice(*strips[i])], weights, coding, strips[i][0], advance)
+        if costs is not None:
+            costs[slice(*strips[i])] = _bits(frequencies[:, :_BAND_WIDTH]).sum((1, 2))
         return coder.to_words()[0]
 
     return _each_strip(encode_strip, strips, pixels.shape[1], progress, threads)
@@ -153,15 +156,43 @@ def choose_strips(height: int, width: int) -> int | None:
     return count if count <= min(height, MAX_STRIPS) and width <= _MEMORY else None
 
 
-def choose_grid(pixels: np.ndarray, weights: Weights) -> int:
-    """1 if an image costs less when the network knows the position in a JPEG block, else 0; tried on a few bands."""
-    last = max(0, len(pixels) - _BAND)
-    tops = np.linspace(0, last, _BANDS).astype(int) // PERIOD * PERIOD  # so that blocks stay where they are
-    bands = [pixels[row : row + _BAND, :_BAND_WIDTH] for row in np.unique(tops)]
+def encode_smallest(
+    pixels: np.ndarray, weights: Weights, strips: int, adapting: bool, progress: Progress = iter
+) -> tuple[Coding, list[np.ndarray]]:
+    """Code an image in what is most likely the smallest way: (coding, words as in encode()).
 
-    codings = Coding(1, 0, False), Coding(1, 1, False)
-    without, told = (sum(code_lengths(band, weights, each).sum() for band in bands) for each in codings)
-    return int(told < without)
+    adapting: code it with adaptation, and without only if a sample of the rows costs less then, as in many screenshots.
+    """
+    grid, static = choose_grid(pixels, weights)
+    found, costs = [], np.zeros(len(pixels))
+    if adapting:
+        coding = Coding(strips, grid, True)
+        found.append((coding, encode(pixels, weights, coding, progress, costs=costs)))
+    if not adapting or static < sum(costs[rows].sum() for _, rows in _bands(len(pixels))):
+        coding = Coding(strips, grid, False)
+        found.append((coding, encode(pixels, weights, coding, progress)))
+    return min(found, key=lambda pair: sum(map(len, pair[1])))
+
+
+def choose_grid(pixels: np.ndarray, weights: Weights) -> tuple[int, float]:
+    """(1 if an image costs less when the network knows the position in a JPEG block, else 0; the bits of the bands).
+
+    Both are tried on a few bands, without adaptation.
+    """
+    costs = []
+    for grid in range(2):
+        bits = 0.0
+        for top, rows in _bands(len(pixels)):
+            band = pixels[top : rows.stop, :_BAND_WIDTH]
+            bits += code_lengths(band, weights, Coding(1, grid, False))[rows.start - top :].sum()
+        costs.append(bits)
+    return int(costs[1] < costs[0]), min(costs)
+
+
+def _bands(height):
+    """[(the row that a band starts at, its rows that count: a slice)]: the first rows lack those above them."""
+    tops = np.linspace(0, max(0, height - _BAND), _BANDS).astype(int) // PERIOD * PERIOD  # so that blocks stay in place
+    return [(top, slice(top + min(top, PAD), top + _BAND)) for top in np.unique(tops)]
 
 
 def cut_rows(height: int, strips: int) -> list[tuple[int, int]]:

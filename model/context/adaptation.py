@@ -2,8 +2,8 @@
 
 After every EVERY pixels, encoder and decoder take the same step of Adam (Kingma, Ba 2015) on the code length of those
 pixels. Only the weights of the heads change. The gradients are written out here, in the fixed arithmetic of the network
-(model.context.arithmetic). Each is a sum of what the pixels contribute, from zero on, one pixel after the other. What
-it is the sum of is kept until the step, because all sums together are a matrix product, and take a third of the time.
+(model.context.arithmetic). Each is a sum over the pixels, from zero on, one pixel after the other, in that order on every
+machine. What the sums need is kept until the step, because all of them together are a few matrix products.
 """
 
 from typing import NamedTuple
@@ -36,12 +36,12 @@ class Adaptation(NamedTuple):
     flat: np.ndarray  # [4, N]: weights that adapt, their gradients, the averages of the gradients and of their squares
     first: np.ndarray  # [_INPUTS, WIDTH]: the gradients of head_in, head_seen and head_bias, a view of flat[1]
     powers: np.ndarray  # [3]: of the decays, to the number of steps; that number, up to WARM_UP
-    transposed: np.ndarray  # [3, OUTPUTS, HEAD]: head_out with its last two dimensions exchanged
     inputs: np.ndarray  # [_INPUTS, EVERY]: of the first layer, one column a pixel
     head: np.ndarray  # [3, HEAD, EVERY]: the heads' hidden units
     outputs: np.ndarray  # [3, EVERY, OUTPUTS]: the gradients with respect to the heads' outputs
     heads: np.ndarray  # [EVERY, WIDTH]: with respect to the heads' hidden units before ReLU
-    by_hidden: np.ndarray  # [1, HEAD]: with respect to those of a head after ReLU
+    by_hidden: np.ndarray  # [EVERY, HEAD]: with respect to those of one head after ReLU
+    transposed: np.ndarray  # [OUTPUTS, HEAD]: head_out of one head with its dimensions exchanged
     pixels: np.ndarray  # int64 [1]: pixels since the last step
 
 
@@ -56,36 +56,23 @@ def start_adaptation(weights: Weights) -> Adaptation:
         parts = zip(heads.items(), np.split(array, ends[:-1]), strict=True)
         return weights._replace(**{name: part.reshape(head.shape) for (name, head), part in parts})
 
-    shapes = (3, OUTPUTS, HEAD), (_INPUTS, EVERY), (3, HEAD, EVERY), (3, EVERY, OUTPUTS), (EVERY, WIDTH), (1, HEAD)
+    shapes = (
+        (_INPUTS, EVERY), (3, HEAD, EVERY), (3, EVERY, OUTPUTS), (EVERY, WIDTH), (EVERY, HEAD), (OUTPUTS, HEAD)
+    )  # fmt: skip
     a = Adaptation(
         split(flat[0]), split(flat[1]), flat, flat[1, : _INPUTS * WIDTH].reshape(_INPUTS, WIDTH),
         np.array([1, 1, 0], np.float32), *(np.zeros(shape, np.float32) for shape in shapes), np.zeros(1, np.int64),
     )  # fmt: skip
     a.inputs[-1] = _ONE
-    _transpose(a.weights.head_out, a.transposed)
     return a
-
-
-@compiled
-def _transpose(head_out, transposed):
-    for c in range(3):
-        for j in range(HEAD):
-            for k in range(OUTPUTS):
-                transposed[c, k, j] = head_out[c, j, k]
 
 
 @compiled
 def add_colour_gradient(c: int, x: int, spread: np.float32, s: Scratch, a: Adaptation) -> None:
     """Keep the gradient of the code length of grey level x of colour c, right after network.run_head(i, c, ...)."""
-    pixel = a.pixels[0]
-    outputs, by_hidden, hidden = a.outputs[c, pixel : pixel + 1], a.by_hidden[0], s.head[0]
-    mixture_gradient(c, x, spread, s, outputs[0])
+    mixture_gradient(c, x, spread, s, a.outputs[c, a.pixels[0]])
     for j in range(HEAD):
-        by_hidden[j] = _ZERO
-    _add_head(a.by_hidden, outputs, a.transposed[c])
-    for j in range(HEAD):
-        a.head[c, j, pixel] = hidden[j]
-        a.heads[pixel, c * HEAD + j] = by_hidden[j] if hidden[j] > _ZERO else _ZERO
+        a.head[c, j, a.pixels[0]] = s.head[0, j]
 
 
 @compiled
@@ -106,15 +93,22 @@ def adapt_after_pixel(i: int, s: Scratch, a: Adaptation) -> None:
 @compiled
 def sum_gradients(a: Adaptation) -> None:
     """Add the gradients of the last EVERY pixels."""
+    for c in range(3):
+        for j in range(HEAD):
+            for k in range(OUTPUTS):
+                a.transposed[k, j] = a.weights.head_out[c, j, k]
+        a.by_hidden[:] = _ZERO
+        _add_head(a.by_hidden, a.outputs[c], a.transposed)
+        _add_outputs(a.gradients.head_out[c], a.head[c], a.outputs[c])
+        for pixel in range(EVERY):
+            for j in range(HEAD):
+                a.heads[pixel, c * HEAD + j] = a.by_hidden[pixel, j] if a.head[c, j, pixel] > _ZERO else _ZERO
+            for k in range(OUTPUTS):
+                a.gradients.head_out_bias[c, k] += a.outputs[c, pixel, k]
     _add_wide(a.first, a.inputs, a.heads)
     for known in range(2):  # no head sees its own colour, or a later one
         for k in range((known + 1) * HEAD):
             a.first[HIDDEN + known, k] = _ZERO
-    for c in range(3):
-        _add_outputs(a.gradients.head_out[c], a.head[c], a.outputs[c])
-        for pixel in range(EVERY):
-            for k in range(OUTPUTS):
-                a.gradients.head_out_bias[c, k] += a.outputs[c, pixel, k]
 
 
 @compiled
@@ -133,4 +127,3 @@ def take_adam_step(count: int, a: Adaptation) -> None:
         first[i] = _DECAYS[0] * first[i] + (_ONE - _DECAYS[0]) * g
         second[i] = _DECAYS[1] * second[i] + (_ONE - _DECAYS[1]) * (g * g)
         values[i] -= rate * (first[i] * first_scale) / (np.sqrt(second[i] * second_scale) + _EPSILON)
-    _transpose(a.weights.head_out, a.transposed)

@@ -71,9 +71,8 @@ def make_product(width: int) -> Callable[[np.ndarray, np.ndarray, np.ndarray], N
         rows = len(matrix)
         for j in range(0, rows - 7, 8):  # eight rows in one pass over the sums, and for every p while they are near
             for p in range(len(sums)):
-                a, b, c, d, e, f, g, h = (
-                    x[p, j], x[p, j + 1], x[p, j + 2], x[p, j + 3], x[p, j + 4], x[p, j + 5], x[p, j + 6], x[p, j + 7],
-                )  # fmt: skip
+                a, b, c, d = x[p, j], x[p, j + 1], x[p, j + 2], x[p, j + 3]
+                e, f, g, h = x[p, j + 4], x[p, j + 5], x[p, j + 6], x[p, j + 7]
                 for k in range(width):
                     total = ((sums[p, k] + a * matrix[j, k]) + b * matrix[j + 1, k]) + c * matrix[j + 2, k]
                     total = ((total + d * matrix[j + 3, k]) + e * matrix[j + 4, k]) + f * matrix[j + 5, k]

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from model.context.arithmetic import TABLE_BITS, exp, logistic
+from model.context.arithmetic import TABLE_BITS, exp, log, logistic
 from model.context.network import Scratch
 from model.context.weights import COEFFICIENTS, MEANS, SCALES, K
 from utils.compiled import compiled
@@ -73,15 +73,29 @@ def cumulative_frequency(x: int, s: Scratch) -> int:
 
 @compiled
 def find_level(frequency: int, s: Scratch) -> tuple[int, int, int]:
-    """The grey level whose interval holds a cumulative frequency: (level, start, end)."""
+    """The grey level whose interval holds a cumulative frequency: (level, start, end).
+
+    The search starts from the quantile of a single logistic, which has the mean of the mixture's means and of its
+    scales, and doubles its steps until the level lies between two of them. Any start gives the same result.
+    """
+    mean, scale = _HALF, _ZERO
+    for k in range(K):
+        mean += s.shares[k] * s.means[k]
+        scale += s.shares[k] / s.inverses[k]
+    guess = mean + scale * log((np.float32(frequency) + _ONE) / np.float32(_TOTAL - frequency))
+    middle, step = int(min(max(guess, _ONE), np.float32(SYMBOLS - 1))), 1
     low, high, start, end = 0, SYMBOLS, 0, _TOTAL
     while high - low > 1:
-        middle = (low + high) // 2
         value = cumulative_frequency(middle, s)
         if value <= frequency:
             low, start = middle, value
+            middle += step
         else:
             high, end = middle, value
+            middle -= step
+        step *= 2
+        if not low < middle < high:
+            middle = (low + high) // 2
     return low, start, end
 
 

@@ -4,8 +4,8 @@ An image is cut into strips of rows. Each strip has a lane and, if they adapt, w
 the other strips. So strips can be coded side by side on threads, and the bytes are the same for any number of threads.
 
 push() and pop() code one strip on a coder of one lane. They are exact inverses, so a small image can also be pushed on
-top of another one: a chain. Both run through the pixels in raster order, in the same compiled loop. Only the source of
-a grey level differs. push() keeps all intervals and puts them on the lane at the end, the last one first.
+top of another one: a chain. Both run through the pixels in raster order, in the same compiled loop. push() keeps all
+intervals and puts them on the lane at the end, the last one first.
 """
 
 import concurrent.futures
@@ -80,21 +80,18 @@ def code_lengths(pixels: np.ndarray, weights: Weights, coding: Coding) -> np.nda
 
 
 def encode(
-    pixels: np.ndarray, weights: Weights, coding: Coding, progress: Progress = iter, threads: int | None = None,
-    costs: np.ndarray | None = None,
-) -> list[np.ndarray]:  # fmt: skip
+    pixels: np.ndarray, weights: Weights, coding: Coding, progress: Progress = iter, threads: int | None = None
+) -> list[np.ndarray]:
     """Code an image: each strip's words, a list of uint32 arrays.
 
     pixels: uint8 [H, W, C], C = 3 (RGB) or 1. progress: wraps the steps. threads: one a processor by default; the words
-    are the same for any number. costs: float64 [H], an output: the bits of the first _BAND_WIDTH pixels of each row.
+    are the same for any number.
     """
     strips = cut_rows(len(pixels), coding.strips)
 
     def encode_strip(i, advance):
         coder = empty_lane()
-        frequencies = push(coder, pixels[slice(*strips[i])], weights, coding, strips[i][0], advance)
-        if costs is not None:
-            costs[slice(*strips[i])] = _bits(frequencies[:, :_BAND_WIDTH]).sum((1, 2))
+        push(coder, pixels[slice(*strips[i])], weights, coding, strips[i][0], advance)
         return coder.to_words()[0]
 
     return _each_strip(encode_strip, strips, pixels.shape[1], progress, threads)
@@ -156,43 +153,15 @@ def choose_strips(height: int, width: int) -> int | None:
     return count if count <= min(height, MAX_STRIPS) and width <= _MEMORY else None
 
 
-def encode_smallest(
-    pixels: np.ndarray, weights: Weights, strips: int, adapting: bool, progress: Progress = iter
-) -> tuple[Coding, list[np.ndarray]]:
-    """Code an image in what is most likely the smallest way: (coding, words as in encode()).
-
-    adapting: code it with adaptation, and without only if a sample of the rows costs less then, as in many screenshots.
-    """
-    grid, static = choose_grid(pixels, weights)
-    found, costs = [], np.zeros(len(pixels))
-    if adapting:
-        coding = Coding(strips, grid, True)
-        found.append((coding, encode(pixels, weights, coding, progress, costs=costs)))
-    if not adapting or static < sum(costs[rows].sum() for _, rows in _bands(len(pixels))):
-        coding = Coding(strips, grid, False)
-        found.append((coding, encode(pixels, weights, coding, progress)))
-    return min(found, key=lambda pair: sum(map(len, pair[1])))
-
-
-def choose_grid(pixels: np.ndarray, weights: Weights) -> tuple[int, float]:
-    """(1 if an image costs less when the network knows the position in a JPEG block, else 0; the bits of the bands).
-
-    Both are tried on a few bands, without adaptation.
-    """
-    costs = []
-    for grid in range(2):
-        bits = 0.0
-        for top, rows in _bands(len(pixels)):
-            band = pixels[top : rows.stop, :_BAND_WIDTH]
-            bits += code_lengths(band, weights, Coding(1, grid, False))[rows.start - top :].sum()
-        costs.append(bits)
-    return int(costs[1] < costs[0]), min(costs)
-
-
-def _bands(height):
-    """[(the row that a band starts at, its rows that count: a slice)]: the first rows lack those above them."""
-    tops = np.linspace(0, max(0, height - _BAND), _BANDS).astype(int) // PERIOD * PERIOD  # so that blocks stay in place
-    return [(top, slice(top + min(top, PAD), top + _BAND)) for top in np.unique(tops)]
+def choose_codings(pixels: np.ndarray, weights: Weights, strips: int, adapting: bool) -> list[Coding]:
+    """How to code an image, as bands of rows tell: one way, or two if either may be the smaller. adapting: allow it."""
+    tops = np.linspace(0, max(0, len(pixels) - _BAND), _BANDS).astype(int) // PERIOD * PERIOD  # blocks stay in place
+    sample = np.concatenate([pixels[row : row + _BAND, :_BAND_WIDTH] for row in np.unique(tops)])
+    without, told = (code_lengths(sample, weights, Coding(1, grid, False)).sum() for grid in range(2))
+    static, grid = min(without, told), int(told < without)
+    if adapting and code_lengths(sample, weights, Coding(1, grid, True)).sum() < static:
+        return [Coding(strips, grid, True)]  # the gain grows with the pixels, so it is no smaller in the image
+    return [Coding(strips, grid, each) for each in ((True, False) if adapting else (False,))]
 
 
 def cut_rows(height: int, strips: int) -> list[tuple[int, int]]:

@@ -113,19 +113,17 @@ def test_the_grid_is_told_where_it_helps():
     noise = np.random.default_rng(0).integers(0, 4, (48, 64, 3))
     flat = (100 + noise).astype(np.uint8)
     striped = (100 + noise + 12 * (np.arange(64)[:, None] % 2 == 0)).astype(np.uint8)
-    assert context.choose_grid(striped, weights)[0] and not context.choose_grid(flat, weights)[0]
+    grids = [context.choose_codings(each, weights, 1, False)[0].grid for each in (striped, flat)]
+    assert grids == [1, 0]
 
 
 def test_adaptation_is_left_out_where_it_does_not_pay():
-    """The smaller of both ways, if the image is its own sample; with adaptation alone, if that is clearly smaller."""
+    """Both ways are tried unless adaptation is the smaller one on a sample; no step of Adam lies in 81 pixels."""
     weights = small_network().weights
-    for kind in ("few", "noise"):
-        pixels = picture_of(kind, 60, 50, "RGB").pixels
-        grid, _ = context.choose_grid(pixels, weights)
-        sizes = [len(context.encode(pixels, weights, Coding(1, grid, each))[0]) for each in (False, True)]
-        coding, (words,) = context.encode_smallest(pixels, weights, 1, True)
-        assert len(words) == min(sizes) and coding == Coding(1, grid, sizes[1] < sizes[0])
-        assert context.encode_smallest(pixels, weights, 1, False)[0] == Coding(1, grid, False)
+    for side, ways in ((60, [True]), (9, [True, False])):
+        pixels = picture_of("few", side, side, "RGB").pixels
+        assert [each.adapting for each in context.choose_codings(pixels, weights, 1, True)] == ways
+        assert [each.adapting for each in context.choose_codings(pixels, weights, 1, False)] == [False]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def compiled(function: Callable, **options: bool) -> Any:
+def compiled(function: Callable, **options: Any) -> Any:
     """Compile a function; it runs without the GIL, so that threads can call it at the same time.
 
     The result is cached next to the source, or in Numba's own folder if that cannot be written. If neither can be

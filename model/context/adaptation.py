@@ -1,9 +1,8 @@
 """Adapting the heads of the context network to the image that is being coded.
 
 After every EVERY pixels, encoder and decoder take the same step of Adam (Kingma, Ba 2015) on the code length of those
-pixels. Only the weights of the heads change. The gradients are written out here, in the fixed arithmetic of the network
-(model.context.arithmetic). Each is a sum over the pixels, from zero on, one pixel after the other, in that order on every
-machine. What the sums need is kept until the step, because all of them together are a few matrix products.
+pixels. Only the weights of the heads change. The gradients are sums, one pixel after the other, in the fixed arithmetic
+of model.context.arithmetic. What they add is kept until the step, where they are a few matrix products.
 """
 
 from typing import NamedTuple
@@ -56,13 +55,11 @@ def start_adaptation(weights: Weights) -> Adaptation:
         parts = zip(heads.items(), np.split(array, ends[:-1]), strict=True)
         return weights._replace(**{name: part.reshape(head.shape) for (name, head), part in parts})
 
-    shapes = (
-        (_INPUTS, EVERY), (3, HEAD, EVERY), (3, EVERY, OUTPUTS), (EVERY, WIDTH), (EVERY, HEAD), (OUTPUTS, HEAD)
-    )  # fmt: skip
-    a = Adaptation(
-        split(flat[0]), split(flat[1]), flat, flat[1, : _INPUTS * WIDTH].reshape(_INPUTS, WIDTH),
-        np.array([1, 1, 0], np.float32), *(np.zeros(shape, np.float32) for shape in shapes), np.zeros(1, np.int64),
-    )  # fmt: skip
+    shapes = (_INPUTS, EVERY), (3, HEAD, EVERY), (3, EVERY, OUTPUTS), (EVERY, WIDTH), (EVERY, HEAD), (OUTPUTS, HEAD)
+    first = flat[1, : _INPUTS * WIDTH].reshape(_INPUTS, WIDTH)
+    kept = [np.zeros(shape, np.float32) for shape in shapes]
+    powers, pixels = np.array([1, 1, 0], np.float32), np.zeros(1, np.int64)
+    a = Adaptation._make([split(flat[0]), split(flat[1]), flat, first, powers, *kept, pixels])
     a.inputs[-1] = _ONE
     return a
 
@@ -81,11 +78,9 @@ def adapt_after_pixel(i: int, s: Scratch, a: Adaptation) -> None:
     pixel = a.pixels[0]
     for j in range(HIDDEN):
         a.inputs[j, pixel] = s.hidden[i, j]
-    for j in range(2):
-        a.inputs[HIDDEN + j, pixel] = s.residuals[j]
-    a.pixels[0] += 1
-    if a.pixels[0] == EVERY:
-        a.pixels[0] = 0
+    a.inputs[HIDDEN, pixel], a.inputs[HIDDEN + 1, pixel] = s.residuals[0], s.residuals[1]
+    a.pixels[0] = (pixel + 1) % EVERY
+    if a.pixels[0] == 0:
         sum_gradients(a)
         take_adam_step(EVERY, a)
 
@@ -106,9 +101,8 @@ def sum_gradients(a: Adaptation) -> None:
             for k in range(OUTPUTS):
                 a.gradients.head_out_bias[c, k] += a.outputs[c, pixel, k]
     _add_wide(a.first, a.inputs, a.heads)
-    for known in range(2):  # no head sees its own colour, or a later one
-        for k in range((known + 1) * HEAD):
-            a.first[HIDDEN + known, k] = _ZERO
+    a.first[HIDDEN, :HEAD] = _ZERO  # no head sees its own colour, or a later one
+    a.first[HIDDEN + 1, : 2 * HEAD] = _ZERO
 
 
 @compiled

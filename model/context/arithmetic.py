@@ -62,8 +62,8 @@ def exp(x: np.float32) -> np.float32:
 def make_product(width: int) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
     """A function add_product(sums, x, matrix) for float32 matrices with `width` columns, which the compiler then knows.
 
-    It adds x [P, :R] @ matrix [R, width] to sums [P, width], one row of the matrix after the other: every sum has the
-    same order, whatever P. Sums in another order round to other bits, which an encoder and a decoder must not.
+    It adds x [P, :R] @ matrix [R, width] to sums [P, width], one row of the matrix after the other, whatever P. The
+    order must stay: the same numbers added in another order round to other bits, and the decoder fails.
     """
 
     @compiled

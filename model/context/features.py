@@ -83,9 +83,8 @@ def pad_right(planes: np.ndarray, row: int) -> None:
     for c in range(3):
         planes[c, row, end:] = planes[c, row, end - 1]
         if row == PAD:
-            for y in range(PAD):
-                for x in range(end + PAD):
-                    planes[c, y, x] = planes[c, row, x]
+            for x in range(end + PAD):
+                planes[c, :PAD, x] = planes[c, row, x]
 
 
 @compiled

@@ -2,9 +2,8 @@
 
 A trunk, which the three colours share, and a head for each colour. A head also sees the residuals of the colours that
 are known, so run_head(0), note_colour(0), run_head(1), note_colour(1), run_head(2) follow each other.
-The encoder knows all pixels. It runs the trunk for up to BLOCK pixels of a row at once, so that each weight is loaded
-once for all of them. The decoder runs it pixel by pixel. Both add the same numbers in the same order:
-model.context.arithmetic says why they must.
+The encoder, which knows all pixels, runs the trunk for up to BLOCK of them at once, so that it loads each weight once.
+The decoder runs it for one. Both add the same numbers in the same order: model.context.arithmetic says why they must.
 """
 
 from typing import NamedTuple
@@ -22,16 +21,12 @@ _add_wide, _add_outputs = make_product(WIDTH), make_product(OUTPUTS)
 
 
 class Scratch(NamedTuple):
-    """Where the compiled functions keep their numbers: float32, except where it says int64.
-
-    The trunk's are those of a block of pixels, the others those of one pixel.
-    """
+    """Where the compiled functions keep the numbers of a pixel, or of a block: float32, except where it says int64."""
 
     inputs: np.ndarray  # [BLOCK, INPUTS]
     centre: np.ndarray  # [BLOCK, 3]
     spread: np.ndarray  # [BLOCK]
-    hidden: np.ndarray  # [BLOCK, WIDTH]: the trunk's output, of HIDDEN units
-    linear: np.ndarray  # [BLOCK, 3]
+    hidden: np.ndarray  # [BLOCK, WIDTH]: the trunk's output, HIDDEN units, and the linear prediction of the 3 colours
     sums: np.ndarray  # [BLOCK, WIDTH]
     heads: np.ndarray  # [BLOCK, WIDTH]: the heads' hidden units before what the known colours contribute
     head: np.ndarray  # [1, HEAD]: a head's hidden units
@@ -45,7 +40,7 @@ class Scratch(NamedTuple):
 
 
 def make_scratch() -> Scratch:
-    blocks = [(BLOCK, INPUTS), (BLOCK, 3), BLOCK, (BLOCK, WIDTH), (BLOCK, 3), (BLOCK, WIDTH), (BLOCK, WIDTH)]
+    blocks = [(BLOCK, INPUTS), (BLOCK, 3), BLOCK, (BLOCK, WIDTH), (BLOCK, WIDTH), (BLOCK, WIDTH)]
     floats = [np.zeros(shape, np.float32) for shape in (*blocks, (1, HEAD), (1, OUTPUTS), 3, K, K, K)]
     return Scratch._make([*floats, np.zeros(K, np.int64), logistic_table()])
 
@@ -58,7 +53,6 @@ def run_trunk(
 
     block_row, grid: their row in a block, and what features.block_position() requires for their columns.
     """
-    hidden, sums, heads = s.hidden[:count], s.sums[:count], s.heads[:count]
     for i in range(count):
         pad_above(planes, row, column + i)
         s.spread[i] = describe_pixel(planes, row, column + i, s.inputs[i], s.centre[i])
@@ -66,30 +60,27 @@ def run_trunk(
         by_column = weights.column[block_position(column + i - PAD, grid)]
         for k in range(WIDTH):
             h[k] = (weights.first_bias[k] + by_row[k]) + by_column[k]
-    _add_wide(hidden, s.inputs, weights.first)
+    _add_wide(s.hidden[:count], s.inputs, weights.first)
     for i in range(count):
-        h, linear = s.hidden[i], s.linear[i]
-        for c in range(3):
-            linear[c] = h[HIDDEN + c]
+        h = s.hidden[i]
         for k in range(HIDDEN):
             h[k] = max(h[k], np.float32(0))
     for layer in range(2):
-        _fill(sums, weights.residual_bias[layer])
-        _add_wide(sums, hidden, weights.residual[layer])
+        _fill(s.sums[:count], weights.residual_bias[layer])
+        _add_wide(s.sums[:count], s.hidden, weights.residual[layer])
         for i in range(count):
             h, total = s.hidden[i], s.sums[i]
             for k in range(HIDDEN):
                 h[k] += max(total[k], np.float32(0))
-    _fill(heads, weights.head_bias)
-    _add_wide(heads, hidden, weights.head_in)
+    _fill(s.heads[:count], weights.head_bias)
+    _add_wide(s.heads[:count], s.hidden, weights.head_in)
 
 
 @compiled
 def _fill(rows, values):
     for i in range(len(rows)):
-        row = rows[i]
-        for k in range(len(row)):
-            row[k] = values[k]
+        for k in range(len(values)):
+            rows[i, k] = values[k]
 
 
 @compiled
@@ -109,7 +100,7 @@ def run_head(i: int, c: int, weights: Weights, s: Scratch) -> np.float32:
         head[k] = max(head[k], np.float32(0))
     _fill(s.outputs, weights.head_out_bias[c])
     _add_outputs(s.outputs, s.head, weights.head_out[c])
-    point = s.linear[i, c]
+    point = s.hidden[i, HIDDEN + c]
     for known in range(c):
         point += s.outputs[0, COEFFICIENTS + known] * s.residuals[known]
     return point
@@ -118,4 +109,4 @@ def run_head(i: int, c: int, weights: Weights, s: Scratch) -> np.float32:
 @compiled
 def note_colour(i: int, c: int, value: int, s: Scratch) -> None:
     """Store the residual of colour c of pixel i once its value is known."""
-    s.residuals[c] = (np.float32(value) - s.centre[i, c]) / s.spread[i] - s.linear[i, c]
+    s.residuals[c] = (np.float32(value) - s.centre[i, c]) / s.spread[i] - s.hidden[i, HIDDEN + c]

@@ -128,11 +128,10 @@ def _code_with_context(
     if plane.mode == "P" or strips is None:
         return None
     weights, identity = models.context(None)
-    grid = context.choose_grid(plane.pixels, weights)
-    found = []  # a few images are smaller without adaptation, such as screenshots
-    for each in (True, False) if adapting else (False,):
-        words = context.encode(plane.pixels, weights, context.Coding(strips, grid, each), progress)
-        found.append((Context(identity, grid, each, tuple(map(len, words))), words))
+    found = []
+    for how in context.choose_codings(plane.pixels, weights, strips, adapting):
+        words = context.encode(plane.pixels, weights, how, progress)
+        found.append((Context(identity, how.grid, how.adapting, tuple(map(len, words))), words))
     coding, words = min(found, key=lambda pair: sum(pair[0].words))
     return coding, np.concatenate(words).astype("<u4").tobytes()
 

@@ -4,11 +4,12 @@ An image is cut into strips of rows. Each strip has a lane and, if they adapt, w
 the other strips. So strips can be coded side by side on threads, and the bytes are the same for any number of threads.
 
 push() and pop() code one strip on a coder of one lane. They are exact inverses, so a small image can also be pushed on
-top of another one: a chain. Both run through the pixels in raster order, in the same compiled loop. Only the source of
-a grey level differs. push() keeps all intervals and puts them on the lane at the end, the last one first.
+top of another one: a chain. Both run through the pixels in raster order, in the same compiled loop. push() keeps all
+intervals and puts them on the lane at the end, the last one first.
 """
 
 import concurrent.futures
+import functools
 import itertools
 import threading
 from collections.abc import Callable, Sequence
@@ -152,15 +153,15 @@ def choose_strips(height: int, width: int) -> int | None:
     return count if count <= min(height, MAX_STRIPS) and width <= _MEMORY else None
 
 
-def choose_grid(pixels: np.ndarray, weights: Weights) -> int:
-    """1 if an image costs less when the network knows the position in a JPEG block, else 0; tried on a few bands."""
-    last = max(0, len(pixels) - _BAND)
-    tops = np.linspace(0, last, _BANDS).astype(int) // PERIOD * PERIOD  # so that blocks stay where they are
-    bands = [pixels[row : row + _BAND, :_BAND_WIDTH] for row in np.unique(tops)]
-
-    codings = Coding(1, 0, False), Coding(1, 1, False)
-    without, told = (sum(code_lengths(band, weights, each).sum() for band in bands) for each in codings)
-    return int(told < without)
+def choose_codings(pixels: np.ndarray, weights: Weights, strips: int, adapting: bool) -> list[Coding]:
+    """How to code an image, as bands of rows tell: one way, or two if either may be the smaller. adapting: allow it."""
+    tops = np.linspace(0, max(0, len(pixels) - _BAND), _BANDS).astype(int) // PERIOD * PERIOD  # blocks stay in place
+    sample = np.concatenate([pixels[row : row + _BAND, :_BAND_WIDTH] for row in np.unique(tops)])
+    without, told = (code_lengths(sample, weights, Coding(1, grid, False)).sum() for grid in range(2))
+    static, grid = min(without, told), int(told < without)
+    if adapting and code_lengths(sample, weights, Coding(1, grid, True)).sum() < static:
+        return [Coding(strips, grid, True)]  # the gain grows with the pixels, so it is no smaller in the image
+    return [Coding(strips, grid, each) for each in ((True, False) if adapting else (False,))]
 
 
 def cut_rows(height: int, strips: int) -> list[tuple[int, int]]:
@@ -220,21 +221,25 @@ def _code_strip(coder, pixels, weights, coding, first_row, advance, decoding):
     return intervals
 
 
-@compiled
+@functools.partial(compiled, _nrt=False)  # counts no references to arrays, which takes longer than the heads
 def _code_rows(
     first, last, offset, channels, grid, adapting, decoding, planes, adapted, s, intervals, heads, words, counts
 ):  # fmt: skip
     """Code rows first..last of a strip whose first row is the image's row `offset`; False if the words run out."""
-    weights = adapted.weights
+    weights, width = adapted.weights, planes.shape[2] - 2 * PAD
     for y in range(first, last):
         row, block_row = PAD + y, block_position(offset + y, grid)
         features.pad_left(planes, row)
-        for x in range(planes.shape[2] - 2 * PAD):
+        known, ahead = 0, 0  # the trunk has run for `ahead` pixels from `known` on
+        for x in range(width):
             column = PAD + x
-            features.pad_above(planes, row, column)
-            spread = network.run_trunk(planes, row, column, block_row, block_position(x, grid), weights, s)
+            if x == known + ahead:  # no step of Adam comes between the pixels of a block
+                ahead = 1 if decoding else min(network.BLOCK, width - x, adaptation.EVERY - adapted.pixels[0])
+                network.run_trunk(planes, row, column, ahead, block_row, grid, weights, s)
+                known = x
+            i = x - known
             for c in range(channels):
-                mixture.fill_mixture(c, spread, network.run_head(c, weights, s), s)
+                mixture.fill_mixture(i, c, network.run_head(i, c, weights, s), s)
                 if decoding:
                     value, start, end = mixture.find_level(top(heads, 0), s)
                     if not pop_symbol(heads, words, counts, 0, start, end - start):
@@ -246,11 +251,11 @@ def _code_rows(
                     intervals[0, y, x, c] = start
                     intervals[1, y, x, c] = mixture.cumulative_frequency(value + 1, s) - start
                 if adapting:
-                    adaptation.add_colour_gradient(c, value, spread, s, adapted)
-                network.note_colour(c, value, spread, s)
+                    adaptation.add_colour_gradient(c, value, s.spread[i], s, adapted)
+                network.note_colour(i, c, value, s)
             for c in range(channels, 3):  # a grey pixel fills all three planes
                 planes[c, row, column] = planes[0, row, column]
             if adapting:
-                adaptation.adapt_after_pixel(s, adapted)
+                adaptation.adapt_after_pixel(i, s, adapted)
         features.pad_right(planes, row)
     return True

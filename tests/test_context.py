@@ -113,7 +113,17 @@ def test_the_grid_is_told_where_it_helps():
     noise = np.random.default_rng(0).integers(0, 4, (48, 64, 3))
     flat = (100 + noise).astype(np.uint8)
     striped = (100 + noise + 12 * (np.arange(64)[:, None] % 2 == 0)).astype(np.uint8)
-    assert context.choose_grid(striped, weights) and not context.choose_grid(flat, weights)
+    grids = [context.choose_codings(each, weights, 1, False)[0].grid for each in (striped, flat)]
+    assert grids == [1, 0]
+
+
+def test_adaptation_is_left_out_where_it_does_not_pay():
+    """Both ways are tried unless adaptation is the smaller one on a sample; no step of Adam lies in 81 pixels."""
+    weights = small_network().weights
+    for side, ways in ((60, [True]), (9, [True, False])):
+        pixels = picture_of("few", side, side, "RGB").pixels
+        assert [each.adapting for each in context.choose_codings(pixels, weights, 1, True)] == ways
+        assert [each.adapting for each in context.choose_codings(pixels, weights, 1, False)] == [False]
 
 
 @pytest.mark.parametrize(

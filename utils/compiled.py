@@ -22,14 +22,14 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def compiled(function: Callable) -> Any:
+def compiled(function: Callable, **options: Any) -> Any:
     """Compile a function; it runs without the GIL, so that threads can call it at the same time.
 
     The result is cached next to the source, or in Numba's own folder if that cannot be written. If neither can be
     written, or the disk is full, every process compiles anew. A cache that is damaged, or that was made from other
-    sources, is made again.
+    sources, is made again. options: further ones of numba.njit().
     """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    options = {"nogil": True, "error_model": "numpy"} | options
     try:
         dispatcher: Any = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache

@@ -1,14 +1,15 @@
 """Adapting the heads of the context network to the image that is being coded.
 
 After every EVERY pixels, encoder and decoder take the same step of Adam (Kingma, Ba 2015) on the code length of those
-pixels. Only the weights of the heads change. The gradients are written out here, in the fixed arithmetic of the network
-(model.context.arithmetic).
+pixels. Only the weights of the heads change. The gradients are sums, one pixel after the other, in the fixed arithmetic
+of model.context.arithmetic. What they add is kept until the step, where they are a few matrix products.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
+from model.context.arithmetic import make_product
 from model.context.mixture import mixture_gradient
 from model.context.network import Scratch
 from model.context.weights import HEAD, HIDDEN, OUTPUTS, WIDTH, Weights
@@ -21,6 +22,9 @@ WARM_UP = np.float32(64)  # steps over which the rate rises to RATE, because the
 _DECAYS = np.float32(0.9), np.float32(0.999)  # of the averages of the gradients and of their squares
 _EPSILON = np.float32(1e-4)
 _ZERO, _ONE = np.float32(0), np.float32(1)
+_INPUTS = HIDDEN + 3  # of the heads' first layer: the hidden units, the residuals of green and red, and 1 for the bias
+
+_add_wide, _add_head, _add_outputs = make_product(WIDTH), make_product(HEAD), make_product(OUTPUTS)
 
 
 class Adaptation(NamedTuple):
@@ -29,10 +33,14 @@ class Adaptation(NamedTuple):
     weights: Weights  # those of the network, the heads' as views of flat[0]
     gradients: Weights  # for the heads, views of flat[1]
     flat: np.ndarray  # [4, N]: weights that adapt, their gradients, the averages of the gradients and of their squares
+    first: np.ndarray  # [_INPUTS, WIDTH]: the gradients of head_in, head_seen and head_bias, a view of flat[1]
     powers: np.ndarray  # [3]: of the decays, to the number of steps; that number, up to WARM_UP
-    transposed: np.ndarray  # [3, OUTPUTS, HEAD]: head_out with its last two dimensions exchanged
-    outputs: np.ndarray  # [OUTPUTS]: the gradient with respect to a head's outputs
-    heads: np.ndarray  # [WIDTH]: with respect to the heads' hidden units before ReLU
+    inputs: np.ndarray  # [_INPUTS, EVERY]: of the first layer, one column a pixel
+    head: np.ndarray  # [3, HEAD, EVERY]: the heads' hidden units
+    outputs: np.ndarray  # [3, EVERY, OUTPUTS]: the gradients with respect to the heads' outputs
+    heads: np.ndarray  # [EVERY, WIDTH]: with respect to the heads' hidden units before ReLU
+    by_hidden: np.ndarray  # [EVERY, HEAD]: with respect to those of one head after ReLU
+    transposed: np.ndarray  # [OUTPUTS, HEAD]: head_out of one head with its dimensions exchanged
     pixels: np.ndarray  # int64 [1]: pixels since the last step
 
 
@@ -47,59 +55,54 @@ def start_adaptation(weights: Weights) -> Adaptation:
         parts = zip(heads.items(), np.split(array, ends[:-1]), strict=True)
         return weights._replace(**{name: part.reshape(head.shape) for (name, head), part in parts})
 
-    a = Adaptation(
-        split(flat[0]), split(flat[1]), flat, np.array([1, 1, 0], np.float32),
-        np.zeros((3, OUTPUTS, HEAD), np.float32), np.zeros(OUTPUTS, np.float32), np.zeros(WIDTH, np.float32),
-        np.zeros(1, np.int64),
-    )  # fmt: skip
-    _transpose(a.weights.head_out, a.transposed)
+    shapes = (_INPUTS, EVERY), (3, HEAD, EVERY), (3, EVERY, OUTPUTS), (EVERY, WIDTH), (EVERY, HEAD), (OUTPUTS, HEAD)
+    first = flat[1, : _INPUTS * WIDTH].reshape(_INPUTS, WIDTH)
+    kept = [np.zeros(shape, np.float32) for shape in shapes]
+    powers, pixels = np.array([1, 1, 0], np.float32), np.zeros(1, np.int64)
+    a = Adaptation._make([split(flat[0]), split(flat[1]), flat, first, powers, *kept, pixels])
+    a.inputs[-1] = _ONE
     return a
 
 
 @compiled
-def _transpose(head_out, transposed):
-    for c in range(3):
-        transposed[c] = head_out[c].T
-
-
-@compiled
 def add_colour_gradient(c: int, x: int, spread: np.float32, s: Scratch, a: Adaptation) -> None:
-    """Add the gradient of the code length of grey level x of colour c, right after network.run_head(c, ...)."""
-    mixture_gradient(c, x, spread, s, a.outputs)
-    hidden, by_hidden, gradients = s.head, a.heads[c * HEAD : (c + 1) * HEAD], a.gradients
-    for k in range(OUTPUTS):
-        gradients.head_out_bias[c, k] += a.outputs[k]
+    """Keep the gradient of the code length of grey level x of colour c, right after network.run_head(i, c, ...)."""
+    mixture_gradient(c, x, spread, s, a.outputs[c, a.pixels[0]])
     for j in range(HEAD):
-        h = hidden[j]
-        for k in range(OUTPUTS):
-            gradients.head_out[c, j, k] += h * a.outputs[k]
-    by_hidden[:] = _ZERO
-    for k in range(OUTPUTS):
-        g = a.outputs[k]
-        for j in range(HEAD):
-            by_hidden[j] += g * a.transposed[c, k, j]
-    for j in range(HEAD):
-        by_hidden[j] = by_hidden[j] if hidden[j] > _ZERO else _ZERO
-    for i in range(c):
-        r = s.residuals[i]
-        for j in range(HEAD):
-            gradients.head_seen[i, c * HEAD + j] += r * by_hidden[j]
+        a.head[c, j, a.pixels[0]] = s.head[0, j]
 
 
 @compiled
-def adapt_after_pixel(s: Scratch, a: Adaptation) -> None:
-    """Add the gradients of the heads' first layer, once a pixel's colours are known; step after every EVERY pixels."""
-    for k in range(WIDTH):
-        a.gradients.head_bias[k] += a.heads[k]
+def adapt_after_pixel(i: int, s: Scratch, a: Adaptation) -> None:
+    """Keep what pixel i of the block contributes, once its colours are known; step after every EVERY pixels."""
+    pixel = a.pixels[0]
     for j in range(HIDDEN):
-        h = s.hidden[j]
-        if h != _ZERO:
-            for k in range(WIDTH):
-                a.gradients.head_in[j, k] += h * a.heads[k]
-    a.pixels[0] += 1
-    if a.pixels[0] == EVERY:
-        a.pixels[0] = 0
+        a.inputs[j, pixel] = s.hidden[i, j]
+    a.inputs[HIDDEN, pixel], a.inputs[HIDDEN + 1, pixel] = s.residuals[0], s.residuals[1]
+    a.pixels[0] = (pixel + 1) % EVERY
+    if a.pixels[0] == 0:
+        sum_gradients(a)
         take_adam_step(EVERY, a)
+
+
+@compiled
+def sum_gradients(a: Adaptation) -> None:
+    """Add the gradients of the last EVERY pixels."""
+    for c in range(3):
+        for j in range(HEAD):
+            for k in range(OUTPUTS):
+                a.transposed[k, j] = a.weights.head_out[c, j, k]
+        a.by_hidden[:] = _ZERO
+        _add_head(a.by_hidden, a.outputs[c], a.transposed)
+        _add_outputs(a.gradients.head_out[c], a.head[c], a.outputs[c])
+        for pixel in range(EVERY):
+            for j in range(HEAD):
+                a.heads[pixel, c * HEAD + j] = a.by_hidden[pixel, j] if a.head[c, j, pixel] > _ZERO else _ZERO
+            for k in range(OUTPUTS):
+                a.gradients.head_out_bias[c, k] += a.outputs[c, pixel, k]
+    _add_wide(a.first, a.inputs, a.heads)
+    a.first[HIDDEN, :HEAD] = _ZERO  # no head sees its own colour, or a later one
+    a.first[HIDDEN + 1, : 2 * HEAD] = _ZERO
 
 
 @compiled
@@ -118,4 +121,3 @@ def take_adam_step(count: int, a: Adaptation) -> None:
         first[i] = _DECAYS[0] * first[i] + (_ONE - _DECAYS[0]) * g
         second[i] = _DECAYS[1] * second[i] + (_ONE - _DECAYS[1]) * (g * g)
         values[i] -= rate * (first[i] * first_scale) / (np.sqrt(second[i] * second_scale) + _EPSILON)
-    _transpose(a.weights.head_out, a.transposed)

@@ -7,6 +7,7 @@ functions here replace those of a library, which differ between machines.
 """
 
 import functools
+from collections.abc import Callable
 from decimal import Decimal
 
 import numpy as np
@@ -56,6 +57,33 @@ def exp(x: np.float32) -> np.float32:
     for i in range(1, len(_EXP_TERMS)):
         total = total * rest + _EXP_TERMS[i]
     return total * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+def make_product(width: int) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
+    """A function add_product(sums, x, matrix) for float32 matrices with `width` columns, which the compiler then knows.
+
+    It adds x [P, :R] @ matrix [R, width] to sums [P, width], one row of the matrix after the other, whatever P. The
+    order must stay: the same numbers added in another order round to other bits, and the decoder fails.
+    """
+
+    @compiled
+    def add_product(sums, x, matrix):
+        rows = len(matrix)
+        for j in range(0, rows - 7, 8):  # eight rows in one pass over the sums, and for every p while they are near
+            for p in range(len(sums)):
+                a, b, c, d = x[p, j], x[p, j + 1], x[p, j + 2], x[p, j + 3]
+                e, f, g, h = x[p, j + 4], x[p, j + 5], x[p, j + 6], x[p, j + 7]
+                for k in range(width):
+                    total = ((sums[p, k] + a * matrix[j, k]) + b * matrix[j + 1, k]) + c * matrix[j + 2, k]
+                    total = ((total + d * matrix[j + 3, k]) + e * matrix[j + 4, k]) + f * matrix[j + 5, k]
+                    sums[p, k] = (total + g * matrix[j + 6, k]) + h * matrix[j + 7, k]
+        for j in range(rows // 8 * 8, rows):
+            for p in range(len(sums)):
+                a = x[p, j]
+                for k in range(width):
+                    sums[p, k] += a * matrix[j, k]
+
+    return add_product
 
 
 @functools.cache

@@ -83,7 +83,8 @@ def pad_right(planes: np.ndarray, row: int) -> None:
     for c in range(3):
         planes[c, row, end:] = planes[c, row, end - 1]
         if row == PAD:
-            planes[c, :PAD] = planes[c, row]
+            for x in range(end + PAD):
+                planes[c, :PAD, x] = planes[c, row, x]
 
 
 @compiled
@@ -99,7 +100,8 @@ def describe_pixel(planes: np.ndarray, row: int, column: int, inputs: np.ndarray
     inputs: float32 [INPUTS], the output. centre: float32 [3], an output, too: the point that each colour is measured
     from. Returns the spread, float32, the unit that it is measured in.
     """
-    errors = np.zeros(5, np.float32)
+    errors = inputs[ERRORS : ERRORS + 5]
+    errors[:] = np.float32(0)
     for c in range(3):
         west, north = np.float32(planes[c, row, column - 1]), np.float32(planes[c, row - 1, column])
         east, corner = np.float32(planes[c, row - 1, column + 1]), np.float32(planes[c, row - 1, column - 1])
@@ -127,7 +129,7 @@ def describe_pixel(planes: np.ndarray, row: int, column: int, inputs: np.ndarray
         inputs[2 * NEAR + i] = min(max(blue, -CUT), CUT)
     inputs[ERRORS - 1] = log(spread)
     for i in range(5):
-        inputs[ERRORS + i] = log(errors[i] * scale + _TENTH)
+        errors[i] = log(errors[i] * scale + _TENTH)
     for c in range(3):
         west, north = np.float32(planes[c, row, column - 1]), np.float32(planes[c, row - 1, column])
         plane = west + north - np.float32(planes[c, row - 1, column - 1])  # exact: these are whole numbers

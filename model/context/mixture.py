@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from model.context.arithmetic import TABLE_BITS, exp, logistic
+from model.context.arithmetic import TABLE_BITS, exp, log, logistic
 from model.context.network import Scratch
 from model.context.weights import COEFFICIENTS, MEANS, SCALES, K
 from utils.compiled import compiled
@@ -38,21 +38,22 @@ _HALF, _ZERO, _ONE = np.float32(0.5), np.float32(0), np.float32(1)
 
 
 @compiled
-def fill_mixture(c: int, spread: np.float32, point: np.float32, s: Scratch) -> None:
-    """Compute the mixture of colour c from the outputs of its head. point: what network.run_head() returned."""
-    top = s.outputs[0]
+def fill_mixture(i: int, c: int, point: np.float32, s: Scratch) -> None:
+    """Compute the mixture of colour c of pixel i from its head's outputs. point: what network.run_head() returned."""
+    outputs, spread = s.outputs[0], s.spread[i]
+    top = outputs[0]
     for k in range(1, K):
-        top = max(top, s.outputs[k])
+        top = max(top, outputs[k])
     total = _ZERO
     for k in range(K):
-        s.shares[k] = exp(s.outputs[k] - top)
+        s.shares[k] = exp(outputs[k] - top)
         total += s.shares[k]
     for k in range(K):
         s.shares[k] = s.shares[k] / total
         s.masses[k] = np.int64(s.shares[k] * _WHOLE)
-        mean = s.centre[c] + spread * (point + s.outputs[MEANS + k])
+        mean = s.centre[i, c] + spread * (point + outputs[MEANS + k])
         s.means[k] = min(max(mean, -_LEVELS), _LEVELS)
-        scale = min(max(s.outputs[SCALES + k], -_SCALE_LIMIT), _SCALE_LIMIT)
+        scale = min(max(outputs[SCALES + k], -_SCALE_LIMIT), _SCALE_LIMIT)
         s.inverses[k] = exp(-scale) / spread
 
 
@@ -72,15 +73,28 @@ def cumulative_frequency(x: int, s: Scratch) -> int:
 
 @compiled
 def find_level(frequency: int, s: Scratch) -> tuple[int, int, int]:
-    """The grey level whose interval holds a cumulative frequency: (level, start, end)."""
+    """The grey level whose interval holds a cumulative frequency: (level, start, end).
+
+    The search starts from the quantile of a logistic with the mixture's mean mean and scale. Any start gives the same.
+    """
+    mean, scale = _HALF, _ZERO
+    for k in range(K):
+        mean += s.shares[k] * s.means[k]
+        scale += s.shares[k] / s.inverses[k]
+    guess = mean + scale * log((np.float32(frequency) + _ONE) / np.float32(_TOTAL - frequency))
+    middle, step = int(min(max(guess, _ONE), np.float32(SYMBOLS - 1))), 1
     low, high, start, end = 0, SYMBOLS, 0, _TOTAL
     while high - low > 1:
-        middle = (low + high) // 2
         value = cumulative_frequency(middle, s)
         if value <= frequency:
             low, start = middle, value
+            middle += step
         else:
             high, end = middle, value
+            middle -= step
+        step *= 2
+        if not low < middle < high:
+            middle = (low + high) // 2
     return low, start, end
 
 
@@ -107,7 +121,7 @@ def mixture_gradient(c: int, x: int, spread: np.float32, s: Scratch, out: np.nda
         mass += out[k]
         out[MEANS + k] = share * (upper_slope - lower_slope) * (s.inverses[k] * spread)
         out[SCALES + k] = share * (upper_slope * upper_z - lower_slope * lower_z)
-        if abs(s.outputs[SCALES + k]) > _SCALE_LIMIT:
+        if abs(s.outputs[0, SCALES + k]) > _SCALE_LIMIT:
             out[SCALES + k] = _ZERO
     factor = _MASS / (_MASS * mass + _FLOOR)
     for k in range(K):

@@ -2,30 +2,35 @@
 
 A trunk, which the three colours share, and a head for each colour. A head also sees the residuals of the colours that
 are known, so run_head(0), note_colour(0), run_head(1), note_colour(1), run_head(2) follow each other.
-model.context.arithmetic says why every sum has its written order.
+The encoder, which knows all pixels, runs the trunk for up to BLOCK of them at once, so that it loads each weight once.
+The decoder runs it for one. Both add the same numbers in the same order: model.context.arithmetic says why they must.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from model.context.arithmetic import logistic_table
-from model.context.features import INPUTS, describe_pixel
+from model.context.arithmetic import logistic_table, make_product
+from model.context.features import INPUTS, PAD, block_position, describe_pixel, pad_above
 from model.context.weights import COEFFICIENTS, HEAD, HIDDEN, OUTPUTS, WIDTH, K, Weights
 from utils.compiled import compiled
 
+BLOCK = 8  # pixels that the trunk runs for at once, at most
+
+_add_wide, _add_outputs = make_product(WIDTH), make_product(OUTPUTS)
+
 
 class Scratch(NamedTuple):
-    """Where the compiled functions keep the numbers of a pixel: float32, except where it says int64."""
+    """Where the compiled functions keep the numbers of a pixel, or of a block: float32, except where it says int64."""
 
-    inputs: np.ndarray  # [INPUTS]
-    centre: np.ndarray  # [3]
-    hidden: np.ndarray  # [WIDTH]: the trunk's output, of HIDDEN units
-    linear: np.ndarray  # [3]
-    sums: np.ndarray  # [WIDTH]
-    heads: np.ndarray  # [WIDTH]: the heads' hidden units before what the known colours contribute
-    head: np.ndarray  # [HEAD]: a head's hidden units
-    outputs: np.ndarray  # [OUTPUTS]: of a head
+    inputs: np.ndarray  # [BLOCK, INPUTS]
+    centre: np.ndarray  # [BLOCK, 3]
+    spread: np.ndarray  # [BLOCK]
+    hidden: np.ndarray  # [BLOCK, WIDTH]: the trunk's output, HIDDEN units, and the linear prediction of the 3 colours
+    sums: np.ndarray  # [BLOCK, WIDTH]
+    heads: np.ndarray  # [BLOCK, WIDTH]: the heads' hidden units before what the known colours contribute
+    head: np.ndarray  # [1, HEAD]: a head's hidden units
+    outputs: np.ndarray  # [1, OUTPUTS]: of a head
     residuals: np.ndarray  # [3]: the known colours less their linear prediction, in units of the spread
     shares: np.ndarray  # [K]: the weights of a mixture's logistics
     means: np.ndarray  # [K]: in grey levels
@@ -35,71 +40,73 @@ class Scratch(NamedTuple):
 
 
 def make_scratch() -> Scratch:
-    sizes = (INPUTS, 3, WIDTH, 3, WIDTH, WIDTH, HEAD, OUTPUTS, 3, K, K, K)
-    floats = [np.zeros(size, np.float32) for size in sizes]
+    blocks = [(BLOCK, INPUTS), (BLOCK, 3), BLOCK, (BLOCK, WIDTH), (BLOCK, WIDTH), (BLOCK, WIDTH)]
+    floats = [np.zeros(shape, np.float32) for shape in (*blocks, (1, HEAD), (1, OUTPUTS), 3, K, K, K)]
     return Scratch._make([*floats, np.zeros(K, np.int64), logistic_table()])
 
 
 @compiled
-def _add_product(sums, x, rows, matrix):
-    """sums += x[:rows] @ matrix, adding one row after the other; four rows in one pass over the sums."""
-    for j in range(0, rows - 3, 4):
-        a, b, c, d = x[j], x[j + 1], x[j + 2], x[j + 3]
-        for k in range(WIDTH):
-            total = ((sums[k] + a * matrix[j, k]) + b * matrix[j + 1, k]) + c * matrix[j + 2, k]
-            sums[k] = total + d * matrix[j + 3, k]
-    for j in range(rows // 4 * 4, rows):
-        a = x[j]
-        for k in range(WIDTH):
-            sums[k] += a * matrix[j, k]
-
-
-@compiled
 def run_trunk(
-    planes: np.ndarray, row: int, column: int, block_row: int, block_column: int, weights: Weights, s: Scratch
-) -> np.float32:
-    """Compute what the three colours share; returns the spread. block_*: the position in a block, or UNKNOWN."""
-    spread = describe_pixel(planes, row, column, s.inputs, s.centre)
-    for k in range(WIDTH):
-        s.hidden[k] = (weights.first_bias[k] + weights.row[block_row, k]) + weights.column[block_column, k]
-    _add_product(s.hidden, s.inputs, INPUTS, weights.first)
-    s.linear[:] = s.hidden[HIDDEN : HIDDEN + 3]
-    for k in range(HIDDEN):
-        s.hidden[k] = max(s.hidden[k], np.float32(0))
-    for i in range(2):
-        s.sums[:] = weights.residual_bias[i]
-        _add_product(s.sums, s.hidden, HIDDEN, weights.residual[i])
+    planes: np.ndarray, row: int, column: int, count: int, block_row: int, grid: int, weights: Weights, s: Scratch
+) -> None:
+    """Compute what the three colours share, for `count` pixels of a row from a column on, up to BLOCK.
+
+    block_row, grid: their row in a block, and what features.block_position() requires for their columns.
+    """
+    for i in range(count):
+        pad_above(planes, row, column + i)
+        s.spread[i] = describe_pixel(planes, row, column + i, s.inputs[i], s.centre[i])
+        h, by_row = s.hidden[i], weights.row[block_row]
+        by_column = weights.column[block_position(column + i - PAD, grid)]
+        for k in range(WIDTH):
+            h[k] = (weights.first_bias[k] + by_row[k]) + by_column[k]
+    _add_wide(s.hidden[:count], s.inputs, weights.first)
+    for i in range(count):
+        h = s.hidden[i]
         for k in range(HIDDEN):
-            s.hidden[k] += max(s.sums[k], np.float32(0))
-    s.heads[:] = weights.head_bias
-    _add_product(s.heads, s.hidden, HIDDEN, weights.head_in)
-    return spread
+            h[k] = max(h[k], np.float32(0))
+    for layer in range(2):
+        _fill(s.sums[:count], weights.residual_bias[layer])
+        _add_wide(s.sums[:count], s.hidden, weights.residual[layer])
+        for i in range(count):
+            h, total = s.hidden[i], s.sums[i]
+            for k in range(HIDDEN):
+                h[k] += max(total[k], np.float32(0))
+    _fill(s.heads[:count], weights.head_bias)
+    _add_wide(s.heads[:count], s.hidden, weights.head_in)
 
 
 @compiled
-def run_head(c: int, weights: Weights, s: Scratch) -> np.float32:
-    """Compute s.head and s.outputs of colour c, given the s.residuals of the colours before it.
+def _fill(rows, values):
+    for i in range(len(rows)):
+        for k in range(len(values)):
+            rows[i, k] = values[k]
+
+
+@compiled
+def run_head(i: int, c: int, weights: Weights, s: Scratch) -> np.float32:
+    """Compute s.head and s.outputs of colour c of pixel i of the block, given the s.residuals of the colours before it.
 
     Returns the point, in units of the spread from s.centre, that the means of the mixture are measured from.
     """
+    heads, head = s.heads[i], s.head[0]
     for k in range(HEAD):
-        total = s.heads[c * HEAD + k]
-        for i in range(c):
-            total += s.residuals[i] * weights.head_seen[i, c * HEAD + k]
-        s.head[k] = max(total, np.float32(0))
-    s.outputs[:] = weights.head_out_bias[c]
-    for j in range(0, HEAD, 4):
-        a, b, d, e = s.head[j], s.head[j + 1], s.head[j + 2], s.head[j + 3]
-        for k in range(OUTPUTS):
-            total = (s.outputs[k] + a * weights.head_out[c, j, k]) + b * weights.head_out[c, j + 1, k]
-            s.outputs[k] = (total + d * weights.head_out[c, j + 2, k]) + e * weights.head_out[c, j + 3, k]
-    point = s.linear[c]
-    for i in range(c):
-        point += s.outputs[COEFFICIENTS + i] * s.residuals[i]
+        head[k] = heads[c * HEAD + k]
+    for known in range(c):
+        seen, residual = weights.head_seen[known], s.residuals[known]
+        for k in range(HEAD):
+            head[k] += residual * seen[c * HEAD + k]
+    for k in range(HEAD):
+        head[k] = max(head[k], np.float32(0))
+    _fill(s.outputs, weights.head_out_bias[c])
+    _add_outputs(s.outputs, s.head, weights.head_out[c])
+    point = s.hidden[i, HIDDEN + c]
+    for known in range(c):
+        point += s.outputs[0, COEFFICIENTS + known] * s.residuals[known]
     return point
 
 
 @compiled
-def note_colour(c: int, value: int, spread: np.float32, s: Scratch) -> None:
-    """Store the residual of colour c once its value is known."""
-    s.residuals[c] = (np.float32(value) - s.centre[c]) / spread - s.linear[c]
+def note_colour(i: int, c: int, value: int, s: Scratch) -> None:
+    """Store the residual of colour c of pixel i once its value is known."""
+    s.residuals[c] = (np.float32(value) - s.centre[i, c]) / s.spread[i] - s.hidden[i, HIDDEN + c]

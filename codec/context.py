@@ -159,7 +159,8 @@ def choose_codings(pixels: np.ndarray, weights: Weights, strips: int, adapting: 
     sample = np.concatenate([pixels[row : row + _BAND, :_BAND_WIDTH] for row in np.unique(tops)])
     without, told = (code_lengths(sample, weights, Coding(1, grid, False)).sum() for grid in range(2))
     static, grid = min(without, told), int(told < without)
-    if adapting and code_lengths(sample, weights, Coding(1, grid, True)).sum() < static:
+    small = len(pixels) <= _BANDS * _BAND  # bands of it would overlap
+    if adapting and not small and code_lengths(sample, weights, Coding(1, grid, True)).sum() < static:
         return [Coding(strips, grid, True)]  # the gain grows with the pixels, so it is no smaller in the image
     return [Coding(strips, grid, each) for each in ((True, False) if adapting else (False,))]
 

@@ -118,9 +118,9 @@ def test_the_grid_is_told_where_it_helps():
 
 
 def test_adaptation_is_left_out_where_it_does_not_pay():
-    """Both ways are tried unless adaptation is the smaller one on a sample; no step of Adam lies in 81 pixels."""
+    """Both ways are tried for a small image, and unless adaptation is the smaller one on a sample of a larger one."""
     weights = small_network().weights
-    for side, ways in ((60, [True]), (9, [True, False])):
+    for side, ways in ((140, [True]), (60, [True, False])):
         pixels = picture_of("few", side, side, "RGB").pixels
         assert [each.adapting for each in context.choose_codings(pixels, weights, 1, True)] == ways
         assert [each.adapting for each in context.choose_codings(pixels, weights, 1, False)] == [False]

@@ -29,7 +29,7 @@ def compiled(function: Callable, **options: Any) -> Any:
     written, or the disk is full, every process compiles anew. A cache that is damaged, or that was made from other
     sources, is made again. options: further ones of numba.njit().
     """
-    options = {"nogil": True, "error_model": "numpy"} | options
+    options = {"nogil": True, "error_model": "numpy", **options}
     try:
         dispatcher: Any = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache

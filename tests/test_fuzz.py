@@ -223,9 +223,10 @@ def test_random_flags_in_a_repository_that_cannot_be_written(script, world, tmp_
 @pytest.mark.parametrize("seed", range(300))
 def test_odd_images_are_read_or_refused_in_a_line(seed, tmp_path, capsys):
     from codec import container
-    from utils import images
+    from utils import cli, images
     from utils.errors import UserError
 
+    cli.prepare_streams()  # as every script does: a note may name a file that is not UTF-8
     path = odd_images.write(tmp_path, np.random.default_rng(seed))
     try:
         picture = images.read(path)

@@ -145,7 +145,10 @@ def identify(state_dict: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def save(state_dict: Mapping[str, torch.Tensor], path: str | Path) -> None:
-    """Write a checkpoint, whole or not at all. Raises UserError if it cannot be written."""
+def save(entries: Mapping[str, Any], path: str | Path) -> None:
+    """torch.save() of a whole file or of none. Raises UserError, naming file and reason, for example on a full disk.
+
+    entries: a state dict, or the entries of a full checkpoint.
+    """
     with paths.replacing(path) as file:
-        torch.save(state_dict, file)
+        torch.save(entries, file)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from model.checkpoints import save
 from model.vae import Model
 from utils import paths
 from utils.errors import UserError
@@ -69,12 +70,6 @@ def claim(best: Path, full: Path, resume: bool, force: bool) -> Iterator[None]:
         for path in (best, full):
             paths.remove_unfinished(path)
         yield
-
-
-def save(entries: Mapping[str, Any], path: Path) -> None:
-    """torch.save() of a whole file or of none. Raises UserError, naming file and reason, for example on a full disk."""
-    with paths.replacing(path) as file:
-        torch.save(entries, file)
 
 
 def load_full(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:

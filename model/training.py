@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from model.checkpoints import save
 from model.logs import Log, new_run
 from model.optimiser import adam, check_finite, clip, learning_rate, set_lr, stop_signals
-from model.train_state import State, claim, load_full, save
+from model.train_state import State, claim, load_full
 from model.vae import Model, log_likelihoods
 from utils import datasets, distributed, paths, photographs, progress
 from utils.errors import UserError

@@ -26,7 +26,7 @@ from conftest import ROOT, assert_one_line_error, run_main, run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX.proto import event_pb2
 
-from model import mnist_train, optimiser, train_options, train_state, training
+from model import checkpoints, mnist_train, optimiser, train_options, training
 from model.vae import Model
 from utils import distributed, progress, published
 from utils.cli import UserError
@@ -494,13 +494,13 @@ def test_bfloat16_resumes_as_bfloat16_and_equals_the_unbroken_run(mnist, tmp_pat
 
 def test_a_full_disk_leaves_the_old_file_and_one_line(tmp_path):
     path = tmp_path / "nz2"
-    train_state.save({"a": torch.zeros(3)}, path)
+    checkpoints.save({"a": torch.zeros(3)}, path)
     before = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(UserError, match=f"{path}.*File too large"):
-            train_state.save({"a": torch.zeros(10**6)}, path)
+            checkpoints.save({"a": torch.zeros(10**6)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["nz2"]

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from model.checkpoints import save
 from model.context import data, weights
 from model.context.torch_network import TorchContextNetwork
 from model.optimiser import adam, check_finite, clip, cosine, set_lr, stop_signals
-from model.train_state import claim, load_full, save
+from model.train_state import claim, load_full
 from utils import paths, processes
 from utils.progress import bar
 from utils.torch.modules import update_ema

@@ -20,7 +20,7 @@ import numpy as np
 from codec.bitsback import Progress
 from codec.header import MAX_STRIPS
 from codec.rans import Rans, pop_symbol, push_intervals, top
-from model.context import adaptation, features, mixture, network
+from model.context import adaptation, features, least_squares, mixture, network
 from model.context.features import PAD, PERIOD, block_position
 from model.context.weights import Weights
 from utils.compiled import compiled, processors
@@ -210,7 +210,8 @@ def _code_strip(coder, pixels, weights, coding, first_row, advance, decoding):
     height, width, channels = pixels.shape
     planes = features.make_planes(height, width, None if decoding else pixels)
     intervals = np.empty((2, 0 if decoding else height, width, channels), np.uint32)
-    state = planes, adaptation.start_adaptation(weights), network.make_scratch(), intervals
+    parts = adaptation.start_adaptation(weights), network.make_scratch(), least_squares.start(planes)
+    state = planes, *parts, intervals
     lane, batches = (coder.heads, coder.words, coder.counts), _batches(height, width)
     for first in batches:
         advance()
@@ -224,22 +225,31 @@ def _code_strip(coder, pixels, weights, coding, first_row, advance, decoding):
 
 @functools.partial(compiled, _nrt=False)  # counts no references to arrays, which takes longer than the heads
 def _code_rows(
-    first, last, offset, channels, grid, adapting, decoding, planes, adapted, s, intervals, heads, words, counts
+    first, last, offset, channels, grid, adapting, decoding, planes, adapted, s, ls, intervals, heads, words, counts
 ):  # fmt: skip
     """Code rows first..last of a strip whose first row is the image's row `offset`; False if the words run out."""
     weights, width = adapted.weights, planes.shape[2] - 2 * PAD
     for y in range(first, last):
         row, block_row = PAD + y, block_position(offset + y, grid)
         features.pad_left(planes, row)
+        least_squares.begin_row(row, ls)
         known, ahead = 0, 0  # the trunk has run for `ahead` pixels from `known` on
         for x in range(width):
             column = PAD + x
             if x == known + ahead:  # no step of Adam comes between the pixels of a block
                 ahead = 1 if decoding else min(network.BLOCK, width - x, adaptation.EVERY - adapted.pixels[0])
+                for i in range(ahead):
+                    least_squares.begin_pixel(planes, row, column + i, s.local[i], ls)
+                    if not decoding:
+                        for c in range(3):
+                            s.least[i, c] = least_squares.predict(planes, row, column + i, c, ls)
+                        least_squares.end_pixel(planes, row, column + i, ls)
                 network.run_trunk(planes, row, column, ahead, block_row, grid, weights, s)
                 known = x
             i = x - known
             for c in range(channels):
+                if decoding:
+                    s.least[0, c] = least_squares.predict(planes, row, column, c, ls)
                 mixture.fill_mixture(i, c, network.run_head(i, c, weights, s), s)
                 if decoding:
                     value, start, end = mixture.find_level(top(heads, 0), s)
@@ -256,6 +266,10 @@ def _code_rows(
                 network.note_colour(i, c, value, s)
             for c in range(channels, 3):  # a grey pixel fills all three planes
                 planes[c, row, column] = planes[0, row, column]
+                if decoding:
+                    least_squares.predict(planes, row, column, c, ls)
+            if decoding:
+                least_squares.end_pixel(planes, row, column, ls)
             if adapting:
                 adaptation.adapt_after_pixel(i, s, adapted)
         features.pad_right(planes, row)

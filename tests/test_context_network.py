@@ -9,45 +9,55 @@ from pictures import picture_of, small_network, torch_network
 
 from model.context import adaptation, data, mixture
 from model.context.arithmetic import exp, log
-from model.context.features import PAD, PERIOD, UNKNOWN, planes_of
+from model.context.features import PAD, PERIOD, UNKNOWN
+from model.context.least_squares import predict_image
 from model.context.mixture import SYMBOLS, cumulative_frequency
 from model.context.network import make_scratch, note_colour, run_head, run_trunk
-from model.context.weights import HEAD, NAME, SHAPES, K, Weights, check, load, open_network, save
+from model.context.weights import KNOWN, NAME, SHAPES, K, Weights, check, load, open_network, save
 from utils.errors import UserError
 
 
 def surroundings(kind, height=12, width=20, seed=0):
-    """Planes of a generated image."""
-    return planes_of(picture_of(kind, height, width, "RGB", seed).pixels)
+    """A generated image, prepared for training."""
+    return data.prepare(picture_of(kind, height, width, "RGB", seed).pixels)
 
 
-def compiled_outputs(planes, row, column, block_row, grid, weights):
-    """(inputs, centre, spread, each colour's point [3] and outputs [3, OUTPUTS]), as the codec computes them."""
+def describe(picture, row, column, block_row, grid, weights, s):
+    """Run the trunk for a pixel, and give the heads the predictions by least squares."""
+    s.least[0], s.local[0] = picture.least[:, row - PAD, column - PAD] / np.float32(64)
+    run_trunk(picture.planes, row, column, 1, block_row, grid, weights, s)
+
+
+def compiled_outputs(picture, row, column, block_row, grid, weights):
+    """(inputs, centre, spread, least, each colour's point [3] and outputs [3, OUTPUTS]), as the codec computes them."""
     s = make_scratch()
-    run_trunk(planes, row, column, 1, block_row, grid, weights, s)
+    describe(picture, row, column, block_row, grid, weights, s)
     points, outputs = [], []
     for c in range(3):
         points.append(run_head(0, c, weights, s))
         outputs.append(s.outputs[0].copy())
-        note_colour(0, c, planes[c, row, column], s)
-    return s.inputs[0], s.centre[0], s.spread[0], np.array(points), np.array(outputs)
+        note_colour(0, c, picture.planes[c, row, column], s)
+    return s.inputs[0], s.centre[0], s.spread[0], s.least[0], np.array(points), np.array(outputs)
 
 
 @pytest.mark.parametrize("kind", ["noise", "constant", "gradient", "mild"])
 @pytest.mark.parametrize("blocks", [True, False])
 def test_compiled_and_pytorch_agree(kind, blocks):
     """One definition of the features, two of the network."""
-    planes, network = surroundings(kind), torch_network()
+    picture, network = surroundings(kind), torch_network()
     weights, _ = check(network.weights())
     for row, column in ((PAD + 1, PAD), (PAD + 5, PAD + 9), (PAD + 11, PAD + 19)):
         y, x = ((row - PAD) % PERIOD, (column - PAD) % PERIOD) if blocks else (UNKNOWN, UNKNOWN)
-        inputs, centre, spread, points, outputs = compiled_outputs(planes, row, column, y, int(blocks), weights)
+        found = compiled_outputs(picture, row, column, y, int(blocks), weights)
+        inputs, centre, spread, least, points, outputs = found
         position = np.zeros(2 * (PERIOD + 1), np.float32)
         position[[y, PERIOD + 1 + x]] = 1
         features = torch.from_numpy(np.concatenate((inputs, position)))[None]
-        seen = torch.from_numpy((planes[:, row, column] - centre) / spread)[None]
+        seen, least = (
+            torch.from_numpy((each - centre) / spread)[None] for each in (picture.planes[:, row, column], least)
+        )
         with torch.no_grad():
-            expected_points, expected = network(features, seen)
+            expected_points, expected = network(features, seen, least)
         scale = 1 + expected.abs().max().item()
         np.testing.assert_allclose(points, expected_points[0], atol=2e-5 * scale * 12)
         used = outputs[:, : 3 * K]
@@ -58,18 +68,18 @@ def test_the_mixture_costs_what_training_counts():
     """The integer cumulative frequencies against the float code length: under 0.002 bits a pixel."""
     network = torch_network()
     weights, _ = check(network.weights())
-    planes, s = planes_of(picture_of("mild", 80, 90, "RGB").pixels), make_scratch()
+    picture, s = surroundings("mild", 80, 90), make_scratch()
     corners = [(PAD + 1, PAD), (PAD + 30, PAD + 41), (PAD + 72, PAD + 74), (PAD + 5, PAD + 60)]
     with torch.no_grad():
-        expected = network.bits(*data.describe([(planes, *corner, 1) for corner in corners], *data.TILE)).numpy()
+        expected = network.bits(*data.describe([(picture, *corner, 1) for corner in corners], *data.TILE)).numpy()
     got = []
     for top, left in corners:
         for row in range(top, top + data.TILE[0]):
             for column in range(left, left + data.TILE[1]):
-                run_trunk(planes, row, column, 1, (row - PAD) % PERIOD, 1, weights, s)
+                describe(picture, row, column, (row - PAD) % PERIOD, 1, weights, s)
                 for c in range(3):
                     mixture.fill_mixture(0, c, run_head(0, c, weights, s), s)
-                    x = int(planes[c, row, column])
+                    x = int(picture.planes[c, row, column])
                     freq = cumulative_frequency(x + 1, s) - cumulative_frequency(x, s)
                     got.append(mixture.PRECISION - np.log2(freq))
                     note_colour(0, c, x, s)
@@ -126,8 +136,8 @@ def test_arithmetic_is_that_of_these_numbers():
     found = [int(np.float32(log(v)).view(np.int32)) for v in values]
     found += [int(np.float32(exp(v)).view(np.int32)) for v in np.float32([-30.3, -1.1, 0, 0.7, 20])]
     assert found == GOLDEN
-    weights, planes = golden_weights(), surroundings("gradient")
-    *_, points, outputs = compiled_outputs(planes, PAD + 7, PAD + 8, 7, 1, weights)
+    weights, picture = golden_weights(), surroundings("gradient")
+    *_, points, outputs = compiled_outputs(picture, PAD + 7, PAD + 8, 7, 1, weights)
     assert [int(bits) for bits in points.astype(np.float32).view(np.int32)] == GOLDEN_POINTS
     assert int(outputs.astype(np.float32).view(np.int32).astype(np.int64).sum()) == GOLDEN_OUTPUTS
 
@@ -161,13 +171,14 @@ GOLDEN_OUTPUTS = -6103525477
 @pytest.mark.parametrize("c", range(3))
 def test_gradients(c):
     """Of the code length by the heads' weights: those written out against PyTorch's."""
-    network, planes = torch_network(), surroundings("mild")
+    network, picture = torch_network(), surroundings("mild")
+    planes = picture.planes
     weights, _ = check(network.weights())
     a = adaptation.start_adaptation(weights)
     adapted, gradients = a.weights, a.gradients
     row, column = PAD + 6, PAD + 7
     s = make_scratch()
-    run_trunk(planes, row, column, 1, UNKNOWN, 0, adapted, s)
+    describe(picture, row, column, UNKNOWN, 0, adapted, s)
     for colour in range(3):
         mixture.fill_mixture(0, colour, run_head(0, colour, adapted, s), s)
         if colour == c:
@@ -179,12 +190,13 @@ def test_gradients(c):
     position[[PERIOD, 2 * PERIOD + 1]] = 1
     inputs = torch.from_numpy(np.concatenate((s.inputs[0], position)))[None]
     pixel = torch.from_numpy(planes[:, row, column].astype(np.float32))[None]
-    bits = network.bits(inputs, torch.from_numpy(s.centre[:1]), torch.from_numpy(s.spread[:1]), pixel)[0, c]
+    least = torch.from_numpy(s.least[:1])
+    bits = network.bits(inputs, torch.from_numpy(s.centre[:1]), torch.from_numpy(s.spread[:1]), pixel, least)[0, c]
     (bits * np.log(2)).backward()
     for name in ("head_in", "head_bias", "head_out", "head_out_bias"):
         expected = getattr(network, name).grad.numpy()
         np.testing.assert_allclose(getattr(gradients, name), expected, atol=2e-3 * np.abs(expected).max(), rtol=1e-2)
-    seen = (network.head_seen.grad * network.later[..., None]).reshape(2, 3 * HEAD).numpy()
+    seen = (network.head_seen.grad * network.later[..., None]).reshape(KNOWN, -1).numpy()
     np.testing.assert_allclose(gradients.head_seen, seen, atol=2e-3 * np.abs(expected).max(), rtol=1e-2)
 
 

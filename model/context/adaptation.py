@@ -12,7 +12,7 @@ import numpy as np
 from model.context.arithmetic import make_product
 from model.context.mixture import mixture_gradient
 from model.context.network import Scratch
-from model.context.weights import HEAD, HIDDEN, OUTPUTS, WIDTH, Weights
+from model.context.weights import HEAD, KNOWN, OUTPUTS, WIDTH, Weights
 from utils.compiled import compiled
 
 ADAPTED = ("head_in", "head_seen", "head_bias", "head_out", "head_out_bias")
@@ -22,7 +22,7 @@ WARM_UP = np.float32(64)  # steps over which the rate rises to RATE, because the
 _DECAYS = np.float32(0.9), np.float32(0.999)  # of the averages of the gradients and of their squares
 _EPSILON = np.float32(1e-4)
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_INPUTS = HIDDEN + 3  # of the heads' first layer: the hidden units, the residuals of green and red, and 1 for the bias
+_INPUTS = WIDTH + KNOWN + 1  # of the heads' first layer: the trunk's output, the known colours, and 1 for the bias
 
 _add_wide, _add_head, _add_outputs = make_product(WIDTH), make_product(HEAD), make_product(OUTPUTS)
 
@@ -76,9 +76,10 @@ def add_colour_gradient(c: int, x: int, spread: np.float32, s: Scratch, a: Adapt
 def adapt_after_pixel(i: int, s: Scratch, a: Adaptation) -> None:
     """Keep what pixel i of the block contributes, once its colours are known; step after every EVERY pixels."""
     pixel = a.pixels[0]
-    for j in range(HIDDEN):
+    for j in range(WIDTH):
         a.inputs[j, pixel] = s.hidden[i, j]
-    a.inputs[HIDDEN, pixel], a.inputs[HIDDEN + 1, pixel] = s.residuals[0], s.residuals[1]
+    for j in range(KNOWN):
+        a.inputs[WIDTH + j, pixel] = s.known[j]
     a.pixels[0] = (pixel + 1) % EVERY
     if a.pixels[0] == 0:
         sum_gradients(a)
@@ -101,8 +102,8 @@ def sum_gradients(a: Adaptation) -> None:
             for k in range(OUTPUTS):
                 a.gradients.head_out_bias[c, k] += a.outputs[c, pixel, k]
     _add_wide(a.first, a.inputs, a.heads)
-    a.first[HIDDEN, :HEAD] = _ZERO  # no head sees its own colour, or a later one
-    a.first[HIDDEN + 1, : 2 * HEAD] = _ZERO
+    for j in range(1, KNOWN):  # no head sees its own colour, or a later one
+        a.first[WIDTH + j, : (j + 1) // 2 * HEAD] = _ZERO
 
 
 @compiled

@@ -4,6 +4,7 @@ Some tiles come from photographs made smaller, which removes the traces of JPEG'
 the position of a pixel in a block is hidden. In small images the network knows the position in the image.
 """
 
+import concurrent.futures
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +14,12 @@ import torch
 from PIL import Image
 
 from model.context import features
-from model.context.features import INPUTS, PAD, PERIOD, SMALL_GRID, block_position, planes_of
+from model.context.features import INPUTS, PAD, PERIOD, SMALL_GRID, block_position, make_planes
+from model.context.least_squares import predict_image
 from model.context.torch_network import FEATURES
 from utils import datasets, paths, photographs
-from utils.compiled import compiled
+from utils.compiled import compiled, processors
+from utils.progress import bar
 
 TILE = (8, 16)
 VALIDATION = 40  # photographs
@@ -24,7 +27,16 @@ VALIDATION_IMAGES = 500
 SMALLER = 0.3  # share of tiles that come from photographs made smaller
 NO_BLOCKS = 0.15  # share of the other tiles whose position in a block is hidden
 
+_FRACTION = 64  # predictions by least squares are kept as whole numbers of 1 / _FRACTION grey levels
+
 Described = list[torch.Tensor]  # the arguments of TorchContextNetwork.bits()
+
+
+class Picture(NamedTuple):
+    """An image with what is computed once for all of its pixels."""
+
+    planes: np.ndarray  # with the padding that the second and all later rows are coded with
+    least: np.ndarray  # int16 [2, H, W, 3]: least_squares.predict_image(planes), in 1 / _FRACTION grey levels
 
 
 class Source(NamedTuple):
@@ -41,25 +53,34 @@ def open_source(dataset: str, root: str | Path | None = None) -> Source:
     return _open_photographs(root) if dataset == datasets.PHOTOGRAPHS else _open_images(dataset, root)
 
 
-def describe(areas: Sequence[tuple[np.ndarray, int, int, int]], height: int, width: int) -> Described:
-    """Describe the pixels of areas of one size: (planes, row and column of the corner in them, grid) each.
+def prepare(pixels: np.ndarray) -> Picture:
+    """Prepare an image, uint8 [H, W, C]."""
+    planes = make_planes(*pixels.shape[:2], pixels)
+    return Picture(planes, np.rint(predict_image(planes) * _FRACTION).astype(np.int16))
+
+
+def describe(areas: Sequence[tuple[Picture, int, int, int]], height: int, width: int) -> Described:
+    """Describe the pixels of areas of one size: (picture, row and column of the corner in its planes, grid) each.
 
     grid: see features.block_position(). An area that begins in the first row of planes changes the rows above it.
     """
     count = height * width
-    arrays = [np.zeros((len(areas) * count, *shape), np.float32) for shape in ((FEATURES,), (3,), (), (3,))]
-    for i, area in enumerate(areas):
-        _describe(*area, height, width, *(array[i * count : (i + 1) * count] for array in arrays))
+    arrays = [np.zeros((len(areas) * count, *shape), np.float32) for shape in ((FEATURES,), (3,), (), (3,), (3,))]
+    for i, (picture, *area) in enumerate(areas):
+        _describe(*picture, *area, height, width, *(array[i * count : (i + 1) * count] for array in arrays))
     return [torch.from_numpy(array) for array in arrays]
 
 
 @compiled
-def _describe(planes, top, left, grid, height, width, inputs, centre, spread, pixels):
-    n = 0
+def _describe(planes, known, top, left, grid, height, width, inputs, centre, spread, pixels, least):
+    n, local = 0, np.zeros(3, np.float32)
     for row in range(top, top + height):
         for column in range(left, left + width):
             features.pad_above(planes, row, column)
-            spread[n] = features.describe_pixel(planes, row, column, inputs[n, :INPUTS], centre[n])
+            for c in range(3):
+                least[n, c] = known[0, row - PAD, column - PAD, c] / np.float32(_FRACTION)
+                local[c] = known[1, row - PAD, column - PAD, c] / np.float32(_FRACTION)
+            spread[n] = features.describe_pixel(planes, row, column, local, inputs[n, :INPUTS], centre[n])
             inputs[n, INPUTS + block_position(row - PAD, grid)] = 1
             inputs[n, INPUTS + PERIOD + 1 + block_position(column - PAD, grid)] = 1
             for c in range(3):
@@ -71,21 +92,21 @@ def _describe(planes, top, left, grid, height, width, inputs, centre, spread, pi
 
 def describe_images(images: np.ndarray) -> Described:
     """Describe all pixels of small images, uint8 [N, H, W, C]."""
-    return describe([(planes_of(image), PAD, PAD, SMALL_GRID) for image in images], *images.shape[1:3])
+    return describe([(prepare(image), PAD, PAD, SMALL_GRID) for image in images], *images.shape[1:3])
 
 
-def draw_tiles(planes: Sequence[np.ndarray], generator: np.random.Generator, count: int, hidden: float) -> Described:
+def draw_tiles(pictures: Sequence[Picture], generator: np.random.Generator, count: int, hidden: float) -> Described:
     """Describe random tiles, each as likely as any other. hidden: share of them whose position in a block is unknown.
 
-    No tile begins in the first row: planes_of() leaves the padding of later rows.
+    No tile begins in the first row: the padding is that of later rows.
     """
-    shapes = np.array([each.shape[1:] for each in planes])
+    shapes = np.array([each.planes.shape[1:] for each in pictures])
     inner = (shapes - (PAD + 1, 2 * PAD) - TILE + 1).prod(1)
     which = generator.choice(len(inner), count, p=inner / inner.sum())
     last: np.ndarray = shapes[which] - (0, PAD) - TILE
     corners = generator.integers((PAD + 1, PAD), last, endpoint=True)
     grids = (generator.random(count) >= hidden).astype(int)
-    return describe([(planes[i], *at, grid) for i, at, grid in zip(which, corners, grids, strict=True)], *TILE)
+    return describe([(pictures[i], *at, grid) for i, at, grid in zip(which, corners, grids, strict=True)], *TILE)
 
 
 def make_smaller(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -95,12 +116,18 @@ def make_smaller(image: np.ndarray, generator: np.random.Generator) -> np.ndarra
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
 
+def _prepare_all(images: list[np.ndarray]) -> list[Picture]:
+    with concurrent.futures.ThreadPoolExecutor(processors()) as pool:
+        return list(bar(pool.map(prepare, images), total=len(images), unit="image", desc="least squares"))
+
+
 def _open_photographs(root: str | Path | None) -> Source:
     folder = Path(root or paths.DATA) / datasets.PHOTOGRAPHS / "train"
     images, held = photographs.split(photographs.open_photographs(folder), VALIDATION)
     generator = np.random.default_rng(1)
-    as_they_are = [planes_of(image) for image in images]
-    smaller = [planes_of(make_smaller(image, generator)) for image in images]
+    count = len(images)
+    pictures = _prepare_all([*images, *(make_smaller(image, generator) for image in images)])
+    as_they_are, smaller = pictures[:count], pictures[count:]
 
     def draw(generator, pixels):
         tiles = pixels // (TILE[0] * TILE[1])
@@ -108,12 +135,12 @@ def _open_photographs(root: str | Path | None) -> Source:
         parts = draw_tiles(as_they_are, generator, tiles - few, NO_BLOCKS), draw_tiles(smaller, generator, few, 1)
         return [torch.cat(part) for part in zip(*parts, strict=True)]
 
-    def validation(planes, hidden):
-        return draw_tiles(planes, np.random.default_rng(2), 512, hidden)
+    def validation(pictures, hidden):
+        return draw_tiles(pictures, np.random.default_rng(2), 512, hidden)
 
     sets = {
-        "validation": validation([planes_of(image) for image in held], 0),
-        "made smaller": validation([planes_of(make_smaller(image, generator)) for image in held], 1),
+        "validation": validation([prepare(image) for image in held], 0),
+        "made smaller": validation([prepare(make_smaller(image, generator)) for image in held], 1),
     }
     return Source(f"{len(images)} photographs", 3, draw, sets)
 

@@ -26,7 +26,8 @@ _causal.sort(key=lambda offset: (offset[0] ** 2 + offset[1] ** 2, -offset[0], ab
 NEIGHBOURS = np.array(_causal[:NEAR])  # int64 [NEAR, 2], offsets (row, column), the nearest first
 ERRORS = 3 * NEAR + 1  # index of the first input that describes a local error
 MEDS = ERRORS + 5  # index of the first input that is a MED prediction
-INPUTS = MEDS + 3
+LEAST = MEDS + 3  # index of the first input that says how far off least squares were around the pixel
+INPUTS = LEAST + 3
 
 PERIOD = 16  # pixels a side of a JPEG block, chrominance included
 UNKNOWN = PERIOD  # position of a pixel within a block if there are no blocks
@@ -35,6 +36,7 @@ SMALL_GRID = 2  # grid for small images: their 16x16 cells of 2x2 pixels span th
 LEAST_SPREAD = np.float32(0.6)
 CUT = np.float32(12)
 _NEXT, _DIAGONAL = np.float32(0.24), np.float32(0.13)  # weights in a local error
+_LITTLE = np.float32(0.02)
 _TWO, _THIRD, _QUARTER, _TENTH = np.float32(2), np.float32(1 / 3), np.float32(0.25), np.float32(0.1)
 
 
@@ -51,13 +53,6 @@ def pixels_of(planes: np.ndarray, channels: int) -> np.ndarray:
     return np.moveaxis(planes[ORDER[:channels], PAD:, PAD:-PAD], 0, 2)
 
 
-def planes_of(pixels: np.ndarray) -> np.ndarray:
-    """Planes of an image, uint8 [H, W, C], with the padding that the second and all later rows are coded with."""
-    planes = make_planes(len(pixels), pixels.shape[1], pixels)
-    for row in range(PAD, PAD + len(pixels)):
-        pad_left(planes, row)
-        pad_right(planes, row)
-    return planes
 
 
 @compiled
@@ -94,10 +89,12 @@ def block_position(y: int, grid: int) -> int:
 
 
 @compiled
-def describe_pixel(planes: np.ndarray, row: int, column: int, inputs: np.ndarray, centre: np.ndarray) -> np.float32:
+def describe_pixel(
+    planes: np.ndarray, row: int, column: int, local: np.ndarray, inputs: np.ndarray, centre: np.ndarray
+) -> np.float32:
     """Compute the features of a pixel from those above it and on its left.
 
-    inputs: float32 [INPUTS], the output. centre: float32 [3], an output, too: the point that each colour is measured
+    local: the result of least_squares.begin_pixel(). inputs: float32 [INPUTS], the output. centre: float32 [3], an output, too: the point that each colour is measured
     from. Returns the spread, float32, the unit that it is measured in.
     """
     errors = inputs[ERRORS : ERRORS + 5]
@@ -133,5 +130,6 @@ def describe_pixel(planes: np.ndarray, row: int, column: int, inputs: np.ndarray
     for c in range(3):
         west, north = np.float32(planes[c, row, column - 1]), np.float32(planes[c, row - 1, column])
         plane = west + north - np.float32(planes[c, row - 1, column - 1])  # exact: these are whole numbers
+        inputs[LEAST + c] = log(local[c] * scale + _LITTLE)
         inputs[MEDS + c] = (min(max(plane, min(west, north)), max(west, north)) - centre[c]) * scale
     return spread

@@ -13,7 +13,7 @@ import numpy as np
 
 from model.context.arithmetic import TABLE_BITS, exp, log, logistic
 from model.context.network import Scratch
-from model.context.weights import COEFFICIENTS, MEANS, SCALES, K
+from model.context.weights import COEFFICIENTS, GATE, MEANS, SCALES, K
 from utils.compiled import compiled
 from utils.fixed_point import PRECISION
 
@@ -130,4 +130,5 @@ def mixture_gradient(c: int, x: int, spread: np.float32, s: Scratch, out: np.nda
         out[SCALES + k] *= factor
         point += out[MEANS + k]
     for i in range(2):
-        out[COEFFICIENTS + i] = point * s.residuals[i] if i < c else _ZERO
+        out[COEFFICIENTS + i] = point * (_ONE - s.gate[0]) * s.known[2 * i + 1] if i < c else _ZERO
+    out[GATE] = point * (s.gate[0] * (_ONE - s.gate[0])) * s.gate[1]

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from model.context.features import INPUTS, PERIOD
+from model.context.features import CUT, INPUTS, PERIOD
 from model.context.mixture import SCALE_LIMIT, UNIFORM
-from model.context.weights import HEAD, HIDDEN, OUTPUTS, SHAPES, K, Weights
+from model.context.weights import COEFFICIENTS, GATE, HEAD, HIDDEN, KNOWN, OUTPUTS, SHAPES, WIDTH, K, Weights
 
 FEATURES = INPUTS + 2 * (PERIOD + 1)  # the inputs, and the position in a block as two one-hot vectors
 
@@ -14,7 +14,7 @@ FEATURES = INPUTS + 2 * (PERIOD + 1)  # the inputs, and the position in a block 
 class TorchContextNetwork(nn.Module):
     """The network of model.context.network and the likelihood of model.context.mixture, in float32."""
 
-    later: torch.Tensor  # [2, 3]: 1 where green, red is known to a colour
+    later: torch.Tensor  # [KNOWN, 3]: 1 where a colour's head sees it
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,49 +25,56 @@ class TorchContextNetwork(nn.Module):
         def zeros(*shape):
             return nn.Parameter(torch.zeros(shape))
 
-        self.first, self.first_bias = normal(INPUTS, HIDDEN, std=INPUTS**-0.5), zeros(HIDDEN)
-        self.position = zeros(2 * (PERIOD + 1), HIDDEN)  # rows, then columns
-        self.linear = zeros(INPUTS, 3)
-        self.residual, self.residual_bias = normal(2, HIDDEN, HIDDEN, std=0.5 * HIDDEN**-0.5), zeros(2, HIDDEN)
-        self.head_in, self.head_bias = normal(HIDDEN, 3 * HEAD, std=(2 / HIDDEN) ** 0.5), zeros(3 * HEAD)
-        self.head_seen = normal(2, 3, HEAD, std=0.1)
+        self.first, self.first_bias = normal(INPUTS, WIDTH, std=INPUTS**-0.5), zeros(WIDTH)
+        self.first.data[:, HIDDEN:] = 0  # the linear prediction is that of the centre
+        self.position = zeros(2 * (PERIOD + 1), WIDTH)  # rows, then columns
+        self.residual, self.residual_bias = normal(2, WIDTH, HIDDEN, std=0.5 * HIDDEN**-0.5), zeros(2, HIDDEN)
+        self.head_in, self.head_bias = normal(WIDTH, 3 * HEAD, std=(2 / HIDDEN) ** 0.5), zeros(3 * HEAD)
+        self.head_seen = normal(KNOWN, 3, HEAD, std=0.1)
         self.head_out = normal(3, HEAD, OUTPUTS, std=0.02)
         start = torch.zeros(3, OUTPUTS)
         start[:, K : 2 * K] = torch.linspace(-0.5, 0.5, K)
         start[:, 2 * K : 3 * K] = torch.tensor([-0.5, -1.0, -1.5, -1.0, -0.5])
-        start[1, 3 * K], start[2, 3 * K], start[2, 3 * K + 1] = 0.9, 0.2, 0.7
+        start[1, COEFFICIENTS], start[2, COEFFICIENTS], start[2, COEFFICIENTS + 1] = 0.9, 0.2, 0.7
         self.head_out_bias = nn.Parameter(start)
-        later = torch.tensor([[0.0, 1, 1], [0, 0, 1]])  # green is known to red and blue, red to blue
-        self.register_buffer("later", later, persistent=False)
+        later = torch.arange(KNOWN)[:, None] <= 2 * torch.arange(3)
+        self.register_buffer("later", later.float(), persistent=False)
 
-    def forward(self, inputs: torch.Tensor, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, inputs: torch.Tensor, seen: torch.Tensor, least: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The heads' outputs for B pixels.
 
-        inputs: [B, FEATURES]; seen: [B, 3], the colours less the centres, in units of the spread.
+        inputs: [B, FEATURES]; seen, least: [B, 3], the colours, and their predictions by least squares, less the
+        centres, in units of the spread.
         Returns (point [B, 3], outputs [B, 3, OUTPUTS]) as model.context.network.run_head() does.
         """
         x, position = inputs[:, :INPUTS], inputs[:, INPUTS:]
-        h = torch.relu(self.first_bias + position @ self.position + x @ self.first)
+        trunk = self.first_bias + position @ self.position + x @ self.first
+        hidden, linear = torch.relu(trunk[:, :HIDDEN]), trunk[:, HIDDEN:]
         for i in range(2):
-            h = h + torch.relu(torch.addmm(self.residual_bias[i], h, self.residual[i]))
-        linear = x @ self.linear
-        known = (seen - linear)[:, :2]
+            both = torch.cat((hidden, linear), 1)
+            hidden = hidden + torch.relu(torch.addmm(self.residual_bias[i], both, self.residual[i]))
+        known = torch.stack(((least - linear).clamp(-CUT, CUT), seen - linear), 2).flatten(1)  # [B, KNOWN + 1]
         head_seen = (self.head_seen * self.later[..., None]).flatten(1)
-        hidden = torch.relu(torch.addmm(self.head_bias, h, self.head_in) + known @ head_seen)
-        outputs = torch.baddbmm(self.head_out_bias[:, None], hidden.view(-1, 3, HEAD).transpose(0, 1), self.head_out)
+        heads = torch.addmm(self.head_bias, torch.cat((hidden, linear), 1), self.head_in)
+        heads = torch.relu(heads + known[:, :KNOWN] @ head_seen)
+        outputs = torch.baddbmm(self.head_out_bias[:, None], heads.view(-1, 3, HEAD).transpose(0, 1), self.head_out)
         outputs = outputs.transpose(0, 1)
-        coefficients = outputs[..., 3 * K : 3 * K + 2] * self.later.T
-        return linear + (coefficients * known[:, None]).sum(-1), outputs
+        coefficients = outputs[..., COEFFICIENTS : COEFFICIENTS + 2] * self.later[1:4:2].T
+        shift = (coefficients * known[:, None, 1:4:2]).sum(-1)
+        return linear + shift + torch.sigmoid(outputs[..., GATE]) * (known[:, ::2] - shift), outputs
 
     def bits(
-        self, inputs: torch.Tensor, centre: torch.Tensor, spread: torch.Tensor, pixels: torch.Tensor
+        self, inputs: torch.Tensor, centre: torch.Tensor, spread: torch.Tensor, pixels: torch.Tensor, least: torch.Tensor
     ) -> torch.Tensor:
         """The code length of B pixels: [B, 3] bits, under discretized mixtures of logistics and a uniform.
 
-        inputs: [B, FEATURES]; centre: [B, 3]; spread: [B]; pixels: [B, 3], 0..255 in the order of the planes.
+        inputs: [B, FEATURES]; centre: [B, 3]; spread: [B]; pixels, least: [B, 3], grey levels in the order of the
+        planes, and their predictions by least squares.
         """
         seen = (pixels - centre) / spread[:, None]
-        point, outputs = self(inputs, seen)
+        point, outputs = self(inputs, seen, (least - centre) / spread[:, None])
         logits, means, scales = outputs[..., : 3 * K].unflatten(-1, (3, K)).unbind(-2)
         away = (seen - point)[..., None] - means
         inverse, half = torch.exp(-scales.clamp(-SCALE_LIMIT, SCALE_LIMIT)), (0.5 / spread)[:, None, None]
@@ -80,11 +87,9 @@ class TorchContextNetwork(nn.Module):
         """These weights, laid out for the compiled network."""
         arrays = {name: np.zeros(shape, np.float32) for name, shape in SHAPES._asdict().items()}
         own = {name: value.detach().float().cpu().numpy() for name, value in self.named_parameters()}
-        arrays["first"][:, :HIDDEN], arrays["first"][:, HIDDEN : HIDDEN + 3] = own["first"], own["linear"]
-        for name in ("first_bias", "residual", "residual_bias"):
-            arrays[name][..., :HIDDEN] = own[name]
-        arrays["row"][:, :HIDDEN], arrays["column"][:, :HIDDEN] = np.split(own["position"], 2)
-        arrays["head_seen"][:] = (own["head_seen"] * self.later.cpu().numpy()[..., None]).reshape(2, -1)
-        for name in ("head_in", "head_bias", "head_out", "head_out_bias"):
-            arrays[name][:] = own[name]
+        arrays["row"][:], arrays["column"][:] = np.split(own.pop("position"), 2)
+        seen = own.pop("head_seen") * self.later.cpu().numpy()[..., None]
+        arrays["head_seen"][:] = seen.reshape(KNOWN, WIDTH)
+        for name, value in own.items():
+            arrays[name][..., : value.shape[-1]] = value
         return Weights(**arrays)

@@ -13,12 +13,14 @@ from utils.errors import UserError
 
 NAME = "context.npz"
 
-HIDDEN = 64
-WIDTH = 72  # of a row of weights: HIDDEN and the 3 outputs of the linear part, or the 3 heads' hidden units
-HEAD = 24  # hidden units of a head
+HEAD = 32  # hidden units of a head
+WIDTH = 3 * HEAD  # of a row of weights: the 3 heads' hidden units, or the trunk's output
+HIDDEN = WIDTH - 3  # units of the trunk; its other outputs are a linear prediction of the 3 colours
+KNOWN = 5  # what heads see of known colours: least squares for green, green, least squares for red, red, and for blue
 K = 5  # components of the mixture
 MEANS, SCALES, COEFFICIENTS = K, 2 * K, 3 * K  # indices among a head's outputs, which begin with K logits
-OUTPUTS = 24  # of a head; 3 K + 2 are in use
+GATE = COEFFICIENTS + 2
+OUTPUTS = 24  # of a head; 3 K + 3 are in use
 _LIMIT = np.float32(1e3)  # of a weight: with inputs of some 12 at most, no sum overflows
 
 
@@ -32,18 +34,18 @@ class Weights(NamedTuple):
     first_bias: np.ndarray  # [WIDTH]
     column: np.ndarray  # [PERIOD + 1, WIDTH]: what the pixel's position in its block adds
     row: np.ndarray  # [PERIOD + 1, WIDTH]
-    residual: np.ndarray  # [2, HIDDEN, WIDTH]
+    residual: np.ndarray  # [2, WIDTH, WIDTH]: columns for the hidden units only
     residual_bias: np.ndarray  # [2, WIDTH]
-    head_in: np.ndarray  # [HIDDEN, WIDTH]: HEAD hidden units a colour
-    head_seen: np.ndarray  # [2, WIDTH]: what green and red contribute, once they are known
+    head_in: np.ndarray  # [WIDTH, WIDTH]: HEAD hidden units a colour
+    head_seen: np.ndarray  # [KNOWN, WIDTH]: what known colours contribute; head c sees the first 2 c + 1
     head_bias: np.ndarray  # [WIDTH]
     head_out: np.ndarray  # [3, HEAD, OUTPUTS]
     head_out_bias: np.ndarray  # [3, OUTPUTS]
 
 
 SHAPES = Weights._make([  # of the arrays; the same names, but tuples
-    (INPUTS, WIDTH), (WIDTH,), (PERIOD + 1, WIDTH), (PERIOD + 1, WIDTH), (2, HIDDEN, WIDTH), (2, WIDTH),
-    (HIDDEN, WIDTH), (2, WIDTH), (WIDTH,), (3, HEAD, OUTPUTS), (3, OUTPUTS),
+    (INPUTS, WIDTH), (WIDTH,), (PERIOD + 1, WIDTH), (PERIOD + 1, WIDTH), (2, WIDTH, WIDTH), (2, WIDTH),
+    (WIDTH, WIDTH), (KNOWN, WIDTH), (WIDTH,), (3, HEAD, OUTPUTS), (3, OUTPUTS),
 ])  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def _main(dataset, argv):
         chosen = distributed.in_turn(job, lambda: choose(dataset, args))
         chains, count = chosen.shape[:2]
         setup = experiment.open_setup(checkpoint, args, job)
-        padding = np.prod(checkpoint.model.xs) / np.prod(chosen.shape[2:])  # padded dimensions to real ones
+        padding = datasets.padding(dataset)
         name, rates = variant(args) + results.size_name(chains, count), {}
         folder = paths.results(dataset, checkpoint.model.nz, args.output)
         header = {"chains": chains, "images": count}
@@ -180,7 +180,7 @@ def other_bits(chosen: Sequence[photographs.Photograph]) -> dict[str, np.ndarray
 
 
 def summary(result: "Result", padding: float) -> str:
-    """A Result in words, in bits per real dimension. padding: padded dimensions per real one."""
+    """A Result in words, in bits per dimension of the images themselves. padding: that of datasets.padding()."""
     chains, count = result.nets.shape
     rates = {"ELBO": result.elbos, "net": result.nets}
     rates |= {f"cma after {t}": result.cmas[:, t - 1] for t in sorted({1, 50, 100, count}) if t <= count}

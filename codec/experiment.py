@@ -24,7 +24,7 @@ from model import make_exact
 from model.checkpoints import Checkpoint
 from model.vae import ARITHMETIC, Model, for_inference, log_likelihoods
 from utils import distributed, npz, progress
-from utils.datasets import PHOTOGRAPHS
+from utils.datasets import PHOTOGRAPHS, padding
 from utils.errors import UserError
 from utils.processes import deal, gather, gather_words, slowest
 from utils.torch import rand
@@ -73,6 +73,7 @@ def compress(
     number, count = len(chains), everywhere[0]
     chains, initial, lengths = deal(job, chains), deal(job, initial), deal(job, everywhere)
     dims = conditional.dims[0]
+    real = dims / padding(setup.checkpoint.dataset)  # those of the images themselves, for the bar
     coder = Rans.from_words(initial)
     # Loads compiled code, and calls the network for the first time, before the clock starts.
     bitsback.encode(schedule, Rans.from_words(initial[:1]), conditional, chains[0][:1])
@@ -93,7 +94,7 @@ def compress(
             added[:lanes, t] = (coder.counts - before)[:lanes]
             stack[:lanes, t] = (coder.counts + 1 - least)[:lanes]  # the head counts as one more word
             elbos[:lanes, t] = negative_elbo(model, images, job, int(np.count_nonzero(t < everywhere)))
-            net, elbo = 32 * np.nanmean(added[:, : t + 1]) / dims, np.nanmean(elbos[:, : t + 1]) / dims
+            net, elbo = (np.nanmean(bits[:, : t + 1]) / real for bits in (32 * added, elbos))
             bar.set_postfix_str(f"{net:.4f} bits/dim, {net - elbo:+.4f} to the ELBO")
             bar.update(lanes)
     added, elbos, stack = (gather(job, part, number) for part in (added, elbos, stack))

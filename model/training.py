@@ -24,7 +24,6 @@ from model.vae import Model, log_likelihoods
 from utils import datasets, distributed, paths, photographs, progress
 from utils.errors import UserError
 from utils.published import Settings
-from utils.results import PADDING
 from utils.torch import rand
 from utils.torch.modules import WnConv2d, fold_weight_norm, init_mode, update_ema
 
@@ -305,7 +304,7 @@ def report(meter: Meter, now: float, state: State, full: Path, log: Log | None) 
 
 def show(settings: Settings, elbo: float) -> str:
     """A negative ELBO as people read it, per dimension of the images, from one per dimension that the model sees."""
-    return f"{elbo * PADDING.get(settings.dataset, 1):.4f}"
+    return f"{elbo * datasets.padding(settings.dataset):.4f}"
 
 
 def time_left(seconds: float, done: float, total: float) -> str:

@@ -1,6 +1,7 @@
 """The compression experiment as a user runs it, and what it does with bad input."""
 
 import functools
+import io
 import json
 import shutil
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_one_line_error, run_main, run_script, small_model
+from tqdm import tqdm
 
 from codec import command
-from utils import npz
+from utils import npz, progress
 
 pytestmark = pytest.mark.xdist_group("experiment")  # they share what takes long
 SMALL = ("--quantbits=6", "--experiments=5", "--ndatapoints=4")
@@ -87,6 +89,14 @@ def test_table_compares_in_real_dimensions(results):
     assert float(table["Bit-Swap, net"]) == pytest.approx(measured["nets"].mean() * 1024 / 784, abs=1e-4)
     assert float(table["Bit-Swap, sent"]) == pytest.approx(measured["cmas"][:, -1].mean() * 1024 / 784, abs=1e-4)
     assert list(map(float, table.values())) == sorted(map(float, table.values()))
+
+
+def test_the_bar_shows_rates_of_real_dimensions(mnist, checkpoint, tmp_path, monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(progress, "bar", functools.partial(tqdm, file=shown))
+    compress(mnist, checkpoint, tmp_path, "--no-verify")
+    net, elbo = (arrays(tmp_path, "bitswap")[measure].mean() * 1024 / 784 for measure in ("nets", "elbos"))
+    assert f"{net:.4f} bits/dim, {net - elbo:+.4f} to the ELBO" in shown.getvalue()
 
 
 @pytest.fixture

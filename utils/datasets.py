@@ -129,6 +129,12 @@ def model_shape(dataset: str) -> tuple[int, int, int]:
     return (3, PATCH, PATCH) if dataset == PHOTOGRAPHS else (SHAPES[dataset][-1], 32, 32)
 
 
+def padding(dataset: str) -> float:
+    """Dimensions that a model sees, per dimension of the images themselves: the factor from its bits/dim to theirs."""
+    seen = math.prod(model_shape(dataset))
+    return seen / math.prod(SHAPES.get(dataset, (seen,)))
+
+
 def to_channels_first(images: np.ndarray, size: Sequence[int] = (32, 32)) -> np.ndarray:
     """Turn uint8 images [..., H, W, C] into what the models take: uint8 [..., C, *size].
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils import cli, paths
+from utils import cli, datasets, paths
 from utils.errors import UserError
 from utils.published import CHAINS, SEED, SETTINGS
 
@@ -32,7 +32,6 @@ DATASETS = {
 DEPTHS = {dataset: tuple(settings.widths) for dataset, settings in SETTINGS.items()}  # the paper's nz
 SCHEMES = {"bitswap": "Bit-Swap", "bbans": "BB-ANS"}
 MEASURES = ("nets", "elbos", "cmas", "total")
-PADDING = {"mnist": 32 * 32 / (28 * 28)}  # dimensions that the model sees, per dimension of the images themselves
 SHIPPED = paths.ROOT / "docs" / "results"
 
 Model = tuple[str, int]  # dataset, nz
@@ -99,7 +98,7 @@ def load(folders: Sequence[Path]) -> dict[Model, dict[str, Result]]:
         size = max((match[2] for match in matches), key=images)
         schemes = {match[1] for match in matches if match[2] == size}
         stems = {scheme: files[0].with_name(f"{scheme}_10bits{size}") for scheme in SCHEMES if scheme in schemes}
-        models[model] = {scheme: _load_one(stem, PADDING.get(model[0], 1)) for scheme, stem in stems.items()}
+        models[model] = {scheme: _load_one(stem, datasets.padding(model[0])) for scheme, stem in stems.items()}
     return models
 
 

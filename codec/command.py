@@ -149,7 +149,7 @@ def code(
     from codec import experiment
     from utils import distributed
 
-    processes.check_enough(setup.job, len(chains), "chains")
+    processes.check_enough(setup.job, len(chains), "chain")
     nz, dataset = setup.model.nz, setup.checkpoint.dataset
     files = {scheme: paths.bitstreams(dataset, nz, args.output) / f"{scheme}_{name}.npz" for scheme in schemes(args)}
     if not args.verify_only:
@@ -159,8 +159,8 @@ def code(
     for scheme, file in files.items():
         schedule = whitened(SCHEDULES[scheme](nz)) if args.whiten else SCHEDULES[scheme](nz)
         full_header = setup.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
-        images = f"{sum(map(len, chains)):,} {setup.unit}s"
-        print(f"\n{dataset}, nz={nz}, {SCHEMES[scheme]}: {len(chains)} chains, {images}")
+        sizes = f"{cli.counted(len(chains), 'chain')}, {cli.counted(sum(map(len, chains)), setup.unit)}"
+        print(f"\n{dataset}, nz={nz}, {SCHEMES[scheme]}: {sizes}")
         if not args.verify_only:
             torch.manual_seed(args.seed)
             result = experiment.compress(setup, schedule, chains, initial)

@@ -22,6 +22,7 @@ from model.optimiser import adam, check_finite, clip, learning_rate, set_lr, sto
 from model.train_state import State, claim, load_full
 from model.vae import Model, log_likelihoods
 from utils import datasets, distributed, paths, photographs, progress
+from utils.cli import counted
 from utils.errors import UserError
 from utils.published import Settings
 from utils.torch import rand
@@ -191,13 +192,14 @@ def announce(
     ends = [f"step {last_step:,}"] if last_step < math.inf else []
     ends += [f"minute {args.minutes:g}"] if args.minutes else []
     print(
-        f"{settings.dataset}, nz={args.nz}: {parameters:,} parameters, {images:,} training images, {tests:,} test "
-        f"images, steps of {args.batch}: {epoch_steps:,} an epoch, until {' or '.join(ends) or 'it is stopped'}, "
+        f"{settings.dataset}, nz={args.nz}: {parameters:,} parameters, {counted(images, 'training image')}, "
+        f"{counted(tests, 'test image')}, steps of {args.batch}: {epoch_steps:,} an epoch, "
+        f"until {' or '.join(ends) or 'it is stopped'}, "
         f"on {device} in {state.identity['precision']}" + (f", resumed at step {step:,}" if step else "")
     )
     print(f"settings: {flags(args)}")
     if step >= last_step:
-        print(f"{step:,} steps are done already; to train on, raise --epochs or --max-steps")
+        print(f"{counted(step, 'step')} done already; to train on, raise --epochs or --max-steps")
 
 
 def flags(args: argparse.Namespace) -> str:

@@ -31,7 +31,7 @@ def main(argv=None):
                     np.save(file, results.load_array(source).astype(np.float32))
                 else:
                     file.write(source.read_bytes())
-        print(f"{dataset}{nz}: {len(files)} files")
+        print(f"{dataset}{nz}: {cli.counted(len(files), 'file')}")
 
 
 if __name__ == "__main__":

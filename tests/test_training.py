@@ -362,7 +362,7 @@ def test_a_limit_that_was_reached_is_said_and_a_deleted_model_is_written_again(m
     train(mnist, tmp_path, "--max-steps=5", check=0)
     before = parameters(tmp_path)
     done = train(mnist, tmp_path, "--max-steps=3", "--resume", check=0)
-    assert "5 steps are done already" in done.stdout and "test ELBO" not in done.stdout
+    assert "5 steps done already" in done.stdout and "test ELBO" not in done.stdout
     (tmp_path / "model" / "params" / "mnist" / "nz2").unlink()
     done = train(mnist, tmp_path, "--max-steps=5", "--resume", check=0)
     assert "nz2 is absent" in done.stdout and "test ELBO" in done.stdout

@@ -111,7 +111,7 @@ def sample_chains(count: int, experiments: int | None, ndatapoints: int | None, 
             f"different images, and the test set has {count}"
         )
     if (experiments, ndatapoints) != wanted:
-        print(f"Note: there are {count} test images: using {experiments} x {ndatapoints} of them")
+        print(f"Note: the test set has {cli.counted(count, 'image')}: using {experiments} x {ndatapoints}")
     return np.random.RandomState(seed).choice(count, (experiments, ndatapoints), replace=False)
 
 

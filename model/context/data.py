@@ -16,6 +16,7 @@ from model.context import features
 from model.context.features import INPUTS, PAD, PERIOD, SMALL_GRID, block_position, planes_of
 from model.context.torch_network import FEATURES
 from utils import datasets, paths, photographs
+from utils.cli import counted
 from utils.compiled import compiled
 
 TILE = (8, 16)
@@ -115,7 +116,7 @@ def _open_photographs(root: str | Path | None) -> Source:
         "validation": validation([planes_of(image) for image in held], 0),
         "made smaller": validation([planes_of(make_smaller(image, generator)) for image in held], 1),
     }
-    return Source(f"{len(images)} photographs", 3, draw, sets)
+    return Source(counted(len(images), "photograph"), 3, draw, sets)
 
 
 def _open_images(dataset: str, root: str | Path | None) -> Source:
@@ -128,4 +129,4 @@ def _open_images(dataset: str, root: str | Path | None) -> Source:
         chosen = generator.choice(rest, max(1, pixels // (height * width)), replace=False)
         return describe_images(images[np.sort(chosen)])
 
-    return Source(f"{len(rest):,} images", channels, draw, {"validation": describe_images(images[held])})
+    return Source(counted(len(rest), "image"), channels, draw, {"validation": describe_images(images[held])})

@@ -68,6 +68,7 @@ def parse(dataset: str, argv: list[str] | None = None) -> argparse.Namespace:
         "Writes, under --output:\n"
         f"  plots/{dataset}<nz>/<scheme>_<variant>_{{{','.join(MEASURES)}}}.npy   [chains, images], for cma.py:\n"
         "      bits/dim (per padded dimension) of each image, of its negative ELBO, of the chain so far, and its bits\n"
+        f"  plots/{dataset}<nz>/<scheme>_<variant>_made.csv               the commit, processor and versions of that\n"
         f"  bitstreams/{dataset}<nz>/<scheme>_<variant>.npz               the compressed images\n"
         f"  bins/{dataset}_nz<nz>_<q>bits_<checkpoint>.npz                the bins, if there are none yet\n"
         "The variant is <q>bits, with _exact, _bf16, _whitened, _seed<seed> and _<chains>x<images> if these are not\n"
@@ -166,6 +167,8 @@ def code(
             result = experiment.compress(setup, schedule, chains, initial)
             if setup.job.rank == 0:
                 experiment.save_bitstreams(file, full_header, result.words)
+                made = paths.results(dataset, nz, args.output) / f"{scheme}_{name}_made.csv"
+                results.write_made(made, next(setup.model.parameters()).device)
                 yield scheme, result
             distributed.barrier(setup.job)  # before the others read the file
         if not args.no_verify:

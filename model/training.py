@@ -21,7 +21,7 @@ from model.logs import Log, new_run
 from model.optimiser import adam, check_finite, clip, learning_rate, set_lr, stop_signals
 from model.train_state import State, claim, load_full
 from model.vae import Model, log_likelihoods
-from utils import datasets, distributed, paths, photographs, progress
+from utils import datasets, distributed, paths, photographs, progress, results
 from utils.cli import counted
 from utils.errors import UserError
 from utils.published import Settings
@@ -62,6 +62,7 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
         if job.rank == 0:
             state.run = state.run or new_run(runs)
             log = Log(runs / str(state.run), curves, state.step)
+            results.write_made(curves / "made.csv", job.device)
             on_leaving.callback(log.writer.close)
             if not state.step:
                 log.writer.add_text("architecture", f"    {state.model}".replace("\n", "\n    "), 0)

@@ -2,7 +2,8 @@
 
 cma.py and stackplot.py draw these if there are no others.
 
-Reads   FROM/<dataset><nz>/*.npy, rates that a compression script measured, and *.csv, curves of a training script
+Reads   FROM/<dataset><nz>/*.npy, rates that a compression script measured, and *.csv, curves of a training script,
+        and the commit, processor and versions that made each
 Writes  docs/results/<dataset><nz>/, the same files
 """
 

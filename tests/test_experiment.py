@@ -42,9 +42,10 @@ def test_everything_is_verified(results):
     output, printed = results
     assert printed.count("all pixels of 20 images and all initial words are identical") == 2
     written = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
-    measures = ("cmas", "elbos", "nets", "total")
-    names = [f"plots/mnist2/{s}_6bits_5x4_{m}.npy" for s in ("bbans", "bitswap") for m in measures]
+    files = ("cmas.npy", "elbos.npy", "made.csv", "nets.npy", "total.npy")
+    names = [f"plots/mnist2/{s}_6bits_5x4_{file}" for s in ("bbans", "bitswap") for file in files]
     assert written[1:] == [*(f"bitstreams/mnist2/{s}_6bits_5x4.npz" for s in ("bbans", "bitswap")), *names]
+    assert "commit,processor," in (output / "plots/mnist2/bitswap_6bits_5x4_made.csv").read_text()
     assert written[0].startswith("bins/mnist_nz2_6bits_")
 
 

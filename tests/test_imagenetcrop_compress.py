@@ -82,6 +82,8 @@ def test_everything_is_written_and_verified(results):
     assert files(output) == [
         "bitstreams/imagenetcrop2/bbans_6bits.npz",
         "bitstreams/imagenetcrop2/bitswap_6bits.npz",
+        "plots/imagenetcrop2/bbans_6bits_made.csv",
+        "plots/imagenetcrop2/bitswap_6bits_made.csv",
         "plots/imagenetcrop2/bitswap_bbans_6bits.csv",
     ]
     assert printed.count("all pixels of 7 blocks and all initial words are identical") == 2
@@ -151,6 +153,7 @@ def test_one_scheme_alone(results, data, checkpoint, tmp_path):
     assert files(tmp_path) == [
         "bitstreams/imagenetcrop2/bbans_6bits_seed3_2photos.npz",
         "plots/imagenetcrop2/bbans_6bits_seed3_2photos.csv",
+        "plots/imagenetcrop2/bbans_6bits_seed3_2photos_made.csv",
     ]
     rows = read_csv(tmp_path / "plots" / "imagenetcrop2" / "bbans_6bits_seed3_2photos.csv")
     assert len(rows) == 2

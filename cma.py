@@ -93,7 +93,7 @@ def draw(models, origins):
     notes = {}
     for model, curves in models.items():
         chains, images = next(iter(curves.values())).nets.shape
-        size = "" if chains == images == CHAINS else f"{chains} chain{'s' * (chains > 1)} of {images}"
+        size = "" if chains == images == CHAINS else f"{cli.counted(chains, 'chain')} of {images}"
         notes[model] = ", ".join(filter(None, (size, origins[model])))
     figure, panels = figures.panels(notes)
     for model, panel in panels.items():
@@ -130,7 +130,7 @@ def draw_savings(ours, papers):
         for saved, looks in ((ours, {"ms": 3}), (papers, {"ms": 6, "ls": ":", "mfc": "none"})):
             deep = {nz: bits for (other, nz), bits in saved.items() if other == dataset and nz > 1}
             for i, (images, colour, marker) in enumerate(zip(SAVED_AFTER, figures.COLOURS, "os^", strict=True)):
-                label = f"after {images} image{'s' * (images > 1)}" if saved is ours else None
+                label = f"after {cli.counted(images, 'image')}" if saved is ours else None
                 line = [bits[i] for bits in deep.values()]
                 panel.plot(deep.keys(), line, color=colour, marker=marker, lw=1, label=label, **looks)
         panel.set_yscale("log")

@@ -90,7 +90,8 @@ def code_chains(args, network):
         "dataset": args.dataset, "scheme": SCHEME, "context": network.identity, "seed": args.seed,
         "chains": chains, "images": count,
     }  # fmt: skip
-    print(f"\n{args.dataset}, context network {network.identity}: {chains} chains of {count} images")
+    sizes = f"{cli.counted(chains, 'chain')} of {cli.counted(count, 'image')}"
+    print(f"\n{args.dataset}, context network {network.identity}: {sizes}")
     if not args.verify_only:
         context.encode_chain(chosen[0, :1], network.weights, SMALL_GRID)  # compiles before the clock starts
         began = time.perf_counter()
@@ -125,7 +126,7 @@ def verify_chains(words, file, chosen, network):
         raise UserError(f"{file} decodes to other pixels: it is corrupt; compress again")
     count = len(chosen) * len(chosen[0])
     print(f"decoded in {1e3 * (time.perf_counter() - began) / count:.2f} ms per image from {file}:")
-    print(f"all {count:,} images are identical")
+    print(f"all pixels of {cli.counted(count, 'image')} are identical")
 
 
 def _each(function, chains, desc):
@@ -159,9 +160,9 @@ def code_photographs(args, network):
                 raise UserError(f"{path} holds other pixels than those of {photograph.name}")
         bits.append(8 * len(written))
     if not args.no_verify:
-        print(f"decoded from {folder}: all pixels of {len(chosen)} photographs are identical")
+        print(f"decoded from {folder}: all pixels of {cli.counted(len(chosen), 'photograph')} are identical")
     rates = [count / photograph.pixels.size for count, photograph in zip(bits, chosen, strict=True)]
-    print(f"context network  {np.mean(rates):.4f} bits/dim, mean over {len(chosen)} photographs")
+    print(f"context network  {np.mean(rates):.4f} bits/dim, mean over {cli.counted(len(chosen), 'photograph')}")
     if not args.verify_only:
         rows = [(each.name, *each.pixels.shape[:2], count) for each, count in zip(chosen, bits, strict=True)]
         path = paths.results(args.dataset, 0, args.output) / f"{name}.csv"

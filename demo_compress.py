@@ -129,7 +129,7 @@ def contents(coding):
     initial = sum(length for _, length in coding.parts)
     net, side = payload_size(coding) - initial, coding.side
     return (
-        f"{coding.blocks:,} blocks of {side}x{side} by Bit-Swap: {net:,} bytes\n"
+        f"{cli.counted(coding.blocks, 'block')} of {side}x{side} by Bit-Swap: {net:,} bytes\n"
         f"the rest by {methods}: {initial:,} bytes, which are the initial bits of lanes: {len(coding.words)}"
     )
 

@@ -13,6 +13,7 @@ Reads, under --data:
 
 Writes, under --output:
   plots/imagenetcrop<nz>/<schemes>_<variant>.csv       the bits of each photograph, in the order of the bitstreams
+  plots/imagenetcrop<nz>/<scheme>_<variant>_made.csv   the commit, processor and versions of that
   bitstreams/imagenetcrop<nz>/<scheme>_<variant>.npz   the compressed photographs
   bins/imagenetcrop_nz<nz>_<q>bits_<checkpoint>.npz    the bins, if there are none yet
 and the table of rates on stdout.

@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from utils import cli, figures, paths, results
+from utils import cli, datasets, figures, paths, results
 from utils.errors import UserError
 
 SMOOTHED = {"mnist": 18, "cifar": 4}  # tests that the paper's figure averages over; elsewhere one
@@ -133,7 +133,7 @@ def main(argv=None):
     models, notes = {}, {}
     for (dataset, nz), [file, *_] in found.items():
         epochs, values = load(file.parent, nz)
-        values *= results.PADDING.get(dataset, 1)
+        values *= datasets.padding(dataset)
         models[dataset, nz] = epochs, values
         notes[dataset, nz] = note = results.origin(file.parent, args)
         ships = f", {note}" * bool(note)

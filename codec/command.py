@@ -38,7 +38,7 @@ def _main(dataset, argv):
         chosen = distributed.in_turn(job, lambda: choose(dataset, args))
         chains, count = chosen.shape[:2]
         setup = experiment.open_setup(checkpoint, args, job)
-        padding = np.prod(checkpoint.model.xs) / np.prod(chosen.shape[2:])  # padded dimensions to real ones
+        padding = datasets.padding(dataset)
         name, rates = variant(args) + results.size_name(chains, count), {}
         folder = paths.results(dataset, checkpoint.model.nz, args.output)
         header = {"chains": chains, "images": count}
@@ -68,6 +68,7 @@ def parse(dataset: str, argv: list[str] | None = None) -> argparse.Namespace:
         "Writes, under --output:\n"
         f"  plots/{dataset}<nz>/<scheme>_<variant>_{{{','.join(MEASURES)}}}.npy   [chains, images], for cma.py:\n"
         "      bits/dim (per padded dimension) of each image, of its negative ELBO, of the chain so far, and its bits\n"
+        f"  plots/{dataset}<nz>/<scheme>_<variant>_made.csv               the commit, processor and versions of that\n"
         f"  bitstreams/{dataset}<nz>/<scheme>_<variant>.npz               the compressed images\n"
         f"  bins/{dataset}_nz<nz>_<q>bits_<checkpoint>.npz                the bins, if there are none yet\n"
         "The variant is <q>bits, with _exact, _bf16, _whitened, _seed<seed> and _<chains>x<images> if these are not\n"
@@ -149,7 +150,7 @@ def code(
     from codec import experiment
     from utils import distributed
 
-    processes.check_enough(setup.job, len(chains), "chains")
+    processes.check_enough(setup.job, len(chains), "chain")
     nz, dataset = setup.model.nz, setup.checkpoint.dataset
     files = {scheme: paths.bitstreams(dataset, nz, args.output) / f"{scheme}_{name}.npz" for scheme in schemes(args)}
     if not args.verify_only:
@@ -159,13 +160,15 @@ def code(
     for scheme, file in files.items():
         schedule = whitened(SCHEDULES[scheme](nz)) if args.whiten else SCHEDULES[scheme](nz)
         full_header = setup.header | {"scheme": scheme, "whiten": args.whiten, "seed": args.seed} | header
-        images = f"{sum(map(len, chains)):,} {setup.unit}s"
-        print(f"\n{dataset}, nz={nz}, {SCHEMES[scheme]}: {len(chains)} chains, {images}")
+        sizes = f"{cli.counted(len(chains), 'chain')}, {cli.counted(sum(map(len, chains)), setup.unit)}"
+        print(f"\n{dataset}, nz={nz}, {SCHEMES[scheme]}: {sizes}")
         if not args.verify_only:
             torch.manual_seed(args.seed)
             result = experiment.compress(setup, schedule, chains, initial)
             if setup.job.rank == 0:
                 experiment.save_bitstreams(file, full_header, result.words)
+                made = paths.results(dataset, nz, args.output) / f"{scheme}_{name}_made.csv"
+                results.write_made(made, next(setup.model.parameters()).device)
                 yield scheme, result
             distributed.barrier(setup.job)  # before the others read the file
         if not args.no_verify:
@@ -180,7 +183,7 @@ def other_bits(chosen: Sequence[photographs.Photograph]) -> dict[str, np.ndarray
 
 
 def summary(result: "Result", padding: float) -> str:
-    """A Result in words, in bits per real dimension. padding: padded dimensions per real one."""
+    """A Result in words, in bits per dimension of the images themselves. padding: that of datasets.padding()."""
     chains, count = result.nets.shape
     rates = {"ELBO": result.elbos, "net": result.nets}
     rates |= {f"cma after {t}": result.cmas[:, t - 1] for t in sorted({1, 50, 100, count}) if t <= count}

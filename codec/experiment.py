@@ -24,7 +24,8 @@ from model import make_exact
 from model.checkpoints import Checkpoint
 from model.vae import ARITHMETIC, Model, for_inference, log_likelihoods
 from utils import distributed, npz, progress
-from utils.datasets import PHOTOGRAPHS
+from utils.cli import counted
+from utils.datasets import PHOTOGRAPHS, padding
 from utils.errors import UserError
 from utils.processes import deal, gather, gather_words, slowest
 from utils.torch import rand
@@ -73,6 +74,7 @@ def compress(
     number, count = len(chains), everywhere[0]
     chains, initial, lengths = deal(job, chains), deal(job, initial), deal(job, everywhere)
     dims = conditional.dims[0]
+    real = dims / padding(setup.checkpoint.dataset)  # those of the images themselves, for the bar
     coder = Rans.from_words(initial)
     # Loads compiled code, and calls the network for the first time, before the clock starts.
     bitsback.encode(schedule, Rans.from_words(initial[:1]), conditional, chains[0][:1])
@@ -93,7 +95,7 @@ def compress(
             added[:lanes, t] = (coder.counts - before)[:lanes]
             stack[:lanes, t] = (coder.counts + 1 - least)[:lanes]  # the head counts as one more word
             elbos[:lanes, t] = negative_elbo(model, images, job, int(np.count_nonzero(t < everywhere)))
-            net, elbo = 32 * np.nanmean(added[:, : t + 1]) / dims, np.nanmean(elbos[:, : t + 1]) / dims
+            net, elbo = (np.nanmean(bits[:, : t + 1]) / real for bits in (32 * added, elbos))
             bar.set_postfix_str(f"{net:.4f} bits/dim, {net - elbo:+.4f} to the ELBO")
             bar.update(lanes)
     added, elbos, stack = (gather(job, part, number) for part in (added, elbos, stack))
@@ -190,7 +192,7 @@ def verify(
     job, unit = setup.job, setup.unit
     words = load_bitstreams(path, header)
     if len(words) != len(chains):
-        raise UserError(f"{path} holds {len(words)} chains instead of {len(chains)}; {REMEDY}")
+        raise UserError(f"{path} holds {counted(len(words), 'chain')} instead of {len(chains)}; {REMEDY}")
     remedy = "it is corrupt, or was written on another device or with another PyTorch or number of threads"
     words, chains, initial = deal(job, words), deal(job, chains), deal(job, initial)
     lengths, began = [len(chain) for chain in chains], time.perf_counter()
@@ -203,12 +205,12 @@ def verify(
     seconds = slowest(job, time.perf_counter() - began)
     same = np.concatenate([(ours == chain).all((1, 2, 3)) for ours, chain in zip(decoded, chains, strict=True)])
     if not same.all():
-        raise UserError(f"{path}: {(~same).sum():,} of {same.size:,} {unit}s decode to other pixels: {remedy}")
+        raise UserError(f"{path}: of {counted(same.size, unit)}, {(~same).sum():,} decoded to other pixels: {remedy}")
     if not all(np.array_equal(lane, start) for lane, start in zip(coder.to_words(), initial, strict=True)):
         raise UserError(f"{path}: the initial words are not what remains after decoding: {remedy}")
     count = gather(job, np.array([same.size]), job.size).sum()  # once all processes have come this far
     print(f"decoded in {1e3 * seconds / count:.2f} ms per {unit} from {path}:")
-    print(f"all {count:,} {unit}s and all initial words are identical")
+    print(f"all pixels of {counted(count, unit)} and all initial words are identical")
 
 
 def open_setup(checkpoint: Checkpoint, args: argparse.Namespace, job: distributed.Job) -> Setup:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from codec import blocks
 from codec.conventional import METHODS
+from utils.cli import counted
 from utils.errors import UserError
 from utils.images import MAX_PIXELS, MODES
 from utils.metadata import MAX_METADATA
@@ -172,7 +173,7 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
     payload, expected = data[length:], sum(header.sizes)
     if len(payload) != expected:
         what = "cut short" if len(payload) < expected else "damaged"
-        raise ContainerError(f"{what}: {len(payload):,} bytes follow its header instead of {expected:,}")
+        raise ContainerError(f"{what}: {counted(len(payload), 'byte')} after its header instead of {expected:,}")
     if zlib.crc32(payload) != payload_crc:
         raise ContainerError("damaged: the checksum of its contents is wrong")
     return header, payload

@@ -56,7 +56,7 @@ def open_for(dataset: str, args: argparse.Namespace) -> Checkpoint:
     if model.xs != datasets.model_shape(dataset):
         raise UserError(f"{path} is for images of shape {model.xs}; {dataset}'s are {datasets.model_shape(dataset)}")
     if args.nz not in (None, model.nz):
-        raise UserError(f"{path} has {model.nz} latent layers; leave out --nz={args.nz}")
+        raise UserError(f"{path} has {cli.counted(model.nz, 'latent layer')}; leave out --nz={args.nz}")
     return checkpoint
 
 

@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
         names, hidden = ([], 0) if files else paths.list_files(folder)
         with progress.bar(files or names, desc=target.stem, unit="batch" if files else "image") as bar:
             count = write(target, read_batches(bar) if files else read_images(folder, bar), folder)
-        print(f"wrote {target}: {count} images of {folder}")
+        print(f"wrote {target}: {cli.counted(count, 'image')} of {folder}")
         if files:
             print("Note: these are resampled in another way than the paper's images; rates differ from the paper's")
         elif skipped := len(names) + hidden - count:

@@ -60,7 +60,7 @@ def list_photographs(folders: Iterable[Path]) -> dict[str, Path]:
                 raise UserError(f"{folder / name} has the same name as {found[name]}; rename one")
             found[name] = folder / name
     if others:
-        print(f"left out: {others} hidden files, or neither JPEG nor PNG")
+        print(f"left out: {cli.counted(others, 'file')}, hidden or neither JPEG nor PNG")
     return dict(sorted(found.items()))
 
 
@@ -89,7 +89,8 @@ def main(argv: list[str] | None = None) -> None:
     count = args.count or min(TEST, max(1, len(photographs) // 10))
     if len(photographs) <= count:
         where = ", ".join(map(str, args.folders))
-        raise UserError(f"{where}: {len(photographs)} photographs are too few to draw {count} of them for testing")
+        found = cli.counted(len(photographs), "photograph")
+        raise UserError(f"{where}: {found}, too few to draw {count} for testing and have one for training")
     drawn = set(np.random.default_rng(args.seed).choice(len(photographs), count, replace=False).tolist())
     aside = root / f".{os.getpid()}.tmp"
     try:
@@ -100,7 +101,8 @@ def main(argv: list[str] | None = None) -> None:
             os.replace(aside / split, target)  # also replaces an empty folder
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    print(f"wrote {targets['train']}: {len(photographs) - count} photographs, and {targets['test']}: {count}")
+    training = cli.counted(len(photographs) - count, "photograph")
+    print(f"wrote {targets['train']}: {training}, and {targets['test']}: {count}")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def new_run(folder: Path) -> int:
 
 def keep_aside(folder: Path) -> None:
     """Move the curves of an earlier run into a sub-folder earlier-<n>."""
-    curves = [path for path in folder.glob("*.csv") if re.fullmatch(r"elbo|x|z\d+", path.stem)]
+    curves = [path for path in folder.glob("*.csv") if re.fullmatch(r"elbo|x|z\d+|made", path.stem)]
     if curves:
         aside = folder / f"earlier-{1 + len(list(folder.glob('earlier-*')))}"
         aside.mkdir()

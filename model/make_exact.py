@@ -218,8 +218,9 @@ def main(argv: list[str] | None = None) -> None:
     save(to, exact)
     pixels = sample_images(args.dataset, "test", args.data, COMPARED)
     forms = {"float": fold_weight_norm(checkpoint.model), "exact": in_floats(exact)}
-    rates = [f"{name} {bits_per_dim(form, pixels).mean():.5f}" for name, form in forms.items()]
-    print(f"negative ELBO on {len(pixels)} test images, bits/dim: {', '.join(rates)}")
+    factor = datasets.padding(args.dataset)
+    rates = [f"{name} {factor * bits_per_dim(form, pixels).mean():.5f}" for name, form in forms.items()]
+    print(f"negative ELBO on {cli.counted(len(pixels), 'test image')}, bits/dim: {', '.join(rates)}")
     print(f"two passes in {np.count_nonzero(exact.fields.inputs[:, 1])} of {len(exact.fields.inputs)} layers")
     print(f"wrote {to}, {to.stat().st_size:,} bytes")
 

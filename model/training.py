@@ -21,10 +21,10 @@ from model.logs import Log, new_run
 from model.optimiser import adam, check_finite, clip, learning_rate, set_lr, stop_signals
 from model.train_state import State, claim, load_full
 from model.vae import Model, log_likelihoods
-from utils import datasets, distributed, paths, photographs, progress
+from utils import datasets, distributed, paths, photographs, progress, results
+from utils.cli import counted
 from utils.errors import UserError
 from utils.published import Settings
-from utils.results import PADDING
 from utils.torch import rand
 from utils.torch.modules import WnConv2d, fold_weight_norm, init_mode, update_ema
 
@@ -62,6 +62,7 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
         if job.rank == 0:
             state.run = state.run or new_run(runs)
             log = Log(runs / str(state.run), curves, state.step)
+            results.write_made(curves / "made.csv", job.device)
             on_leaving.callback(log.writer.close)
             if not state.step:
                 log.writer.add_text("architecture", f"    {state.model}".replace("\n", "\n    "), 0)
@@ -192,13 +193,14 @@ def announce(
     ends = [f"step {last_step:,}"] if last_step < math.inf else []
     ends += [f"minute {args.minutes:g}"] if args.minutes else []
     print(
-        f"{settings.dataset}, nz={args.nz}: {parameters:,} parameters, {images:,} training images, {tests:,} test "
-        f"images, steps of {args.batch}: {epoch_steps:,} an epoch, until {' or '.join(ends) or 'it is stopped'}, "
+        f"{settings.dataset}, nz={args.nz}: {parameters:,} parameters, {counted(images, 'training image')}, "
+        f"{counted(tests, 'test image')}, steps of {args.batch}: {epoch_steps:,} an epoch, "
+        f"until {' or '.join(ends) or 'it is stopped'}, "
         f"on {device} in {state.identity['precision']}" + (f", resumed at step {step:,}" if step else "")
     )
     print(f"settings: {flags(args)}")
     if step >= last_step:
-        print(f"{step:,} steps are done already; to train on, raise --epochs or --max-steps")
+        print(f"{counted(step, 'step')} done already; to train on, raise --epochs or --max-steps")
 
 
 def flags(args: argparse.Namespace) -> str:
@@ -305,7 +307,7 @@ def report(meter: Meter, now: float, state: State, full: Path, log: Log | None) 
 
 def show(settings: Settings, elbo: float) -> str:
     """A negative ELBO as people read it, per dimension of the images, from one per dimension that the model sees."""
-    return f"{elbo * PADDING.get(settings.dataset, 1):.4f}"
+    return f"{elbo * datasets.padding(settings.dataset):.4f}"
 
 
 def time_left(seconds: float, done: float, total: float) -> str:

@@ -2,7 +2,8 @@
 
 cma.py and stackplot.py draw these if there are no others.
 
-Reads   FROM/<dataset><nz>/*.npy, rates that a compression script measured, and *.csv, curves of a training script
+Reads   FROM/<dataset><nz>/*.npy, rates that a compression script measured, and *.csv, curves of a training script,
+        and the commit, processor and versions that made each
 Writes  docs/results/<dataset><nz>/, the same files
 """
 
@@ -31,7 +32,7 @@ def main(argv=None):
                     np.save(file, results.load_array(source).astype(np.float32))
                 else:
                     file.write(source.read_bytes())
-        print(f"{dataset}{nz}: {len(files)} files")
+        print(f"{dataset}{nz}: {cli.counted(len(files), 'file')}")
 
 
 if __name__ == "__main__":

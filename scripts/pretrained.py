@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils import cli, datasets, paths, results
+from utils import cli, datasets, paths
 from utils.tables import write_csv
 
 SHARED = "--width=32 --blocks=4 --nprocessing=2 --dropout=0 --schedule=cosine --precision=bfloat16"
@@ -73,7 +73,7 @@ def store(dataset, path, data):
     exact.save(files[2], integers)
     few = test[:500]  # integers are slower
     rates.append(rates[1] + elbo(make_exact.in_floats(integers), few) - elbo(fold_weight_norm(stored.model), few))
-    real = results.PADDING.get(dataset, 1)
+    real = datasets.padding(dataset)
     size = sum(file.stat().st_size for file in files)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return (dataset, model.nz, parameters, size, *(f"{rate * real:.5f}" for rate in rates))

@@ -53,7 +53,7 @@ def test_script(run, tmp_path):
 def test_script_uses_what_there_is(run, flag, used):
     done = run(flag)
     assert done.returncode == 0, done.stderr
-    assert f"Note: there are 250 test images: using {used} of them\n" in done.stdout
+    assert f"Note: the test set has 250 images: using {used}\n" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,11 @@ def test_whole_numbers_from_three_up(text, value):
         cli.whole_number(3)(text)
 
 
+def test_one_is_singular():
+    counts = [cli.counted(count, "image") for count in (0, 1, 2, 1000)]
+    assert counts == ["0 images", "1 image", "2 images", "1,000 images"]
+
+
 def test_an_error_of_the_user_is_one_line_and_any_other_a_traceback():
     @cli.script
     def main(argv):

@@ -54,14 +54,14 @@ def run(*flags, check=0):
 
 def test_script_codes_decodes_and_keeps_rates(flags, tmp_path):
     done = run_script("context_compress.py", "mnist", *flags, check=0)
-    assert "all 6 images are identical" in done.stdout
+    assert "all pixels of 6 images are identical" in done.stdout
     nets, elbos, cmas, total = (
         np.load(tmp_path / "plots" / "mnist0" / f"context_3x2_{measure}.npy") for measure in MEASURES
     )
     np.testing.assert_allclose(nets.mean(), elbos.mean(), rtol=0.02)
     np.testing.assert_allclose(total[:, -1], 784 * 2 * cmas[:, -1])
     np.testing.assert_allclose(total[:, 0] - 64, 784 * nets[:, 0])
-    assert "all 6 images are identical" in run(*flags, "--verify-only").stdout
+    assert "all pixels of 6 images are identical" in run(*flags, "--verify-only").stdout
 
 
 def test_results_are_named_after_what_was_coded(flags, tmp_path):

@@ -39,7 +39,7 @@ def test_every_photograph_is_in_one_set(tmp_path, flags, count):
     for name in test:
         source = tmp_path / ("val" if "/" in name else "more") / name
         assert os.path.samefile(source, tmp_path / "data" / "imagenetcrop" / "test" / name)
-    assert "left out: 1 hidden files, or neither JPEG nor PNG" in done.stdout
+    assert "left out: 1 file, hidden or neither JPEG nor PNG" in done.stdout
     assert sorted(os.listdir(tmp_path / "data" / "imagenetcrop")) == ["test", "train"]
     os.rename(tmp_path / "data", tmp_path / "before")
     divide(tmp_path, tmp_path / "val", tmp_path / "more", *flags)
@@ -70,7 +70,7 @@ def test_hidden_files_and_what_is_no_file_are_left_out_and_counted(tmp_path):
     done = divide(tmp_path, tmp_path / "val")
     assert done.returncode == 0, done.stderr
     assert [len(each) for each in sets(tmp_path)] == [3, 1]
-    assert "left out: 5 hidden files" in done.stdout
+    assert "left out: 5 files, hidden" in done.stdout
 
 
 def test_files_on_another_disk_are_copied(tmp_path, monkeypatch):

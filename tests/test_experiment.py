@@ -1,6 +1,7 @@
 """The compression experiment as a user runs it, and what it does with bad input."""
 
 import functools
+import io
 import json
 import shutil
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_one_line_error, run_main, run_script, small_model
+from tqdm import tqdm
 
 from codec import command
-from utils import npz
+from utils import npz, progress
 
 pytestmark = pytest.mark.xdist_group("experiment")  # they share what takes long
 SMALL = ("--quantbits=6", "--experiments=5", "--ndatapoints=4")
@@ -38,11 +40,12 @@ def arrays(output, scheme, variant=""):
 
 def test_everything_is_verified(results):
     output, printed = results
-    assert printed.count("all 20 images and all initial words are identical") == 2
+    assert printed.count("all pixels of 20 images and all initial words are identical") == 2
     written = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
-    measures = ("cmas", "elbos", "nets", "total")
-    names = [f"plots/mnist2/{s}_6bits_5x4_{m}.npy" for s in ("bbans", "bitswap") for m in measures]
+    files = ("cmas.npy", "elbos.npy", "made.csv", "nets.npy", "total.npy")
+    names = [f"plots/mnist2/{s}_6bits_5x4_{file}" for s in ("bbans", "bitswap") for file in files]
     assert written[1:] == [*(f"bitstreams/mnist2/{s}_6bits_5x4.npz" for s in ("bbans", "bitswap")), *names]
+    assert "commit,processor," in (output / "plots/mnist2/bitswap_6bits_5x4_made.csv").read_text()
     assert written[0].startswith("bins/mnist_nz2_6bits_")
 
 
@@ -89,6 +92,19 @@ def test_table_compares_in_real_dimensions(results):
     assert list(map(float, table.values())) == sorted(map(float, table.values()))
 
 
+def test_one_image_is_called_an_image(mnist, checkpoint, tmp_path):
+    done = compress(mnist, checkpoint, tmp_path, "--experiments=1", "--ndatapoints=1")
+    assert "Bit-Swap: 1 chain, 1 image\n" in done.stdout and "all pixels of 1 image and" in done.stdout, done.stderr
+
+
+def test_the_bar_shows_rates_of_real_dimensions(mnist, checkpoint, tmp_path, monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(progress, "bar", functools.partial(tqdm, file=shown))
+    compress(mnist, checkpoint, tmp_path, "--no-verify")
+    net, elbo = (arrays(tmp_path, "bitswap")[measure].mean() * 1024 / 784 for measure in ("nets", "elbos"))
+    assert f"{net:.4f} bits/dim, {net - elbo:+.4f} to the ELBO" in shown.getvalue()
+
+
 @pytest.fixture
 def copy(results, tmp_path):
     """A copy of the results, to be damaged."""
@@ -98,13 +114,13 @@ def copy(results, tmp_path):
 def test_verify_only_decodes_an_earlier_run(copy, mnist, checkpoint):
     shutil.rmtree(copy / "plots")
     done = compress(mnist, checkpoint, copy, "--verify-only", "--bitswap=0")
-    assert "all 20 images and all initial words are identical" in done.stdout
+    assert "all pixels of 20 images and all initial words are identical" in done.stdout
     assert not (copy / "plots").exists()
 
 
 def test_in_integers_with_whitened_bits(results, mnist, checkpoint, tmp_path):
     done = compress(mnist, checkpoint, tmp_path, "--exact", "--whiten")
-    assert "all 20 images and all initial words are identical" in done.stdout, done.stderr
+    assert "all pixels of 20 images and all initial words are identical" in done.stdout, done.stderr
     assert [path.name.endswith(".exact.npz") for path in (tmp_path / "bins").iterdir()].count(True) == 1
     integers = arrays(tmp_path, "bitswap", "_exact_whitened")["nets"].mean()
     assert integers == pytest.approx(arrays(results[0], "bitswap")["nets"].mean(), rel=0.1)  # other latents, 20 images
@@ -121,7 +137,7 @@ def test_in_integers_with_whitened_bits(results, mnist, checkpoint, tmp_path):
 
 def test_in_bfloat16_which_the_file_records(results, mnist, checkpoint, tmp_path):
     done = compress(mnist, checkpoint, tmp_path, "--precision=bfloat16")
-    assert "all 20 images and all initial words are identical" in done.stdout, done.stderr
+    assert "all pixels of 20 images and all initial words are identical" in done.stdout, done.stderr
     ours = arrays(tmp_path, "bitswap", "_bf16")
     theirs = arrays(results[0], "bitswap")
     assert not np.array_equal(ours["nets"], theirs["nets"])

@@ -82,10 +82,12 @@ def test_everything_is_written_and_verified(results):
     assert files(output) == [
         "bitstreams/imagenetcrop2/bbans_6bits.npz",
         "bitstreams/imagenetcrop2/bitswap_6bits.npz",
+        "plots/imagenetcrop2/bbans_6bits_made.csv",
+        "plots/imagenetcrop2/bitswap_6bits_made.csv",
         "plots/imagenetcrop2/bitswap_bbans_6bits.csv",
     ]
-    assert printed.count("all 7 blocks and all initial words are identical") == 2
-    assert "Note: there are 4 photographs: using all of them" in printed
+    assert printed.count("all pixels of 7 blocks and all initial words are identical") == 2
+    assert "Note: using all there is, 4 photographs" in printed
     for name, reason in {"flat.png": "200x31", "grey.jpg": "L", "torn.jpg": "", "notes.txt": ""}.items():
         assert f"skipped class/{name}: " in printed
         assert reason in printed.split(f"skipped class/{name}: ")[1].splitlines()[0]
@@ -151,6 +153,7 @@ def test_one_scheme_alone(results, data, checkpoint, tmp_path):
     assert files(tmp_path) == [
         "bitstreams/imagenetcrop2/bbans_6bits_seed3_2photos.npz",
         "plots/imagenetcrop2/bbans_6bits_seed3_2photos.csv",
+        "plots/imagenetcrop2/bbans_6bits_seed3_2photos_made.csv",
     ]
     rows = read_csv(tmp_path / "plots" / "imagenetcrop2" / "bbans_6bits_seed3_2photos.csv")
     assert len(rows) == 2
@@ -177,7 +180,7 @@ def test_verify_only_decodes_an_earlier_run(copy, data, checkpoint):
     shutil.rmtree(copy / "plots")
     done = run_main(main, *flags(data, checkpoint, copy, "--verify-only"))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("all 7 blocks and all initial words are identical") == 2
+    assert done.stdout.count("all pixels of 7 blocks and all initial words are identical") == 2
     assert not (copy / "plots").exists()
 
 
@@ -237,7 +240,7 @@ def test_two_processes_share_the_photographs(data, checkpoint, tmp_path):
     )
     for done in (alone, together):
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("all 7 blocks and all initial words are identical") == 1
+        assert done.stdout.count("all pixels of 7 blocks and all initial words are identical") == 1
     bitstreams = "bitstreams/imagenetcrop2/bitswap_6bits_exact.npz"
     assert (tmp_path / "one" / bitstreams).read_bytes() == (tmp_path / "two" / bitstreams).read_bytes()
     for a, b in zip(

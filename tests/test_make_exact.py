@@ -47,6 +47,9 @@ def test_command(checkpoint, mnist, tmp_path):
     done = run_main(make_exact.main, "mnist", "--checkpoint", checkpoint, "--data", mnist, "--to", to)
     assert done.returncode == 0, done.stderr
     assert str(to) in done.stdout
+    model, pixels = small_model(), make_exact.sample_images("mnist", "test", mnist, 100)
+    rate = bits_per_dim(fold_weight_norm(model), pixels).mean().item() * 1024 / 784
+    assert f"float {rate:.5f}" in done.stdout  # per dimension of the images, without the padding
     assert exact.load(to).zs == (1, 16, 16)
     done = run_main(make_exact.main, "mnist", "--checkpoint", checkpoint, "--data", tmp_path / "none", "--to", to)
     assert_one_line_error(done, "none")

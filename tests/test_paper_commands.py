@@ -47,13 +47,13 @@ def test_compress(line, data, tmp_path):
     more = "--experiments=2", "--ndatapoints=2", "--data", data, "--output", tmp_path, "--gpu=-1"
     done = run_main(functools.partial(command.main, dataset), *flags, *more)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "all 4 images and all initial words are identical" in done.stdout
+    assert "all pixels of 4 images and all initial words are identical" in done.stdout
 
 
 def test_photographs(data, tmp_path):
     done = run_script("imagenetcrop_compress.py", "--data", data, "--output", tmp_path, "--gpu=-1", check=0)
     assert "nz=4" in done.stdout
-    assert done.stdout.count("all 12 blocks and all initial words are identical") == 2
+    assert done.stdout.count("all pixels of 12 blocks and all initial words are identical") == 2
 
 
 def test_other_compressors(data, tmp_path):

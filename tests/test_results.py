@@ -1,8 +1,40 @@
 """The results that ship."""
 
-import numpy as np
+import csv
+import os
+import platform
+import shutil
+import subprocess
 
-from utils import results
+import numpy as np
+import PIL
+import torch
+from conftest import ROOT
+
+from utils import paths, results
+
+CPU = torch.device("cpu")
+
+
+def test_a_result_names_what_made_it(tmp_path):
+    results.write_made(tmp_path / "made.csv", CPU)
+    [made] = csv.DictReader((tmp_path / "made.csv").open())
+    assert made.pop("processor") == results.processor(CPU) != ""
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = shutil.which("git") and subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    versions = {"Python": platform.python_version(), "PyTorch": torch.__version__, "NumPy": np.__version__}
+    assert made == {"commit": commit or "unknown", **versions, "Pillow": PIL.__version__}
+
+
+def test_a_commit_that_git_does_not_tell_is_unknown(tmp_path, monkeypatch):
+    if shutil.which("git"):
+        subprocess.run(["git", "init", "-q", tmp_path], check=True)  # that of somebody else, around the program
+    (tmp_path / "program").mkdir()
+    monkeypatch.setattr(paths, "ROOT", tmp_path / "program")
+    for path in (os.environ["PATH"], str(tmp_path)):  # with and without git
+        monkeypatch.setenv("PATH", path)
+        results.write_made(tmp_path / "made.csv", CPU)
+        assert (tmp_path / "made.csv").read_text().splitlines()[1].startswith("unknown,")
 
 
 def test_what_ships_shows_the_papers_story():

@@ -257,7 +257,7 @@ def test_a_trained_model_is_not_replaced(unbroken, mnist, tmp_path):
     train(mnist, tmp_path, "--max-steps=5", "--seed=1", "--force", check=0)
     assert (folder / "nz2").read_bytes() != before
     aside = tmp_path / "plots" / "mnist2" / "earlier-1"
-    assert {path.name for path in aside.iterdir()} == {"elbo.csv", "x.csv", "z1.csv", "z2.csv"}
+    assert {path.name for path in aside.iterdir()} == {"elbo.csv", "made.csv", "x.csv", "z1.csv", "z2.csv"}
     assert float((aside / "elbo.csv").read_text().splitlines()[1].split(",")[2]) == old[1] != curve(tmp_path, "elbo")[1]
     assert sorted(path.name for path in (tmp_path / "runs" / "mnist" / "nz2").iterdir()) == ["1", "2"]
 
@@ -362,7 +362,7 @@ def test_a_limit_that_was_reached_is_said_and_a_deleted_model_is_written_again(m
     train(mnist, tmp_path, "--max-steps=5", check=0)
     before = parameters(tmp_path)
     done = train(mnist, tmp_path, "--max-steps=3", "--resume", check=0)
-    assert "5 steps are done already" in done.stdout and "test ELBO" not in done.stdout
+    assert "5 steps done already" in done.stdout and "test ELBO" not in done.stdout
     (tmp_path / "model" / "params" / "mnist" / "nz2").unlink()
     done = train(mnist, tmp_path, "--max-steps=5", "--resume", check=0)
     assert "nz2 is absent" in done.stdout and "test ELBO" in done.stdout

@@ -107,6 +107,11 @@ def printable(name: str | Path) -> str:
     return os.fsencode(name).decode(errors="replace")
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things in words: "1 image", "2,000 images"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     """An argparse type: an integer that is at least `least`, and at most `most` if that is given."""
     condition = f"at least {least}" if most is None else f"{least} to {most}"

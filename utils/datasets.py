@@ -111,7 +111,7 @@ def sample_chains(count: int, experiments: int | None, ndatapoints: int | None, 
             f"different images, and the test set has {count}"
         )
     if (experiments, ndatapoints) != wanted:
-        print(f"Note: there are {count} test images: using {experiments} x {ndatapoints} of them")
+        print(f"Note: the test set has {cli.counted(count, 'image')}: using {experiments} x {ndatapoints}")
     return np.random.RandomState(seed).choice(count, (experiments, ndatapoints), replace=False)
 
 
@@ -127,6 +127,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def model_shape(dataset: str) -> tuple[int, int, int]:
     """The shape (C, H, W) of a dataset's images as the models take them: see to_channels_first()."""
     return (3, PATCH, PATCH) if dataset == PHOTOGRAPHS else (SHAPES[dataset][-1], 32, 32)
+
+
+def padding(dataset: str) -> float:
+    """Dimensions that a model sees, per dimension of the images themselves: the factor from its bits/dim to theirs."""
+    seen = math.prod(model_shape(dataset))
+    return seen / math.prod(SHAPES.get(dataset, (seen,)))
 
 
 def to_channels_first(images: np.ndarray, size: Sequence[int] = (32, 32)) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils import paths, results
+from utils import cli, paths, results
 
 if TYPE_CHECKING:  # matplotlib is imported where it is needed, so that --help answers at once
     from matplotlib.axes import Axes
@@ -70,7 +70,7 @@ def panels(notes: Mapping[tuple[str, int], str]) -> tuple["Figure", dict[tuple[s
     for row, (dataset, depths) in zip(axes, rows.items(), strict=True):
         row[0].set_ylabel(f"{results.DATASETS[dataset]}\nbits/dim")
         for panel, nz in zip(row, depths, strict=False):
-            panel.set_title("\n".join(filter(None, [f"{nz} latent layer{'s' * (nz > 1)}", notes[dataset, nz]])))
+            panel.set_title("\n".join(filter(None, [cli.counted(nz, "latent layer"), notes[dataset, nz]])))
         for panel in row[len(depths) :]:
             panel.remove()
     return figure, dict(zip(notes, figure.axes, strict=True))

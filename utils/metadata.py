@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from utils import png
+from utils.cli import counted
 from utils.png import Chunk
 
 MAX_METADATA = 1 << 24  # bytes
@@ -52,7 +53,7 @@ def _behind(data: bytes, end: int) -> _Found:
     if b"ftyp" in data[end : end + 64]:
         yield "a video behind the image"
     elif end < len(data):
-        yield f"{len(data) - end:,} bytes behind the image"
+        yield f"{counted(len(data) - end, 'byte')} behind the image"
 
 
 def _png(_: Any, data: bytes) -> _Found:
@@ -96,7 +97,7 @@ def _jpeg(image: Any, data: bytes) -> _Found:
     if any(word in (image.info.get("xmp") or b"") for word in (b"hdrgm:", b"GainMap")):
         yield "a gain map"
     if (others := getattr(image, "n_frames", 1) - 1) > 0:
-        yield f"{others} further image{'s' * (others > 1)}"
+        yield counted(others, "further image")
     else:
         yield from _behind(data, _jpeg_end(data))
 

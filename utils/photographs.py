@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils import images, npz, paths, progress
-from utils.cli import printable
+from utils.cli import counted, printable
 from utils.errors import UserError
 
 PATCH = 32  # pixels a side
@@ -103,7 +103,7 @@ def split(photographs: Photographs, held: int) -> tuple[list[np.ndarray], list[n
     order = np.random.default_rng(0).permutation(len(photographs))
     held = min(held, len(order) // 2)
     if not held:
-        raise UserError(f"{photographs.folder} holds {len(order)} photographs; training requires two or more")
+        raise UserError(f"{photographs.folder} has {counted(len(order), 'photograph')}; training requires two or more")
     return [photographs[i] for i in order[held:]], [photographs[i] for i in order[:held]]
 
 
@@ -137,9 +137,9 @@ def open_photographs(folder: Path) -> Photographs:
         npz.save(index, **dict(zip(fields, (state.hexdigest(), sizes, skipped), strict=True)))
     good = np.flatnonzero(sizes.all(1))
     if len(good) < len(names):
-        print(f"{folder}: {len(names) - len(good):,} of {len(names):,} files skipped: {skipped}")
+        print(f"{folder}: {len(names) - len(good):,} of {counted(len(names), 'file')} skipped: {skipped}")
     if hidden:
-        print(f"{folder}: {hidden:,} hidden files left out")
+        print(f"{folder}: {counted(hidden, 'hidden file')} left out")
     if not len(good):
         raise UserError(f"{folder} has no photograph in it; put some there (JPEG or PNG, RGB, from {PATCH}x{PATCH} up)")
     is_decoded = _is_decoded(decoded, sizes)
@@ -242,9 +242,9 @@ def choose(folder: str | Path, count: int | None, seed: int) -> list[Photograph]
         if len(chosen) == (count or COUNT):
             break
     if len(chosen) < (count or 1):
-        raise UserError(f"{folder} holds {len(chosen)} photographs that can be used, not {count or 'one'}")
+        raise UserError(f"{folder} holds {counted(len(chosen), 'photograph')} that can be used, not {count or 'one'}")
     if len(chosen) < (count or COUNT):
-        print(f"Note: there are {len(chosen)} photographs: using all of them")
+        print(f"Note: using all there is, {counted(len(chosen), 'photograph')}")
     return sorted(chosen, key=lambda photograph: -photograph.pixels.size)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from utils.cli import counted
 from utils.errors import UserError
 
 if TYPE_CHECKING:  # PyTorch is imported where it is needed, so that --help answers at once
@@ -52,9 +53,9 @@ def deal(job: "Job", items: Any) -> Any:
 
 
 def check_enough(job: "Job", count: int, what: str) -> None:
-    """Raise UserError if there are more processes than items. what: a word for the items."""
+    """Raise UserError if there are more processes than items. what: the word for an item."""
     if count < job.size:
-        raise UserError(f"{job.size} processes were launched for {count} {what}; launch at most {count}")
+        raise UserError(f"{job.size} processes were launched for {counted(count, what)}; launch at most {count}")
 
 
 def gather(job: "Job", share: np.ndarray, count: int) -> np.ndarray:

@@ -3,7 +3,9 @@
 A folder of results has a folder <dataset><nz> for each model, with
 
     <scheme>_<settings>_{nets,elbos,cmas,total}.npy   rates that a compression script measured, floats [chains, images]
+    <scheme>_<settings>_made.csv                      what made them; see write_made()
     x.csv, z1.csv ...                                 curves that a training script wrote; see stackplot.py
+    made.csv                                          what made these
 
 The settings are <q>bits[_exact][_bf16][_whitened][_seed<seed>][_<chains>x<images>]; the paper's are 10bits. The scripts
 write to OUTPUT/plots. docs/results has the results that ship, with the arrays as float32 (scripts/keep_results.py puts
@@ -11,17 +13,25 @@ them there), and published.json, the paper's numbers.
 """
 
 import argparse
+import contextlib
 import json
+import os
+import platform
 import re
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import PIL
 
-from utils import cli, paths
+from utils import cli, datasets, paths, tables
 from utils.errors import UserError
 from utils.published import CHAINS, SEED, SETTINGS
+
+if TYPE_CHECKING:
+    import torch
 
 DATASETS = {
     "mnist": "MNIST",
@@ -32,7 +42,6 @@ DATASETS = {
 DEPTHS = {dataset: tuple(settings.widths) for dataset, settings in SETTINGS.items()}  # the paper's nz
 SCHEMES = {"bitswap": "Bit-Swap", "bbans": "BB-ANS"}
 MEASURES = ("nets", "elbos", "cmas", "total")
-PADDING = {"mnist": 32 * 32 / (28 * 28)}  # dimensions that the model sees, per dimension of the images themselves
 SHIPPED = paths.ROOT / "docs" / "results"
 
 Model = tuple[str, int]  # dataset, nz
@@ -99,7 +108,7 @@ def load(folders: Sequence[Path]) -> dict[Model, dict[str, Result]]:
         size = max((match[2] for match in matches), key=images)
         schemes = {match[1] for match in matches if match[2] == size}
         stems = {scheme: files[0].with_name(f"{scheme}_10bits{size}") for scheme in SCHEMES if scheme in schemes}
-        models[model] = {scheme: _load_one(stem, PADDING.get(model[0], 1)) for scheme, stem in stems.items()}
+        models[model] = {scheme: _load_one(stem, datasets.padding(model[0])) for scheme, stem in stems.items()}
     return models
 
 
@@ -125,6 +134,35 @@ def load_array(path: str | Path) -> np.ndarray:
     if not np.isfinite(array).all():
         raise UserError(f"{path} has numbers that are not finite")
     return np.array(array, np.float64)
+
+
+def write_made(path: Path, device: "torch.device") -> None:
+    """Write a table of one row: the commit of this program, the processor and the versions that make a result.
+
+    device: that of the networks. A commit that git does not tell is "unknown"; "-dirty" marks uncommitted changes.
+    """
+    import torch  # late, so that --help answers at once
+
+    describe = ["git", "describe", "--always", "--dirty"]
+    within = os.environ | {"GIT_CEILING_DIRECTORIES": str(paths.ROOT.parent)}  # not of a repository around this one
+    commit = ""
+    with contextlib.suppress(OSError):  # there is no git
+        commit = subprocess.run(describe, cwd=paths.ROOT, env=within, capture_output=True, text=True).stdout.strip()
+    versions = platform.python_version(), torch.__version__, np.__version__, PIL.__version__
+    header = ("commit", "processor", "Python", "PyTorch", "NumPy", "Pillow")
+    tables.write_csv(path, header, [(commit or "unknown", processor(device), *versions)])
+
+
+def processor(device: "torch.device") -> str:
+    """The name of the GPU, or of the CPU, that a device is."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):  # it is Linux's
+        if name := re.search(r"^model name\s*: (.+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return name[1]
+    return platform.processor() or platform.machine()
 
 
 # Numbers

@@ -18,6 +18,7 @@ from model.context.features import INPUTS, PAD, PERIOD, SMALL_GRID, block_positi
 from model.context.least_squares import predict_image
 from model.context.torch_network import FEATURES
 from utils import datasets, paths, photographs
+from utils.cli import counted
 from utils.compiled import compiled, processors
 from utils.progress import bar
 
@@ -142,7 +143,7 @@ def _open_photographs(root: str | Path | None) -> Source:
         "validation": validation([prepare(image) for image in held], 0),
         "made smaller": validation([prepare(make_smaller(image, generator)) for image in held], 1),
     }
-    return Source(f"{len(images)} photographs", 3, draw, sets)
+    return Source(counted(len(images), "photograph"), 3, draw, sets)
 
 
 def _open_images(dataset: str, root: str | Path | None) -> Source:
@@ -155,4 +156,4 @@ def _open_images(dataset: str, root: str | Path | None) -> Source:
         chosen = generator.choice(rest, max(1, pixels // (height * width)), replace=False)
         return describe_images(images[np.sort(chosen)])
 
-    return Source(f"{len(rest):,} images", channels, draw, {"validation": describe_images(images[held])})
+    return Source(counted(len(rest), "image"), channels, draw, {"validation": describe_images(images[held])})

@@ -19,6 +19,7 @@ from model.context.torch_network import TorchContextNetwork
 from model.optimiser import adam, check_finite, clip, cosine, set_lr, stop_signals
 from model.train_state import claim, load_full
 from utils import paths, processes
+from utils.cli import counted
 from utils.progress import bar
 from utils.torch.modules import update_ema
 
@@ -60,8 +61,8 @@ def _train(dataset: str, args: argparse.Namespace, target: Path, full: Path) -> 
             part.load_state_dict(state[name])
         step, curve, began = state["step"], state["curve"], began - state["seconds"]
     count = sum(p.numel() for p in network.parameters())
-    print(f"context network: {count:,} parameters, {source.what}, {args.steps:,} steps of {args.batch:,} pixels"
-          + (f", resumed at step {step:,}" if step else ""))  # fmt: skip
+    work = f"{counted(args.steps, 'step')} of {args.batch:,} pixels" + (f", resumed at step {step:,}" if step else "")
+    print(f"context network: {count:,} parameters, {source.what}, {work}")
 
     def save_full():
         progress = {"step": step, "curve": curve, "seconds": time.monotonic() - began, "identity": identity}

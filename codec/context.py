@@ -29,6 +29,7 @@ _ROWS = 64  # of a strip, at least
 _PIXELS = 120_000  # of a strip, at least, up to _FEW strips
 _FEW = 8
 _MEMORY = 1 << 21  # pixels of a strip, at most: encoding needs some 40 bytes a pixel
+_WIDTH = 1 << 16  # pixels of a row, at most: least squares need 560 bytes a column
 _BANDS, _BAND, _BAND_WIDTH = 4, 2 * PERIOD, 512
 _BATCH = 1 << 14  # pixels, about, between two steps of the progress
 _LEAST_BITS = 0.99 * mixture.LEAST_BITS  # a grey level costs at least this; 1 % is room for the rounding of rANS
@@ -110,7 +111,7 @@ def decode(
     for (start, end), lane in zip(strips, words, strict=True):  # before memory is used for pixels
         if 32 * len(lane) < _LEAST_BITS * (end - start) * width * channels:
             raise ValueError("a strip has fewer words than its pixels require")
-        if (end - start) * width > _MEMORY:
+        if (end - start) * width > _MEMORY or width > _WIDTH:
             raise ValueError("a strip has more pixels than the encoder allows")
     pixels = np.empty(shape, np.uint8)
 
@@ -150,7 +151,7 @@ def choose_strips(height: int, width: int) -> int | None:
     wanted = max(1, min(_FEW, height * width // _PIXELS, height // _ROWS))
     count = 1 << wanted.bit_length() - 1  # a power of two, which suits most numbers of processors
     count = max(count, -(-height // max(1, _MEMORY // width)))
-    return count if count <= min(height, MAX_STRIPS) and width <= _MEMORY else None
+    return count if count <= min(height, MAX_STRIPS) and width <= _WIDTH else None
 
 
 def choose_codings(pixels: np.ndarray, weights: Weights, strips: int, adapting: bool) -> list[Coding]:

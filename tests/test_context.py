@@ -128,7 +128,15 @@ def test_adaptation_is_left_out_where_it_does_not_pay():
 
 @pytest.mark.parametrize(
     "height, width, expected",
-    [(1, 1, 1), (427, 640, 2), (500, 375, 1), (3000, 4000, 8), (11585, 11585, 65), (1, 1 << 27, None), (9, 3 << 19, 9)],
+    [
+        (1, 1, 1),
+        (427, 640, 2),
+        (500, 375, 1),
+        (3000, 4000, 8),
+        (11585, 11585, 65),
+        (1, 1 << 17, None),
+        (99, 3 << 14, 3),
+    ],
 )
 def test_strips(height, width, expected):
     """So that threads have work, memory stays bounded, and few rows have nothing above."""
@@ -147,7 +155,16 @@ def test_absurd_files_take_no_memory():
     shape, coding = header.shape, header.coding
     assert (shape.width, shape.height, coding.grid in (0, 1), coding.adapting) == (26, 20, True, True)
     words = sum(coding.words)
-    sizes = [(2**31, 2**31), (0, 5), (1 << 27, 1), (1, 1 << 27), (11585, 11585), (5000, 20), (26, 4000)]
+    sizes = [
+        (2**31, 2**31),
+        (0, 5),
+        ((1 << 16) + 1, 1),
+        (1 << 27, 1),
+        (1, 1 << 27),
+        (11585, 11585),
+        (5000, 20),
+        (26, 4000),
+    ]
     sizes += [(27, 20), (26, 21)]
     strips = (), (words - 2, 2), (2**31,), (2,) * 21, (2**34,), (words + 1,)
     absurd = [

@@ -10,7 +10,6 @@ from pictures import picture_of, small_network, torch_network
 from model.context import adaptation, data, mixture
 from model.context.arithmetic import exp, log
 from model.context.features import PAD, PERIOD, UNKNOWN
-from model.context.least_squares import predict_image
 from model.context.mixture import SYMBOLS, cumulative_frequency
 from model.context.network import make_scratch, note_colour, run_head, run_trunk
 from model.context.weights import KNOWN, NAME, SHAPES, K, Weights, check, load, open_network, save

@@ -56,7 +56,8 @@ def open_source(dataset: str, root: str | Path | None = None) -> Source:
 
 def prepare(pixels: np.ndarray) -> Picture:
     """Prepare an image, uint8 [H, W, C]."""
-    planes = make_planes(*pixels.shape[:2], pixels)
+    height, width, _ = pixels.shape
+    planes = make_planes(height, width, pixels)
     return Picture(planes, np.rint(predict_image(planes) * _FRACTION).astype(np.int16))
 
 

@@ -53,8 +53,6 @@ def pixels_of(planes: np.ndarray, channels: int) -> np.ndarray:
     return np.moveaxis(planes[ORDER[:channels], PAD:, PAD:-PAD], 0, 2)
 
 
-
-
 @compiled
 def pad_left(planes: np.ndarray, row: int) -> None:
     """Fill the columns left of a row with the pixel above its first one."""
@@ -94,8 +92,8 @@ def describe_pixel(
 ) -> np.float32:
     """Compute the features of a pixel from those above it and on its left.
 
-    local: the result of least_squares.begin_pixel(). inputs: float32 [INPUTS], the output. centre: float32 [3], an output, too: the point that each colour is measured
-    from. Returns the spread, float32, the unit that it is measured in.
+    local: the result of least_squares.begin_pixel(). inputs: float32 [INPUTS], the output. centre: float32 [3], an
+    output, too: the point that each colour is measured from. Returns the spread, float32, the unit of measurement.
     """
     errors = inputs[ERRORS : ERRORS + 5]
     errors[:] = np.float32(0)

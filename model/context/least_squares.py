@@ -1,9 +1,9 @@
 """A linear prediction of each colour, fitted by least squares to the pixels that are known.
 
-For every CELL pixels of a row, encoder and decoder fit COUNT weights a colour. A pixel that is one row or column further
-away counts DECAY as much, and a pixel that was predicted badly counts less. The fit needs sums of products of a pixel's
-inputs. These are carried down the columns and swept along the rows, so a pixel is added only once. (The idea of such
-fits is that of Wu, Barthel and Zhang, "Piecewise 2D autoregression for predictive image coding", 1998.)
+Encoder and decoder fit new weights for every CELL pixels of a row, COUNT for each colour. A pixel that is one row or
+column further away counts DECAY as much, and a pixel that was predicted badly counts less. The fit needs sums of
+products. They are carried down the columns and swept along the rows, so that each pixel is added once. Such fits are
+those of Wu, Barthel and Zhang, "Piecewise 2D autoregression for predictive image coding" (1998).
 
 All is float32 in a fixed order: see model.context.arithmetic. The three colours lie side by side in the last dimension
 of an array, so that a processor can compute them at the same time.

@@ -34,7 +34,7 @@ class Scratch(NamedTuple):
     outputs: np.ndarray  # [1, OUTPUTS]: of a head
     least: np.ndarray  # [BLOCK, 3]: the predictions by least squares, in grey levels; an input
     local: np.ndarray  # [BLOCK, 3]: how far off they were around the pixel; an input
-    known: np.ndarray  # [KNOWN + 1]: each colour by least squares, and itself, less its linear prediction, over the spread
+    known: np.ndarray  # [KNOWN + 1]: each colour by least squares, and itself, in units of the spread from linear
     gate: np.ndarray  # [2]: the share of the prediction by least squares in a head's point, and what it replaces
     shares: np.ndarray  # [K]: the weights of a mixture's logistics
     means: np.ndarray  # [K]: in grey levels

@@ -66,8 +66,9 @@ class TorchContextNetwork(nn.Module):
         return linear + shift + torch.sigmoid(outputs[..., GATE]) * (known[:, ::2] - shift), outputs
 
     def bits(
-        self, inputs: torch.Tensor, centre: torch.Tensor, spread: torch.Tensor, pixels: torch.Tensor, least: torch.Tensor
-    ) -> torch.Tensor:
+        self, inputs: torch.Tensor, centre: torch.Tensor, spread: torch.Tensor, pixels: torch.Tensor,
+        least: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
         """The code length of B pixels: [B, 3] bits, under discretized mixtures of logistics and a uniform.
 
         inputs: [B, FEATURES]; centre: [B, 3]; spread: [B]; pixels, least: [B, 3], grey levels in the order of the

@@ -16,7 +16,7 @@ from codec.context import Coding, empty_lane
 from model.context import adaptation
 from model.context.features import PERIOD
 from model.context.mixture import LEAST_BITS
-from model.context.weights import HIDDEN, SCALES, SHAPES, K, Weights, check
+from model.context.weights import HIDDEN, LAYOUT, SCALES, UNIT_BITS, K, Weights, check
 from utils.images import same
 
 
@@ -28,10 +28,14 @@ def round_trip(pixels, weights, coding, threads=None):
 
 
 def extreme_weights(seed, size):
-    """Weights up to a size, of any sign, the largest that check() lets pass included."""
+    """Weights of any sign, of the heads up to a size. At 999, all are about the largest that check() allows."""
     rng = np.random.default_rng(seed)
-    arrays = [(rng.uniform(-1, 1, shape) ** 3 * size).astype(np.float32) for shape in SHAPES]
-    return check(Weights(*arrays)).weights
+    arrays = [rng.uniform(-1, 1, shape) ** 3 for shape, _ in LAYOUT]
+    sizes = [size * 2, 0, size * 1000, size * 1000, size * 1000, size * 5, 0, size * 1000] + 5 * [size]
+    arrays = [(each * most).astype(dtype) for each, most, (_, dtype) in zip(arrays, sizes, LAYOUT, strict=True)]
+    return check(
+        Weights(*arrays)._replace(first_shift=arrays[1] + 1 + seed % 18, residual_shift=arrays[6] + 14)
+    ).weights
 
 
 @settings(max_examples=60, deadline=None)
@@ -108,7 +112,7 @@ def test_the_grid_is_told_where_it_helps():
     head_out_bias = base.head_out_bias.copy()
     head_out_bias[:, SCALES : SCALES + K] = -1.5
     columns = np.zeros_like(base.column)
-    columns[:PERIOD:2, HIDDEN : HIDDEN + 3] = 1  # units of the spread that even columns are brighter
+    columns[:PERIOD:2, HIDDEN : HIDDEN + 3] = 1 << UNIT_BITS + 1  # units of the spread that even columns are brighter
     weights = base._replace(head_out_bias=head_out_bias, column=columns)
     noise = np.random.default_rng(0).integers(0, 4, (48, 64, 3))
     flat = (100 + noise).astype(np.uint8)
@@ -249,8 +253,8 @@ def test_no_multiplication_is_fused_with_an_addition(tmp_path):
 sys.path.insert(0, {os.getcwd()!r})
 import numpy as np
 from codec import context
-from model.context.weights import SHAPES, Weights
-weights = Weights(*(np.zeros(shape, np.float32) for shape in SHAPES))
+from model.context.weights import LAYOUT, Weights
+weights = Weights(*(np.zeros(*each) for each in LAYOUT))
 context.encode(np.zeros((2, 2, 3), np.uint8), weights, context.Coding(1, True, True))
 (assembly,) = context._code_rows.inspect_asm().values()
 assert re.search("mul[sp]s|fmul", assembly)

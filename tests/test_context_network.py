@@ -12,7 +12,20 @@ from model.context.arithmetic import exp, log
 from model.context.features import PAD, PERIOD, UNKNOWN
 from model.context.mixture import SYMBOLS, cumulative_frequency
 from model.context.network import make_scratch, note_colour, run_head, run_trunk
-from model.context.weights import KNOWN, NAME, SHAPES, K, Weights, check, load, open_network, save
+from model.context.weights import (
+    KNOWN,
+    LAYOUT,
+    MAX_UNIT,
+    NAME,
+    UNIT_BITS,
+    K,
+    Weights,
+    check,
+    load,
+    open_network,
+    round_layer,
+    save,
+)
 from utils.errors import UserError
 
 
@@ -39,11 +52,21 @@ def compiled_outputs(picture, row, column, block_row, grid, weights):
     return s.inputs[0], s.centre[0], s.spread[0], s.least[0], np.array(points), np.array(outputs)
 
 
+def rounded_network():
+    """torch_network() with weights of the trunk that need no rounding, so that only its units are rounded."""
+    network = torch_network()
+    with torch.no_grad():
+        for name in ("first", "residual", "first_bias", "residual_bias", "position"):
+            parameter = getattr(network, name)
+            parameter.copy_(torch.round(parameter * 2**7) / 2**7)
+    return network
+
+
 @pytest.mark.parametrize("kind", ["noise", "constant", "gradient", "mild"])
 @pytest.mark.parametrize("blocks", [True, False])
 def test_compiled_and_pytorch_agree(kind, blocks):
     """One definition of the features, two of the network."""
-    picture, network = surroundings(kind), torch_network()
+    picture, network = surroundings(kind), rounded_network()
     weights, _ = check(network.weights())
     for row, column in ((PAD + 1, PAD), (PAD + 5, PAD + 9), (PAD + 11, PAD + 19)):
         y, x = ((row - PAD) % PERIOD, (column - PAD) % PERIOD) if blocks else (UNKNOWN, UNKNOWN)
@@ -58,9 +81,8 @@ def test_compiled_and_pytorch_agree(kind, blocks):
         with torch.no_grad():
             expected_points, expected = network(features, seen, least)
         scale = 1 + expected.abs().max().item()
-        np.testing.assert_allclose(points, expected_points[0], atol=2e-5 * scale * 12)
-        used = outputs[:, : 3 * K]
-        np.testing.assert_allclose(used, expected[0, :, : 3 * K], atol=2e-5 * scale)
+        np.testing.assert_allclose(points, expected_points[0], atol=0.004 * scale)
+        np.testing.assert_allclose(outputs, expected[0], atol=0.004 * scale)
 
 
 def test_the_mixture_costs_what_training_counts():
@@ -83,7 +105,7 @@ def test_the_mixture_costs_what_training_counts():
                     got.append(mixture.PRECISION - np.log2(freq))
                     note_colour(0, c, x, s)
     got = np.reshape(got, (-1, 3))
-    np.testing.assert_allclose(got, expected, atol=0.01)
+    np.testing.assert_allclose(got, expected, atol=0.04)
     assert abs(got.sum(1).mean() - expected.sum(1).mean()) < 0.002
 
 
@@ -144,9 +166,12 @@ def test_arithmetic_is_that_of_these_numbers():
 def golden_weights():
     """Weights by integer arithmetic alone."""
     arrays = []
-    for n, shape in enumerate(SHAPES):
+    for n, (shape, dtype) in enumerate(LAYOUT):
         k = np.arange(np.prod(shape), dtype=np.int64) + 7919 * n
-        arrays.append((((k * 2654435761 >> 9) % 2001 - 1000) / 4096).astype(np.float32).reshape(shape))
+        values = (k * 2654435761 >> 9) % 2001 - 1000
+        scale = {np.int16: 0.5, np.int32: 256.0, np.float32: 1 / 4096}[dtype]
+        arrays.append((values * scale).astype(dtype).reshape(shape))
+    arrays[1][:], arrays[6][:] = 13, 9
     return check(Weights(*arrays))[0]
 
 
@@ -163,14 +188,14 @@ GOLDEN = [
     1073799507,
     1307007044,
 ]
-GOLDEN_POINTS = [1079049774, 1073939690, 1062431713]
-GOLDEN_OUTPUTS = -6103525477
+GOLDEN_POINTS = [1051040488, -1057793343, -1021183709]
+GOLDEN_OUTPUTS = -207616853
 
 
 @pytest.mark.parametrize("c", range(3))
 def test_gradients(c):
     """Of the code length by the heads' weights: those written out against PyTorch's."""
-    network, picture = torch_network(), surroundings("mild")
+    network, picture = rounded_network(), surroundings("mild")
     planes = picture.planes
     weights, _ = check(network.weights())
     a = adaptation.start_adaptation(weights)
@@ -194,7 +219,7 @@ def test_gradients(c):
     (bits * np.log(2)).backward()
     for name in ("head_in", "head_bias", "head_out", "head_out_bias"):
         expected = getattr(network, name).grad.numpy()
-        np.testing.assert_allclose(getattr(gradients, name), expected, atol=2e-3 * np.abs(expected).max(), rtol=1e-2)
+        np.testing.assert_allclose(getattr(gradients, name), expected, atol=8e-3 * np.abs(expected).max(), rtol=1e-2)
     seen = (network.head_seen.grad * network.later[..., None]).reshape(KNOWN, -1).numpy()
     np.testing.assert_allclose(gradients.head_seen, seen, atol=2e-3 * np.abs(expected).max(), rtol=1e-2)
 
@@ -231,6 +256,9 @@ def test_files(tmp_path):
         open_network(tmp_path / "absent.npz", dataset="cifar")
     for wrong in (
         network.weights._replace(first=network.weights.first[:-1]),
+        network.weights._replace(first=np.full_like(network.weights.first, 1 << 14)),
+        network.weights._replace(residual_bias=np.full_like(network.weights.residual_bias, -(1 << 31))),
+        network.weights._replace(first_shift=np.zeros_like(network.weights.first_shift)),
         network.weights._replace(head_bias=network.weights.head_bias.astype(np.float64)),
         network.weights._replace(head_bias=np.full_like(network.weights.head_bias, np.nan)),
         network.weights._replace(head_bias=np.full_like(network.weights.head_bias, 1e4)),
@@ -252,3 +280,16 @@ def test_a_network_trained_here_is_said_to_be_used(tmp_path, capsys):
     assert str(path) in capsys.readouterr().out
     assert open_network(wanted=shipped, output=tmp_path).identity == shipped
     assert capsys.readouterr().out == ""
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 99), st.sampled_from([1e-3, 0.1, 1.0, 30.0]))
+def test_a_rounded_layer_never_overflows_and_is_fine(seed, size):
+    """Sums within 31 bits for the worst inputs, and as good as 1 part in 2,000 of the largest weight of a row."""
+    rng = np.random.default_rng(seed)
+    rows, bias = rng.normal(0, size, (5, 96)) * rng.choice([0.01, 1, 4], (5, 1)), rng.normal(0, size, 5)
+    whole, shift, (added,) = round_layer(rows, [bias], MAX_UNIT, UNIT_BITS)
+    assert (np.abs(whole.astype(np.int64)).sum(1) * MAX_UNIT + np.abs(added)).max() < 1 << 31
+    step = 2.0 ** -(shift + UNIT_BITS - UNIT_BITS)
+    np.testing.assert_allclose(whole * step[:, None], rows, atol=max(step.max(), np.abs(rows).max() / 2000))
+    np.testing.assert_allclose(added * step / 2**UNIT_BITS, bias, atol=step.max())

@@ -1,4 +1,4 @@
-"""The prediction by least squares: exact where a colour follows from others, finite whatever it sees, always the same."""
+"""The prediction by least squares: exact where a colour follows from others, bounded whatever it sees."""
 
 import numpy as np
 import pytest

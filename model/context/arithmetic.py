@@ -86,6 +86,23 @@ def make_product(width: int) -> Callable[[np.ndarray, np.ndarray, np.ndarray], N
     return add_product
 
 
+def make_dots(inputs: int, outputs: int) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
+    """A function add_dots(sums, x, rows), which adds rows [outputs, inputs] @ x [inputs], int16, to sums, int32.
+
+    No sum may exceed 31 bits; then the order does not matter, and the compiler may choose it.
+    """
+
+    @compiled
+    def add_dots(sums, x, rows):
+        for i in range(outputs):
+            total, row = np.int32(0), rows[i]
+            for j in range(inputs):
+                total = np.int32(total + np.int32(np.int32(x[j]) * np.int32(row[j])))
+            sums[i] = np.int32(sums[i] + total)
+
+    return add_dots
+
+
 @functools.cache
 def logistic_table() -> np.ndarray:
     """The logistic cdf at multiples of 2^-_CELLS from -_REACH to _REACH and one more: int64, in 2^-TABLE_BITS."""

@@ -3,32 +3,54 @@
 A trunk, which the three colours share, and a head for each colour. A head also sees the colours that are known, and the
 prediction by least squares of its own. So run_head(0), note_colour(0), run_head(1), note_colour(1), run_head(2) follow
 each other.
-The encoder, which knows all pixels, runs the trunk for up to BLOCK of them at once, so that it loads each weight once.
-The decoder runs it for one. Both add the same numbers in the same order: model.context.arithmetic says why they must.
+The trunk computes in integers, and the heads, whose weights adapt, in float32 in a fixed order: see
+model.context.arithmetic. The encoder, which knows all pixels, computes up to BLOCK of them at once, so that it loads
+weights less often.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 
-from model.context.arithmetic import exp, logistic_table, make_product
+from model.context.arithmetic import exp, logistic_table, make_dots, make_product
 from model.context.features import CUT, INPUTS, PAD, block_position, describe_pixel, pad_above
-from model.context.weights import COEFFICIENTS, GATE, HEAD, HIDDEN, KNOWN, OUTPUTS, WIDTH, K, Weights
+from model.context.weights import (
+    COEFFICIENTS,
+    GATE,
+    HEAD,
+    HIDDEN,
+    INPUT_BITS,
+    KNOWN,
+    MAX_INPUT,
+    MAX_UNIT,
+    OUTPUTS,
+    ROW,
+    UNIT_BITS,
+    WIDTH,
+    K,
+    Weights,
+)
 from utils.compiled import compiled
 
 BLOCK = 8  # pixels that the trunk runs for at once, at most
 
 _add_wide, _add_outputs = make_product(WIDTH), make_product(OUTPUTS)
+_add_first, _add_residual = make_dots(ROW, WIDTH), make_dots(WIDTH, HIDDEN)
+_INPUT, _UNIT = np.float32(1 << INPUT_BITS), np.float32(2.0**-UNIT_BITS)
+_ROUNDING = np.float32(MAX_INPUT + 0.5)  # positive, so that cutting off the fraction rounds
 
 
 class Scratch(NamedTuple):
-    """Where the compiled functions keep the numbers of a pixel, or of a block: float32, except where it says int64."""
+    """Where the compiled functions keep the numbers of a pixel, or of a block: float32, unless it says otherwise."""
 
     inputs: np.ndarray  # [BLOCK, INPUTS]
     centre: np.ndarray  # [BLOCK, 3]
     spread: np.ndarray  # [BLOCK]
     hidden: np.ndarray  # [BLOCK, WIDTH]: the trunk's output, HIDDEN units, and the linear prediction of the 3 colours
-    sums: np.ndarray  # [BLOCK, WIDTH]
+    whole: np.ndarray  # int16 [ROW]: the inputs
+    units: np.ndarray  # int16 [WIDTH]: the trunk's output
+    sums: np.ndarray  # int32 [WIDTH]
     heads: np.ndarray  # [BLOCK, WIDTH]: the heads' hidden units before what the known colours contribute
     head: np.ndarray  # [1, HEAD]: a head's hidden units
     outputs: np.ndarray  # [1, OUTPUTS]: of a head
@@ -44,10 +66,12 @@ class Scratch(NamedTuple):
 
 
 def make_scratch() -> Scratch:
-    blocks = [(BLOCK, INPUTS), (BLOCK, 3), BLOCK, (BLOCK, WIDTH), (BLOCK, WIDTH), (BLOCK, WIDTH)]
-    heads = [(1, HEAD), (1, OUTPUTS), (BLOCK, 3), (BLOCK, 3), KNOWN + 1, 2, K, K, K]
-    floats = [np.zeros(shape, np.float32) for shape in (*blocks, *heads)]
-    return Scratch._make([*floats, np.zeros(K, np.int64), logistic_table()])
+    trunk = [(BLOCK, INPUTS), (BLOCK, 3), BLOCK, (BLOCK, WIDTH)]
+    heads = [(BLOCK, WIDTH), (1, HEAD), (1, OUTPUTS), (BLOCK, 3), (BLOCK, 3), KNOWN + 1, 2, K, K, K]
+    integers = np.zeros(ROW, np.int16), np.zeros(WIDTH, np.int16), np.zeros(WIDTH, np.int32)
+    floats = [np.zeros(shape, np.float32) for shape in (*trunk, *heads)]
+    parts = floats[: len(trunk)], integers, floats[len(trunk) :], [np.zeros(K, np.int64), logistic_table()]
+    return Scratch._make(itertools.chain(*parts))
 
 
 @compiled
@@ -58,34 +82,39 @@ def run_trunk(
 
     block_row, grid: their row in a block, and what features.block_position() requires for their columns.
     """
+    at, x, units, sums = weights.row[block_row], s.whole, s.units, s.sums
     for i in range(count):
         pad_above(planes, row, column + i)
         s.spread[i] = describe_pixel(planes, row, column + i, s.local[i], s.inputs[i], s.centre[i])
-        h, by_row = s.hidden[i], weights.row[block_row]
+        for j in range(INPUTS):
+            x[j] = np.int32(min(max(s.inputs[i, j], -CUT), CUT) * _INPUT + _ROUNDING) - MAX_INPUT
         by_column = weights.column[block_position(column + i - PAD, grid)]
         for k in range(WIDTH):
-            h[k] = (weights.first_bias[k] + by_row[k]) + by_column[k]
-    _add_wide(s.hidden[:count], s.inputs, weights.first)
-    for i in range(count):
-        h = s.hidden[i]
+            sums[k] = weights.first_bias[k] + at[k] + by_column[k]
+        _add_first(sums, x, weights.first)
         for k in range(HIDDEN):
-            h[k] = max(h[k], np.float32(0))
-    for layer in range(2):
-        _fill(s.sums[:count], weights.residual_bias[layer])
-        _add_wide(s.sums[:count], s.hidden, weights.residual[layer])
-        for i in range(count):
-            h, total = s.hidden[i], s.sums[i]
+            units[k] = min(max(_shift(sums[k], weights.first_shift[k]), 0), MAX_UNIT)
+        for k in range(HIDDEN, WIDTH):
+            units[k] = min(max(_shift(sums[k], weights.first_shift[k]), -MAX_UNIT), MAX_UNIT)
+            s.hidden[i, k] = np.float32(sums[k]) / np.float32(1 << weights.first_shift[k] + UNIT_BITS)
+        for layer in range(2):
             for k in range(HIDDEN):
-                h[k] += max(total[k], np.float32(0))
-    _fill(s.heads[:count], weights.head_bias)
+                sums[k] = weights.residual_bias[layer, k]
+            _add_residual(sums, units, weights.residual[layer])
+            for k in range(HIDDEN):
+                units[k] = min(units[k] + max(_shift(sums[k], weights.residual_shift[layer, k]), 0), MAX_UNIT)
+        for k in range(HIDDEN):
+            s.hidden[i, k] = np.float32(units[k]) * _UNIT
+    for i in range(count):
+        for k in range(WIDTH):
+            s.heads[i, k] = weights.head_bias[k]
     _add_wide(s.heads[:count], s.hidden, weights.head_in)
 
 
 @compiled
-def _fill(rows, values):
-    for i in range(len(rows)):
-        for k in range(len(values)):
-            rows[i, k] = values[k]
+def _shift(value, bits):
+    """value / 2^bits, rounded."""
+    return value + (1 << bits - 1) >> bits
 
 
 @compiled
@@ -94,23 +123,22 @@ def run_head(i: int, c: int, weights: Weights, s: Scratch) -> np.float32:
 
     Returns the point, in units of the spread from s.centre, that the means of the mixture are measured from.
     """
-    heads, head = s.heads[i], s.head[0]
-    for k in range(HEAD):
-        head[k] = heads[c * HEAD + k]
+    heads, head, outputs = s.heads[i], s.head[0], s.outputs[0]
     prediction = (s.least[i, c] - s.centre[i, c]) / s.spread[i] - s.hidden[i, HIDDEN + c]
     s.known[2 * c] = min(max(prediction, -CUT), CUT)
-    for j in range(2 * c + 1):
-        seen, known = weights.head_seen[j], s.known[j]
-        for k in range(HEAD):
-            head[k] += known * seen[c * HEAD + k]
+    for j in range(max(0, 2 * c - 1), 2 * c + 1):  # what is new is added to all heads
+        known, seen = s.known[j], weights.head_seen[j]
+        for k in range(WIDTH):
+            heads[k] += known * seen[k]
     for k in range(HEAD):
-        head[k] = max(head[k], np.float32(0))
-    _fill(s.outputs, weights.head_out_bias[c])
+        head[k] = max(heads[c * HEAD + k], np.float32(0))
+    for k in range(OUTPUTS):
+        outputs[k] = weights.head_out_bias[c, k]
     _add_outputs(s.outputs, s.head, weights.head_out[c])
     shift = np.float32(0)
     for j in range(c):
-        shift += s.outputs[0, COEFFICIENTS + j] * s.known[2 * j + 1]
-    s.gate[0] = np.float32(1) / (np.float32(1) + exp(-s.outputs[0, GATE]))
+        shift += outputs[COEFFICIENTS + j] * s.known[2 * j + 1]
+    s.gate[0] = np.float32(1) / (np.float32(1) + exp(-outputs[GATE]))
     s.gate[1] = s.known[2 * c] - shift
     return s.hidden[i, HIDDEN + c] + (shift + s.gate[0] * s.gate[1])
 

@@ -6,7 +6,23 @@ from torch import nn
 
 from model.context.features import CUT, INPUTS, PERIOD
 from model.context.mixture import SCALE_LIMIT, UNIFORM
-from model.context.weights import COEFFICIENTS, GATE, HEAD, HIDDEN, KNOWN, OUTPUTS, SHAPES, WIDTH, K, Weights
+from model.context.weights import (
+    COEFFICIENTS,
+    GATE,
+    HEAD,
+    HIDDEN,
+    INPUT_BITS,
+    KNOWN,
+    LAYOUT,
+    MAX_INPUT,
+    MAX_UNIT,
+    OUTPUTS,
+    UNIT_BITS,
+    WIDTH,
+    K,
+    Weights,
+    round_layer,
+)
 
 FEATURES = INPUTS + 2 * (PERIOD + 1)  # the inputs, and the position in a block as two one-hot vectors
 
@@ -85,12 +101,15 @@ class TorchContextNetwork(nn.Module):
         return -torch.log2((1 - UNIFORM) * mass + UNIFORM / 256)
 
     def weights(self) -> Weights:
-        """These weights, laid out for the compiled network."""
-        arrays = {name: np.zeros(shape, np.float32) for name, shape in SHAPES._asdict().items()}
-        own = {name: value.detach().float().cpu().numpy() for name, value in self.named_parameters()}
-        arrays["row"][:], arrays["column"][:] = np.split(own.pop("position"), 2)
-        seen = own.pop("head_seen") * self.later.cpu().numpy()[..., None]
-        arrays["head_seen"][:] = seen.reshape(KNOWN, WIDTH)
-        for name, value in own.items():
-            arrays[name][..., : value.shape[-1]] = value
-        return Weights(**arrays)
+        """These weights, laid out for the compiled network, those of the trunk rounded."""
+        arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in LAYOUT._asdict().items()}
+        own = {name: value.detach().double().cpu().numpy() for name, value in self.named_parameters()}
+        added = [own["first_bias"], *np.split(own["position"], 2)]
+        first, arrays["first_shift"], added = round_layer(own["first"].T, added, MAX_INPUT, INPUT_BITS)
+        arrays["first"][:, :INPUTS], (arrays["first_bias"], arrays["row"], arrays["column"]) = first, added
+        layers = np.swapaxes(own["residual"], 1, 2)
+        whole, shift, (bias,) = round_layer(layers, [own["residual_bias"]], MAX_UNIT, UNIT_BITS)
+        arrays |= {"residual": whole, "residual_shift": shift, "residual_bias": bias}
+        own["head_seen"] = (own["head_seen"] * self.later.cpu().numpy()[..., None]).reshape(KNOWN, WIDTH)
+        heads = [name for name in own if name.startswith("head")]
+        return Weights(**arrays | {name: own[name].astype(np.float32) for name in heads})

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from model.context.features import INPUTS, PERIOD
+from model.context.features import CUT, PERIOD
 from utils import npz, paths
 from utils.errors import UserError
 
@@ -21,21 +21,32 @@ K = 5  # components of the mixture
 MEANS, SCALES, COEFFICIENTS = K, 2 * K, 3 * K  # indices among a head's outputs, which begin with K logits
 GATE = COEFFICIENTS + 2
 OUTPUTS = 24  # of a head; 3 K + 3 are in use
-_LIMIT = np.float32(1e3)  # of a weight: with inputs of some 12 at most, no sum overflows
+ROW = 128  # of the first layer: INPUTS and zeros, as many as suit vector instructions
+
+# The trunk is in integers, whose sums are exact in any order. Inputs and units have a fixed number of bits after the
+# binary point, and the weights of a row as many as its sums of 31 bits have room for.
+INPUT_BITS, UNIT_BITS, MAX_WEIGHT_BITS = 11, 7, 14
+MAX_INPUT = int(CUT) << INPUT_BITS
+MAX_UNIT = (1 << 14) - 1
+_MAX_SUM = (1 << 31) - (1 << 25)  # room for rounding
+_LIMIT = np.float32(1e3)  # of a weight of the heads: with inputs of some 128 at most, no sum overflows
 
 
 class Weights(NamedTuple):
-    """The network's weights, float32. Rows that a network does not use are zero.
+    """The network's weights: of the trunk int16 and, what is only added, int32; of the heads float32.
 
-    A row of `first` and `head_in` holds what an input contributes to every output, side by side.
+    A row of `first` or `residual` holds all weights of one output, a row of `head_in` or `head_seen` what one input
+    contributes to every output. Rows and columns that a network does not use are zero.
     """
 
-    first: np.ndarray  # [INPUTS, WIDTH]: to the hidden units, and to the linear prediction of the 3 colours
-    first_bias: np.ndarray  # [WIDTH]
-    column: np.ndarray  # [PERIOD + 1, WIDTH]: what the pixel's position in its block adds
-    row: np.ndarray  # [PERIOD + 1, WIDTH]
-    residual: np.ndarray  # [2, WIDTH, WIDTH]: columns for the hidden units only
-    residual_bias: np.ndarray  # [2, WIDTH]
+    first: np.ndarray  # int16 [WIDTH, ROW]: for the hidden units, and for the linear prediction of the 3 colours
+    first_shift: np.ndarray  # int32 [WIDTH]: bits that sums have after the binary point beyond UNIT_BITS
+    first_bias: np.ndarray  # int32 [WIDTH]
+    column: np.ndarray  # int32 [PERIOD + 1, WIDTH]: what the pixel's position in its block adds
+    row: np.ndarray  # int32 [PERIOD + 1, WIDTH]
+    residual: np.ndarray  # int16 [2, HIDDEN, WIDTH]
+    residual_shift: np.ndarray  # int32 [2, HIDDEN]
+    residual_bias: np.ndarray  # int32 [2, HIDDEN]
     head_in: np.ndarray  # [WIDTH, WIDTH]: HEAD hidden units a colour
     head_seen: np.ndarray  # [KNOWN, WIDTH]: what known colours contribute; head c sees the first 2 c + 1
     head_bias: np.ndarray  # [WIDTH]
@@ -43,10 +54,30 @@ class Weights(NamedTuple):
     head_out_bias: np.ndarray  # [3, OUTPUTS]
 
 
-SHAPES = Weights._make([  # of the arrays; the same names, but tuples
-    (INPUTS, WIDTH), (WIDTH,), (PERIOD + 1, WIDTH), (PERIOD + 1, WIDTH), (2, WIDTH, WIDTH), (2, WIDTH),
-    (WIDTH, WIDTH), (KNOWN, WIDTH), (WIDTH,), (3, HEAD, OUTPUTS), (3, OUTPUTS),
+_places = (PERIOD + 1, WIDTH), np.int32
+LAYOUT = Weights._make([  # the shape and the type of each array
+    ((WIDTH, ROW), np.int16), ((WIDTH,), np.int32), ((WIDTH,), np.int32), _places, _places,
+    ((2, HIDDEN, WIDTH), np.int16), ((2, HIDDEN), np.int32), ((2, HIDDEN), np.int32), ((WIDTH, WIDTH), np.float32),
+    ((KNOWN, WIDTH), np.float32), ((WIDTH,), np.float32), ((3, HEAD, OUTPUTS), np.float32), ((3, OUTPUTS), np.float32),
 ])  # fmt: skip
+
+
+def round_layer(
+    rows: np.ndarray, added: list[np.ndarray], most: int, bits: int
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Round the weights of a layer as finely as its sums allow: (int16 rows, int32 shift, what is added, int32).
+
+    rows: [..., outputs, inputs]; added: [..., outputs] each, what the sums start from. most: the largest input, an
+    integer with `bits` bits after the binary point.
+    """
+    largest = np.abs(rows).sum(-1) * most / 2**bits + sum(
+        np.abs(each).reshape(-1, *rows.shape[:-1]).max(0) for each in added
+    )
+    room = np.minimum(_MAX_SUM / 2**bits / np.maximum(largest, 1e-9), 32767 / np.maximum(np.abs(rows).max(-1), 1e-9))
+    finer = np.floor(np.log2(room)).clip(UNIT_BITS - bits + 1, MAX_WEIGHT_BITS).astype(np.int32)
+    whole = np.rint(np.ldexp(rows, finer[..., None])).clip(-32767, 32767).astype(np.int16)
+    added = [np.rint(np.ldexp(each, finer + bits)).clip(-_MAX_SUM, _MAX_SUM).astype(np.int32) for each in added]
+    return whole, finer + np.int32(bits - UNIT_BITS), added
 
 
 class ContextNetwork(NamedTuple):
@@ -76,14 +107,27 @@ def load(path: str | Path, dataset: str = "<dataset>") -> ContextNetwork:
 def check(weights: Weights, what: str | Path = "the network") -> ContextNetwork:
     """The network with these weights, laid out as compiled code requires. Raises UserError as load() does."""
     digest, sound = hashlib.sha256(), []
-    for name, array, shape in zip(Weights._fields, weights, SHAPES, strict=True):
-        if array.dtype != np.float32 or array.shape != shape:
-            raise UserError(f"{what}: {name} is {array.dtype} {list(array.shape)}, not float32 {list(shape)}")
-        if not np.abs(array).max() < _LIMIT:  # also false of NaN
+    for name, array, (shape, dtype) in zip(Weights._fields, weights, LAYOUT, strict=True):
+        if array.dtype != dtype or array.shape != shape:
+            wanted = f"{dtype.__name__} {list(shape)}"
+            raise UserError(f"{what}: {name} is {array.dtype} {list(array.shape)}, not {wanted}")
+        if dtype == np.float32 and not np.abs(array).max() < _LIMIT:  # also false of NaN
             raise UserError(f"{what}: {name} holds numbers that are not finite, or too large to compute with")
         sound.append(np.ascontiguousarray(array))
-        digest.update(np.ascontiguousarray(array, "<f4").tobytes())
+        digest.update(array.astype(np.dtype(dtype).newbyteorder("<")).tobytes())
+    if largest_sum(weights) > _MAX_SUM:
+        raise UserError(f"{what}: the weights of the trunk are too large to compute with")
+    for shift in (weights.first_shift, weights.residual_shift):
+        if shift.min() < 1 or shift.max() > MAX_WEIGHT_BITS + INPUT_BITS - UNIT_BITS:
+            raise UserError(f"{what}: shifts of {shift.min()} to {shift.max()} bits are not possible")
     return ContextNetwork(Weights(*sound), digest.hexdigest()[:16])
+
+
+def largest_sum(weights: Weights) -> int:
+    """A bound on the absolute value of all sums in the trunk, whatever the inputs."""
+    first, _, bias, column, row, residual, _, residual_bias = (np.abs(array.astype(np.int64)) for array in weights[:8])
+    first_sums = first.sum(1) * MAX_INPUT + bias + column.max(0) + row.max(0)
+    return max(first_sums.max(), (residual.sum(2) * MAX_UNIT + residual_bias).max())
 
 
 def open_network(

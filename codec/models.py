@@ -27,17 +27,15 @@ def open_blocks(wanted: Blocks | None = None, checkpoint: str | Path | None = No
 
     device = cli.device(gpu)
     if wanted is None:
-        codec = block_codec.open_checkpoint(checkpoints.find(block_codec.DATASET, checkpoint=checkpoint), device)
-        assert codec is not None
-        return codec
+        return block_codec.make(checkpoints.find(block_codec.DATASET, checkpoint=checkpoint), device)
     # A checkpoint trained here hides the shipped one of as many layers, but the file may be of the latter.
     shipped = paths.PRETRAINED.glob(f"{block_codec.DATASET}_nz*.pt")
-    candidates = list(dict.fromkeys((*paths.checkpoints(block_codec.DATASET).values(), *shipped)))
-    candidates = [Path(checkpoint)] if checkpoint else candidates
+    trained_or_shipped = dict.fromkeys((*paths.checkpoints(block_codec.DATASET).values(), *shipped))
+    candidates = [Path(checkpoint)] if checkpoint else list(trained_or_shipped)
     problems = ""
     for path in candidates:
         try:
-            if codec := block_codec.open_checkpoint(path, device, wanted.quantbits, wanted.networks):
+            if codec := block_codec.find(path, wanted, device):
                 return codec
         except UserError as error:
             if checkpoint:

@@ -137,8 +137,8 @@ def open_photographs(folder: Path) -> Photographs:
         print(f"{folder}: {hidden:,} hidden files left out")
     if not len(good):
         raise UserError(f"{folder} has no photograph in it; put some there (JPEG or PNG, RGB, from {PATCH}x{PATCH} up)")
-    is_decoded = _is_decoded(decoded, sizes)
-    return Photographs(folder, [names[i] for i in good], sizes[good], decoded if is_decoded else None)
+    where = decoded if _is_decoded(decoded, sizes) else None
+    return Photographs(folder, [names[i] for i in good], sizes[good], where)
 
 
 def _is_decoded(decoded: Path, sizes: np.ndarray) -> bool:

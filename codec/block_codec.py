@@ -39,7 +39,7 @@ class BlockCodec(NamedTuple):
     bins: str
 
 
-def make(path: str | Path, device: str | torch.device = "cpu") -> BlockCodec:
+def open_to_encode(path: str | Path, device: torch.device) -> BlockCodec:
     """The BlockCodec to encode with: that of a checkpoint, whose exact form and bins are made if there are none.
 
     Raises UserError if the file is no checkpoint. Making an exact form requires the training set.
@@ -49,7 +49,7 @@ def make(path: str | Path, device: str | torch.device = "cpu") -> BlockCodec:
     return of_model(checkpoint.model, discretization.for_checkpoint(checkpoint, QUANTBITS), networks)
 
 
-def find(path: str | Path, wanted: Blocks, device: str | torch.device = "cpu") -> BlockCodec | None:
+def open_to_decode(path: str | Path, wanted: Blocks, device: torch.device) -> BlockCodec | None:
     """The BlockCodec to decode with: that of a checkpoint, or None if its networks are not those that a file names.
 
     Raises UserError if it is no checkpoint, or has no exact form or no bins: new ones would not be those of the file.

@@ -27,7 +27,7 @@ def open_blocks(wanted: Blocks | None = None, checkpoint: str | Path | None = No
 
     device = cli.device(gpu)
     if wanted is None:
-        return block_codec.make(checkpoints.find(block_codec.DATASET, checkpoint=checkpoint), device)
+        return block_codec.open_to_encode(checkpoints.find(block_codec.DATASET, checkpoint=checkpoint), device)
     # A checkpoint trained here hides the shipped one of as many layers, but the file may be of the latter.
     shipped = paths.PRETRAINED.glob(f"{block_codec.DATASET}_nz*.pt")
     trained_or_shipped = dict.fromkeys((*paths.checkpoints(block_codec.DATASET).values(), *shipped))
@@ -35,7 +35,7 @@ def open_blocks(wanted: Blocks | None = None, checkpoint: str | Path | None = No
     problems = ""
     for path in candidates:
         try:
-            if codec := block_codec.find(path, wanted, device):
+            if codec := block_codec.open_to_decode(path, wanted, device):
                 return codec
         except UserError as error:
             if checkpoint:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import copy
 import math
+import textwrap
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -60,11 +61,9 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
         log = None
         if job.rank == 0:
             state.run = state.run or new_run(runs)
-            log = Log(runs / str(state.run), curves, state.step)
+            texts = {"architecture": textwrap.indent(str(state.model), "    "), "hyperparams": flags(args)}
+            log = Log(runs / str(state.run), curves, state.step, texts)
             on_leaving.callback(log.writer.close)
-            if not state.step:
-                log.writer.add_text("architecture", f"    {state.model}".replace("\n", "\n    "), 0)
-                log.writer.add_text("hyperparams", flags(args), 0)
         batches = on_leaving.enter_context(contextlib.closing(endless_batches(images, args, job, state.step)))
         meter, saved_at, shown_at, began = None, clock(), clock(), clock() - state.seconds
         vote = start_vote(job, False, state.seconds)
@@ -169,8 +168,8 @@ def begin(
     if distributed.broadcast_object(job, found) != found:
         raise UserError(f"rank {job.rank} and rank 0 find different files at {best}: they need one disk")
     if args.precision == "auto":
-        chosen = saved["identity"].get("precision") if saved else precision(job.device)
-        identity["precision"] = distributed.broadcast_object(job, chosen or "float32")
+        chosen = saved["identity"]["precision"] if saved else precision(job.device)
+        identity["precision"] = distributed.broadcast_object(job, chosen)
     announce(settings, args, state, len(test_images), job.device)
     if not saved:
         if job.rank == 0:

@@ -88,12 +88,12 @@ def limits(models):
 
 def draw(models):
     """The figure, from {(dataset, nz): {scheme: Rates}}."""
+    origins = {model: results.origin(next(iter(curves.values())).folder) for model, curves in models.items()}
     notes = {}
     for model, curves in models.items():
-        first = next(iter(curves.values()))
-        chains, images = first.nets.shape
+        chains, images = next(iter(curves.values())).nets.shape
         size = "" if chains == images == CHAINS else f"{chains} chain{'s' * (chains > 1)} of {images}"
-        notes[model] = ", ".join(filter(None, (size, results.origin(first.folder))))
+        notes[model] = ", ".join(filter(None, (size, origins[model])))
     figure, panels = figures.panels(notes)
     for model, panel in panels.items():
         draw_panel(panel, models[model])
@@ -154,7 +154,6 @@ def main(argv=None):
     plots = args.output / "plots"
     paths.check_folder_writable(plots)
     models = results.chosen(args, results.load(results.sources(args)), "results")
-
     if args.savings:
         numbers = {model: {s: results.numbers(each) for s, each in curves.items()} for model, curves in models.items()}
         saved = results.chosen(args, savings(numbers), "results of both schemes")

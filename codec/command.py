@@ -140,7 +140,7 @@ def code(
     from codec import experiment
     from utils import distributed
 
-    processes.check_enough(setup.job, len(chains))
+    processes.check_enough(setup.job, len(chains), "chains")
     nz, dataset = setup.model.nz, setup.checkpoint.dataset
     files = {scheme: paths.bitstreams(dataset, nz, args.output) / f"{scheme}_{name}.npz" for scheme in schemes(args)}
     if not args.verify_only:

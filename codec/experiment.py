@@ -189,6 +189,8 @@ def verify(
     """
     job, unit = setup.job, setup.unit
     words = load_bitstreams(path, header)
+    if len(words) != len(chains):
+        raise UserError(f"{path} holds {len(words)} chains instead of {len(chains)}; {REMEDY}")
     remedy = "it is corrupt, or was written on another device or with another PyTorch or number of threads"
     words, chains, initial = deal(job, words), deal(job, chains), deal(job, initial)
     lengths, began = [len(chain) for chain in chains], time.perf_counter()

@@ -22,9 +22,9 @@ SHOWN = 64  # images
 class Log:
     """TensorBoard scalars and images of a run, and its test scalars as CSV for stackplot.py."""
 
-    def __init__(self, run: Path, curves: Path, step: int, texts: Mapping[str, str]) -> None:
+    def __init__(self, run: Path, curves: Path, step: int = 0) -> None:
         """run: the TensorBoard folder of this run. curves: the folder of the CSV files. step: where a resumed run
-        continues, else 0; what it logged later, before it was killed, is dropped. texts: those to log of a new run.
+        continues; what it logged later, before it was killed, is dropped.
         """
         # TensorBoard ignores what was logged at purge_step or later. Without the suffix, a run that is resumed within
         # a second would overwrite the file of the previous one.
@@ -32,8 +32,6 @@ class Log:
         self.curves = curves
         if not step:
             keep_aside(curves)
-            for tag, text in texts.items():
-                self.writer.add_text(tag, text, 0)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for tag, value in values.items():

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import copy
 import math
-import textwrap
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -61,9 +60,11 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
         log = None
         if job.rank == 0:
             state.run = state.run or new_run(runs)
-            texts = {"architecture": textwrap.indent(str(state.model), "    "), "hyperparams": flags(args)}
-            log = Log(runs / str(state.run), curves, state.step, texts)
+            log = Log(runs / str(state.run), curves, state.step)
             on_leaving.callback(log.writer.close)
+            if not state.step:
+                log.writer.add_text("architecture", f"    {state.model}".replace("\n", "\n    "), 0)
+                log.writer.add_text("hyperparams", flags(args), 0)
         batches = on_leaving.enter_context(contextlib.closing(endless_batches(images, args, job, state.step)))
         meter, saved_at, shown_at, began = None, clock(), clock(), clock() - state.seconds
         vote = start_vote(job, False, state.seconds)
@@ -183,18 +184,18 @@ def begin(
 
 def announce(settings: Settings, args: argparse.Namespace, state: State, tests: int, device: torch.device) -> None:
     """Print what a run will do. tests: the number of test images."""
-    images, parameters = state.identity["images"], sum(p.numel() for p in state.model.parameters())
+    images, parameters, step = state.identity["images"], sum(p.numel() for p in state.model.parameters()), state.step
     epoch_steps, last_step, _ = limits(args, images)
     ends = [f"step {last_step:,}"] if last_step < math.inf else []
     ends += [f"minute {args.minutes:g}"] if args.minutes else []
     print(
         f"{settings.dataset}, nz={args.nz}: {parameters:,} parameters, {images:,} training images, {tests:,} test "
         f"images, steps of {args.batch}: {epoch_steps:,} an epoch, until {' or '.join(ends) or 'it is stopped'}, "
-        f"on {device} in {state.identity['precision']}" + (f", resumed at step {state.step:,}" if state.step else "")
+        f"on {device} in {state.identity['precision']}" + (f", resumed at step {step:,}" if step else "")
     )
     print(f"settings: {flags(args)}")
-    if state.step >= last_step:
-        print(f"{state.step:,} steps are done already; to train on, raise --epochs or --max-steps")
+    if step >= last_step:
+        print(f"{step:,} steps are done already; to train on, raise --epochs or --max-steps")
 
 
 def flags(args: argparse.Namespace) -> str:

@@ -67,9 +67,9 @@ def test_floats_decode_in_as_many_processes_as_they_were_coded_in(mnist, checkpo
 def test_items_are_dealt_like_cards():
     jobs = [Job(rank=rank, size=3) for rank in range(3)]
     assert [deal(job, list("abcde")) for job in jobs] == [["a", "d"], ["b", "e"], ["c"]]
-    check_enough(jobs[0], 3)
+    check_enough(jobs[0], 3, "chains")
     with pytest.raises(UserError, match="3 processes were launched for 2 chains; launch at most 2"):
-        check_enough(jobs[0], 2)
+        check_enough(jobs[0], 2, "chains")
 
 
 def test_importing_leaves_pytorch_out():

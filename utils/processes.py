@@ -51,10 +51,10 @@ def deal(job: "Job", items: Any) -> Any:
     return items[job.rank :: job.size]
 
 
-def check_enough(job: "Job", chains: int) -> None:
-    """Raise UserError if there are more processes than chains."""
-    if chains < job.size:
-        raise UserError(f"{job.size} processes were launched for {chains} chains; launch at most {chains}")
+def check_enough(job: "Job", count: int, what: str) -> None:
+    """Raise UserError if there are more processes than items. what: a word for the items."""
+    if count < job.size:
+        raise UserError(f"{job.size} processes were launched for {count} {what}; launch at most {count}")
 
 
 def gather(job: "Job", share: np.ndarray, count: int) -> np.ndarray:

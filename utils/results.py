@@ -32,7 +32,6 @@ DATASETS = {
 DEPTHS = {dataset: tuple(settings.widths) for dataset, settings in SETTINGS.items()}  # the paper's nz
 SCHEMES = {"bitswap": "Bit-Swap", "bbans": "BB-ANS"}
 MEASURES = ("nets", "elbos", "cmas", "total")
-AFTER = (1, 10, 50, 100)  # images after which tables give the cumulative moving average
 PADDING = {"mnist": 32 * 32 / (28 * 28)}  # dimensions that the model sees, per dimension of the images themselves
 SHIPPED = paths.ROOT / "docs" / "results"
 
@@ -96,21 +95,22 @@ def load(folders: Sequence[Path]) -> dict[ModelName, dict[str, Rates]]:
 
     models: dict[ModelName, dict[str, Rates]] = {}
     for model, files in found(folders, name).items():
-        size = max((re.sub(name, r"\2", file.name) for file in files), key=images)
-        nets = {scheme: files[0].with_name(f"{scheme}_10bits{size}_nets.npy") for scheme in SCHEMES}
-        models[model] = {scheme: _load_one(file, model[0]) for scheme, file in nets.items() if file in files}
+        matches = [match for file in files if (match := re.fullmatch(name, file.name))]
+        size = max((match[2] for match in matches), key=images)
+        schemes = {match[1] for match in matches if match[2] == size}
+        stems = {scheme: files[0].with_name(f"{scheme}_10bits{size}") for scheme in SCHEMES if scheme in schemes}
+        models[model] = {scheme: _load_one(stem, PADDING.get(model[0], 1)) for scheme, stem in stems.items()}
     return models
 
 
-def _load_one(file: Path, dataset: str) -> Rates:
-    """Read Rates. file: that of its nets."""
-    files = [file.with_name(file.name.replace("nets", measure)) for measure in MEASURES]
-    nets, elbos, cmas, total = arrays = [load_array(each) for each in files]
-    for each, array in zip(files, arrays, strict=True):
+def _load_one(stem: Path, factor: float) -> Rates:
+    """Read Rates from <stem>_<measure>.npy. factor: from the files' bits/dim to the images' own."""
+    files = [stem.with_name(f"{stem.name}_{measure}.npy") for measure in MEASURES]
+    nets, elbos, cmas, total = arrays = [load_array(file) for file in files]
+    for file, array in zip(files, arrays, strict=True):
         if array.shape != nets.shape:
-            raise UserError(f"{each} has shape {list(array.shape)}, and {file.name} {list(nets.shape)}")
-    factor = PADDING.get(dataset, 1)
-    return Rates(file.parent, nets * factor, elbos * factor, cmas * factor, total)
+            raise UserError(f"{file} has shape {list(array.shape)}, and {files[0].name} {list(nets.shape)}")
+    return Rates(stem.parent, nets * factor, elbos * factor, cmas * factor, total)
 
 
 def load_array(path: str | Path) -> np.ndarray:
@@ -128,6 +128,8 @@ def load_array(path: str | Path) -> np.ndarray:
 
 
 # Numbers
+
+AFTER = (1, 10, 50, 100)  # images after which tables give the cumulative moving average
 
 
 def numbers(result: Rates) -> dict[str, float]:

@@ -21,10 +21,10 @@ from codec.header import MAX_LANES, Blocks, ContainerError, Parts
 from codec.rans import EmptyLaneError, Rans
 from model import checkpoints, exact, make_exact
 from model.vae import Model
+from utils.datasets import PHOTOGRAPHS
 from utils.errors import UserError
 from utils.images import Picture
 
-DATASET = "imagenetcrop"  # the dataset of the checkpoints that code blocks
 QUANTBITS = 10  # of new files
 _ATTEMPTS = 4  # at finding how many initial bits the lanes need
 
@@ -44,7 +44,7 @@ def open_to_encode(path: str | Path, device: torch.device) -> BlockCodec:
 
     Raises UserError if the file is no checkpoint. Making an exact form requires the training set.
     """
-    checkpoint = checkpoints.load(path, DATASET, device)
+    checkpoint = checkpoints.load(path, PHOTOGRAPHS, device)
     networks = make_exact.for_checkpoint(checkpoint)
     return of_model(checkpoint.model, discretization.for_checkpoint(checkpoint, QUANTBITS), networks)
 
@@ -54,10 +54,10 @@ def open_to_decode(path: str | Path, wanted: Blocks, device: torch.device) -> Bl
 
     Raises UserError if it is no checkpoint, or has no exact form or no bins: new ones would not be those of the file.
     """
-    checkpoint = checkpoints.load(path, DATASET, device)
+    checkpoint = checkpoints.load(path, PHOTOGRAPHS, device)
     networks = exact.find(checkpoint)
     if networks is None:
-        raise UserError(f"{path} has no exact form; make it with model/make_exact.py {DATASET} --checkpoint {path}")
+        raise UserError(f"{path} has no exact form; make it with model/make_exact.py {PHOTOGRAPHS} --checkpoint {path}")
     if networks.identity != wanted.networks:
         return None
     ranges = discretization.find(checkpoint, wanted.quantbits)

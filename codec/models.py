@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from codec.header import Blocks
 from model.context.weights import ContextNetwork, open_network
 from utils import cli, paths
+from utils.datasets import PHOTOGRAPHS
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ def open_blocks(wanted: Blocks | None = None, checkpoint: str | Path | None = No
 
     device = cli.device(gpu)
     if wanted is None:
-        return block_codec.open_to_encode(checkpoints.find(block_codec.DATASET, checkpoint=checkpoint), device)
+        return block_codec.open_to_encode(checkpoints.find(PHOTOGRAPHS, checkpoint=checkpoint), device)
     # A checkpoint trained here hides the shipped one of as many layers, but the file may be of the latter.
-    shipped = paths.PRETRAINED.glob(f"{block_codec.DATASET}_nz*.pt")
-    trained_or_shipped = dict.fromkeys((*paths.checkpoints(block_codec.DATASET).values(), *shipped))
+    shipped = paths.PRETRAINED.glob(f"{PHOTOGRAPHS}_nz*.pt")
+    trained_or_shipped = dict.fromkeys((*paths.checkpoints(PHOTOGRAPHS).values(), *shipped))
     candidates = [Path(checkpoint)] if checkpoint else list(trained_or_shipped)
     problems = ""
     for path in candidates:

@@ -131,12 +131,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def model_shape(dataset: str) -> tuple[int, int, int]:
-    """The shape (C, H, W) of a dataset's images as models read them: see to_channels_first()."""
+    """The shape (C, H, W) of a dataset's images as the models take them: see to_channels_first()."""
     return (3, PATCH, PATCH) if dataset == PHOTOGRAPHS else (SHAPES[dataset][-1], 32, 32)
 
 
 def to_channels_first(images: np.ndarray, size: Sequence[int] = (32, 32)) -> np.ndarray:
-    """Turn uint8 images [..., H, W, C] into what models read: uint8 [..., C, *size].
+    """Turn uint8 images [..., H, W, C] into what the models take: uint8 [..., C, *size].
 
     Smaller images (MNIST's 28x28) are zero-padded evenly on every side, as in the paper.
     """

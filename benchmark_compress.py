@@ -51,10 +51,9 @@ def measure(dataset, args):
         chosen = photographs.choose(Path(args.data) / dataset / "test", None, args.seed)
         dims = np.array([photograph.pixels.size for photograph in chosen])
         return {name: (bits / dims).mean() for name, bits in command.other_bits(chosen).items()}, (len(chosen), 1)
-    images = datasets.load(dataset, "test", args.data)
-    chains = datasets.sample_chains(len(images), args.experiments, args.ndatapoints, args.seed)
+    chains = datasets.choose(dataset, args)
     bar = functools.partial(progress.bar, desc=dataset, unit="experiment")
-    return competitors.measure(images[chains], competitors.has_jxl(), bar), chains.shape
+    return competitors.measure(chains, bar), chains.shape[:2]
 
 
 @cli.script

@@ -29,42 +29,40 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from utils import cli, figures, paths, results
 from utils.published import CHAINS
 
-AFTER = (1, 10, 50, 100)  # images after which the table gives the cumulative moving average
-SAVED_AFTER = (1, 10, 100)  # the same for what Bit-Swap saves
+SAVED_AFTER = (1, 10, 100)  # images after which the schemes are compared
 LOOKS = {"bitswap": (figures.BLUE, "-"), "bbans": (figures.VERMILLION, "--")}
 HEADER = ["dataset", "nz", "scheme", "chains × images", "ELBO", "net ± std"]
-HEADER += [f"CMA, n={n}" for n in AFTER] + ["bits, n=1"]
+HEADER += [f"CMA, n={n}" for n in results.AFTER] + ["bits, n=1"]
 
 
-def table(models, numbers, origins, paper):
+def table(models, paper):
     """The table in Markdown, columns of equal width.
 
-    models: {(dataset, nz): {scheme: Result}}. numbers: {(dataset, nz): {scheme: results.numbers()}}.
-    origins: {(dataset, nz): "shipped" or ""}. paper: add the paper's rows below a model's.
+    models: {(dataset, nz): {scheme: Rates}}. paper: add the paper's rows below a model's.
     """
-    rows = [HEADER, [""] * len(HEADER)]
+    rows = [HEADER]
     for model, curves in models.items():
         for scheme, result in curves.items():
-            size = "{} × {}".format(*result.nets.shape)
-            rows.append(row(model, scheme, origins[model], size, numbers[model][scheme]))
-        for scheme, each in results.published().get(model, {}).items() if paper else ():
-            rows.append(row(model, scheme, "paper", f"{CHAINS} × {CHAINS}", each))
+            origin = results.origin(result.folder)
+            rows.append(row(model, scheme, origin, result.nets.shape, results.numbers(result)))
+        for scheme, numbers in results.published().get(model, {}).items() if paper else ():
+            rows.append(row(model, scheme, "paper", (CHAINS, CHAINS), numbers))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows[1] = ["-" * width for width in widths]
+    rows.insert(1, ["-" * width for width in widths])
     return "".join(f"| {' | '.join(map(str.ljust, cells, widths))} |\n" for cells in rows)
 
 
 def row(model, scheme, origin, size, numbers):
-    """The cells of one row. A missing average is "-"."""
+    """The cells of one row. size: chains and images in each. A missing average is "-"."""
     name = ", ".join(filter(None, (results.SCHEMES[scheme], origin)))
     net = f"{numbers['net']:.4f} ± {numbers['net_std']:.4f}"
-    averages = [f"{numbers[f'cma_{n}']:.4f}".replace("nan", "-") for n in AFTER]
-    cells = [results.DATASETS[model[0]], str(model[1]), name, size, f"{numbers['elbo']:.4f}", net]
+    averages = [f"{numbers[f'cma_{n}']:.4f}".replace("nan", "-") for n in results.AFTER]
+    cells = [results.DATASETS[model[0]], str(model[1]), name, "{} × {}".format(*size), f"{numbers['elbo']:.4f}", net]
     return [*cells, *averages, f"{numbers['bits_1']:.1f}"]
 
 
 def draw_panel(axes, curves):
-    """Draw one model's results, {scheme: Result}, Bit-Swap's first."""
+    """Draw one model's results, {scheme: Rates}, Bit-Swap's first."""
     nets = next(iter(curves.values())).nets
     mean, std = nets.mean(), nets.std()
     axes.axhline(mean, color=figures.GREEN, ls=":", lw=1.2, label="net rate")
@@ -80,7 +78,7 @@ def draw_panel(axes, curves):
 
 
 def limits(models):
-    """The y-axis of a row of panels, {scheme: Result} each: from the net rates' bands up to where Bit-Swap starts."""
+    """The y-axis of a row of panels, {scheme: Rates} each: from the net rates' bands up to where Bit-Swap starts."""
     shown = [next(iter(curves.values())) for curves in models]
     low = min(result.nets.mean() - result.nets.std() for result in shown)
     high = max(max(result.nets.mean() + result.nets.std(), result.cmas[:, 0].mean()) for result in shown)
@@ -88,8 +86,9 @@ def limits(models):
     return low - margin / 2, high + margin
 
 
-def draw(models, origins):
-    """The figure, from {(dataset, nz): {scheme: Result}}; origins: see table()."""
+def draw(models):
+    """The figure, from {(dataset, nz): {scheme: Rates}}."""
+    origins = {model: results.origin(next(iter(curves.values())).folder) for model, curves in models.items()}
     notes = {}
     for model, curves in models.items():
         chains, images = next(iter(curves.values())).nets.shape
@@ -155,14 +154,13 @@ def main(argv=None):
     plots = args.output / "plots"
     paths.check_folder_writable(plots)
     models = results.chosen(args, results.load(results.sources(args)), "results")
-    origins = {model: results.origin(next(iter(curves.values())).folder, args) for model, curves in models.items()}
-    numbers = {model: {s: results.numbers(each) for s, each in curves.items()} for model, curves in models.items()}
     if args.savings:
+        numbers = {model: {s: results.numbers(each) for s, each in curves.items()} for model, curves in models.items()}
         saved = results.chosen(args, savings(numbers), "results of both schemes")
         written = figures.save(draw_savings(saved, savings(results.published())), plots / "savings")
     else:
-        written = figures.save(draw(models, origins), plots / "cma")
-    text = table(models, numbers, origins, args.paper)
+        written = figures.save(draw(models), plots / "cma")
+    text = table(models, args.paper)
     written.append(plots / "cma.md")
     with paths.replacing(written[-1]) as file:
         file.write(text.encode())

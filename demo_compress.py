@@ -39,29 +39,22 @@ NAMES = {"context": "context", "bitswap": "Bit-Swap", "conventional": ".bitswap"
 def arguments(argv=None):
     """The command line."""
     parser = cli.parser(__doc__)
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="what to compress")
-    to = "write this, of one image, or into this folder"
-    parser.add_argument("-o", "--to", metavar="OUT.bitswap", help=to)
-    parser.add_argument("--force", action="store_true", help="overwrite existing files")
-    coders = (
-        "smallest: whichever gives the smallest file; context: the context network; bitswap: Bit-Swap. An image that "
-        "the coder cannot make smaller than its raw pixels is coded without a model"
-    )
-    parser.add_argument("--coder", choices=("smallest", "context", "bitswap"), default="smallest", help=coders)
-    static = "do not adapt the context network to the image: half the time, a larger file"
-    parser.add_argument("--static", action="store_true", help=static)
-    pixels_only = "leave out the metadata: colour profile, EXIF data, XMP data, gamma, resolution, text"
-    parser.add_argument("--pixels-only", action="store_true", help=pixels_only)
-    no_comparison = "leave out the other compressors and the chart"
-    parser.add_argument("--no-comparison", action="store_true", help=no_comparison)
-    network = "a context network, which decoding will need (default: one trained here, or the shipped one)"
-    parser.add_argument("--context", help=network)
-    lanes = f"blocks that Bit-Swap codes side by side, up to {file_header.MAX_LANES} (default: by the image's size)"
-    parser.add_argument("--lanes", type=cli.whole_number(1, file_header.MAX_LANES), help=lanes)
-    checkpoint = "a checkpoint for Bit-Swap, which decoding will need (default: one trained here, or the shipped one)"
-    parser.add_argument("--checkpoint", help=checkpoint)
-    gpu = "index of the GPU for Bit-Swap, -1 for the CPU"
-    parser.add_argument("--gpu", type=cli.whole_number(-1), default=-1, help=gpu)
+    add, most = parser.add_argument, file_header.MAX_LANES
+    add("images", nargs="*", metavar="IMAGE", help="what to compress")
+    add("-o", "--to", metavar="OUT.bitswap", help="write this, of one image, or into this folder")
+    add("--force", action="store_true", help="overwrite existing files")
+    coders = "an image that this coder cannot make smaller than its raw pixels is coded without a model"
+    add("--coder", choices=("smallest", "context", "bitswap"), default="smallest", help=coders)
+    add("--static", action="store_true", help="do not adapt the context network: half the time, a larger file")
+    metadata = "leave out the metadata: colour profile, EXIF data, XMP data, gamma, resolution, text"
+    add("--pixels-only", action="store_true", help=metadata)
+    add("--no-comparison", action="store_true", help="leave out the other compressors and the chart")
+    needed = "which decoding will need (default: one trained here, or the shipped one)"
+    add("--context", help=f"a context network, {needed}")
+    add("--checkpoint", help=f"a checkpoint for Bit-Swap, {needed}")
+    lanes = f"blocks that Bit-Swap codes side by side, up to {most} (default: by the image's size)"
+    add("--lanes", type=cli.whole_number(1, most), help=lanes)
+    add("--gpu", type=cli.whole_number(-1), default=-1, help="index of the GPU for Bit-Swap, -1 for the CPU")
     args = parser.parse_args(argv)
     if args.to and len(args.images) != 1 and not os.path.isdir(args.to):
         parser.error("-o requires one image, or a folder")
@@ -78,13 +71,13 @@ def example(name):
 
 
 def compile_for(picture, found, args):
-    """Open the models and compile what codes a picture: here, so that the times below leave it out."""
+    """Open the models and compile what codes a picture, so that the times of compress() leave that out."""
     corner = picture._replace(pixels=picture.pixels[:CORNER, :CORNER], metadata=())
     if picture.alpha is not None:
         corner = corner._replace(alpha=picture.alpha[:CORNER, :CORNER])
     with cli.progress("compile") as progress:
         for way in progress(container.WAYS if args.coder == "smallest" else (args.coder,)):
-            with contextlib.suppress(UserError):  # compress() meets it again, and reports it
+            with contextlib.suppress(UserError):  # compress() raises it again
                 container.decode(container.encode(corner, way, found, lanes=1, adapting=not args.static), found)
 
 
@@ -137,9 +130,8 @@ def contents(coding):
 def measure(picture, ours, others):
     """{name: bytes} of our files and of the other compressors that can code the picture, the smallest first."""
     sizes = {NAMES[way]: size for way, size in ours.items()}
-    compressors = competitors.COMPRESSORS | ({"JPEG XL": competitors.jxl} if competitors.has_jxl() else {})
     pixels = picture.pixels if picture.alpha is None else np.concatenate((picture.pixels, picture.alpha), axis=2)
-    for name, compressor in compressors.items() if others else ():
+    for name, compressor in competitors.COMPRESSORS.items() if others else ():
         with contextlib.suppress(ValueError):  # more pixels a side than WebP can hold
             sizes[name] = compressor(pixels) // 8 + len(picture.palette)
     sizes["raw"] = picture.raw_bytes
@@ -166,7 +158,7 @@ def draw(name, picture, bits, way, sizes):
     shown_name = cli.printable(name)
     shown_name = shown_name if len(shown_name) < 30 else f"{shown_name[:14]}…{shown_name[-13:]}"
     panel.set_title(f"{shown_name}, {width}×{height}", parse_math=False)
-    most = float(np.percentile(bits, 99.5))  # a few pixels take many times as much as the others
+    most = float(np.percentile(bits, 99.5))  # a few pixels need many times as many bits as the others
     shades = heat.imshow(bits, cmap="viridis", vmin=0, vmax=most)  # gets lighter, in grey as in colour
     figure.colorbar(shades, ax=heat, shrink=0.8, label="bits/pixel", extend="max")
     heat.set_title(f"where its bits go ({NAMES[way]})")
@@ -185,14 +177,12 @@ def draw(name, picture, bits, way, sizes):
     return figure
 
 
-def write_chart(target, name, picture, coding, found, way, sizes):
+def write_chart(chart, picture, coding, found, name, way, sizes):
     """Draw the figure and write it. Returns whether that worked. It is an extra: a failure is one line of warning."""
-    chart = chart_of(target)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about characters that the font lacks: they are drawn as boxes
-            bits = bit_map.bits_per_pixel(picture, coding, found)
-            figure = draw(name, picture, bits, way, sizes)
+            figure = draw(name, picture, bit_map.bits_per_pixel(picture, coding, found), way, sizes)
             with paths.replacing(chart) as file:
                 figure.savefig(file, format="png", dpi=200)
     except Exception as error:  # its settings, fonts and cache may make Matplotlib raise any
@@ -202,19 +192,18 @@ def write_chart(target, name, picture, coding, found, way, sizes):
     return True
 
 
-def chart_of(target):
-    """Where the chart of a compressed image goes."""
-    return Path(os.path.splitext(target)[0] + ".comparison.png")
+def compress_one(source, files, picture, found, args, compiled):
+    """Compress one picture, print a report and draw it.
 
-
-def compress_one(source, target, picture, found, args, compiled):
-    """Compress one picture, print what became of it and draw it. compiled: the kinds that there is code for already."""
+    files: of files_of(). compiled: the kinds of pictures that there is code for already.
+    """
     width, height = picture.size
     print(f"\n{source}: {width}x{height}, {picture.kind}")
     kind = picture.kind, min(width, height) >= CORNER
     if kind not in compiled:
         compile_for(picture, found, args)
         compiled.add(kind)
+    target, *charts = files
     ours, way, data = compress(picture, target, found, args)
     header, _ = file_header.unpack(data)
     print(contents(header.coding))
@@ -231,29 +220,28 @@ def compress_one(source, target, picture, found, args, compiled):
         print(f"the file given: {given:,} bytes")
         if given < len(data) and source.lower().endswith((".jpg", ".jpeg")):
             print("A JPEG has left out detail, and the .bitswap file holds every decoded pixel: leave a JPEG as it is")
-    drawn = not args.no_comparison and write_chart(target, Path(source).name, picture, header.coding, found, way, sizes)
-    print(f"wrote {target}" + (f", {chart_of(target)}" if drawn else ""))
+    drawn = [c for c in charts if write_chart(c, picture, header.coding, found, Path(source).name, way, sizes)]
+    print("wrote " + ", ".join(map(str, [target, *drawn])))
 
 
-def targets(args):
-    """Where each image goes: {image: path}.
+def files_of(source, args):
+    """The files to write for an image: the compressed one, and the chart unless --no-comparison is given."""
+    target = cli.target(source, args.to, ".bitswap")
+    return [target] if args.no_comparison else [target, Path(os.path.splitext(target)[0] + ".comparison.png")]
 
-    Raises UserError if what is written for one image is also read, or written for another.
+
+def refuse_to_mix(written):
+    """Raise UserError if a file that is written for one image is also read, or written for another.
+
+    written: {image: files_of()}.
     """
-    found, users = {}, {os.path.realpath(source): source for source in args.images}
-    for source in args.images:
-        found[source] = cli.target(source, args.to, ".bitswap")
-        for path in written(found[source], args):
+    users = {os.path.realpath(source): source for source in written}
+    for source, files in written.items():
+        for path in files:
             if (user := users.setdefault(os.path.realpath(path), source)) != source:
                 raise UserError(
                     f"{user} and {source} both need {path}; compress one at a time, with another name by -o"
                 )
-    return found
-
-
-def written(target, args):
-    """The files that are written for an image."""
-    return (target,) if args.no_comparison else (target, chart_of(target))
 
 
 @cli.script
@@ -269,17 +257,19 @@ def main(argv=None):
     found = models.Models(lambda wanted: network(), lambda wanted: codec(), shape)
     compiled, failed = set(), []
     for name in () if args.images else EXAMPLES:
-        target = Path(args.to or paths.ROOT / "demo") / f"{name}.bitswap"
-        paths.check_writable(target)
-        compress_one(name, target, example(name), found, args, compiled)
-    for source, target in targets(args).items():
+        files = files_of(paths.ROOT / "demo" / name, args)
+        paths.check_writable(files[0])
+        compress_one(name, files, example(name), found, args, compiled)
+    written = {source: files_of(source, args) for source in args.images}
+    refuse_to_mix(written)
+    for source, files in written.items():
         try:
             if source.lower().endswith(".bitswap"):
                 raise UserError(f"{source} is compressed already; demo_decompress.py decompresses it")
-            for path in written(target, args):
+            for path in files:
                 cli.refuse_to_overwrite(path, args.force, source)
-            paths.check_writable(target)
-            compress_one(source, target, images.read(source, args.pixels_only), found, args, compiled)
+            paths.check_writable(files[0])
+            compress_one(source, files, images.read(source, args.pixels_only), found, args, compiled)
         except UserError as error:
             if len(args.images) == 1:
                 raise

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # PyTorch is imported where it is needed, so that --help answ
     from utils.distributed import Job
 
 SAMPLES_PER_BIN = 30  # samples of each chain, per bin
-BATCH = 256
+BATCH, SEED = 256, 100
 
 
 class Ranges(NamedTuple):
@@ -63,7 +63,6 @@ def sample_ranges(
     images: np.ndarray | photographs.Patches | None,
     quantbits: int,
     checkpoint: str = "",
-    seed: int = 100,
     job: "Job" = ALONE,
 ) -> Ranges:
     """Sample the chains of a model.
@@ -93,13 +92,13 @@ def sample_ranges(
 
     if model.nz > 1:
         if images is not None:
-            images = photographs.recrop(images, seed, math.ceil(count / len(images)))
-            indices = np.random.default_rng(seed).choice(len(images), count, replace=count > len(images))
+            images = photographs.recrop(images, SEED, math.ceil(count / len(images)))
+            indices = np.random.default_rng(SEED).choice(len(images), count, replace=count > len(images))
         starts = range(0, count, BATCH)[job.rank :: job.size]
         bar = progress.bar(starts, desc=f"bins, {count:,} samples", unit="batch", disable=job.rank > 0)
         with torch.inference_mode(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             for first in bar:
-                torch.manual_seed(seed + first)  # so that a batch does not depend on the process that draws it
+                torch.manual_seed(SEED + first)  # so that a batch does not depend on the process that draws it
                 size = min(BATCH, count - first)
                 _, *lower = sample_latents(model, size)
                 for i, z in enumerate(reversed(lower)):
@@ -210,7 +209,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("dataset", choices=sorted(datasets.NAMES), help="the dataset the checkpoint was trained on")
     cli.add_checkpoint_arguments(parser)
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
-    published = "take the bins from the paper's file <dataset>_nz<k>_zendpoints<q>.pt in this folder"
+    published = "import the bins of the paper's file <dataset>_nz<k>_zendpoints<q>.pt in this folder"
     parser.add_argument("--import", dest="published", metavar="FOLDER", help=published)
     return parser.parse_args(argv)
 
@@ -223,10 +222,10 @@ def main(argv: list[str] | None = None) -> None:
         from model import checkpoints
 
         checkpoint = checkpoints.open_for(args.dataset, args)
-        beside, kept = checkpoint.bins_files(args.quantbits)
+        next_to, kept = checkpoint.bins_files(args.quantbits)
         if args.published:
-            if beside.exists():
-                raise UserError(f"{beside} is used before imported bins; move it away")
+            if next_to.exists():
+                raise UserError(f"{next_to} is used before imported bins; move it away")
             ranges = load_published(args.published, checkpoint, args.quantbits)
             if job.rank == 0:
                 save(ranges, kept)

@@ -2,10 +2,9 @@
 
 The protocol of Kingma, Abbeel, Ho 2019: 100 photographs of the test folder, each cropped at the bottom and on the
 right to multiples of 32 pixels and coded, 32x32 block by block, as a chain of its own. With both schemes, the same
-pixels are compressed with gzip, bz2 and LZMA (the raw bytes of a photograph, rows of interleaved channels, as one
-stream), PNG (of which the payload of the IDAT chunks counts), WebP and, if it is installed, JPEG XL. A rate is the mean
-over the photographs of their bits/dim; "net" leaves out the initial bits that a chain starts from, "sent" includes
-them. mpiexec -np 8 python imagenetcrop_compress.py, or torchrun --nproc-per-node 8, shares the photographs between 8
+pixels are compressed with the compressors of benchmark_compress.py. A rate is the mean over the photographs of their
+bits/dim; "net" leaves out the initial bits that a chain starts from, "sent" includes them.
+mpiexec -np 8 python imagenetcrop_compress.py, or torchrun --nproc-per-node 8, shares the photographs between 8
 processes, with a GPU or a core each.
 
 Reads, under --data:
@@ -31,9 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from codec import command
 from utils import cli, paths, photographs, processes, published, results
+from utils.datasets import PHOTOGRAPHS
 from utils.tables import write_csv
 
-DATASET = "imagenetcrop"
 # Kingma, Abbeel, Ho 2019: their model of full size, on other photographs.
 PAPER = {"Bit-Swap, sent": 3.51, "BB-ANS, sent": 3.62, "PNG": 4.71, "WebP": 3.66}
 
@@ -55,8 +54,8 @@ def main(argv=None):
     with processes.joined(args, "coding") as job:
         from codec import experiment  # imports PyTorch: only now, so that --help answers at once
 
-        checkpoint = command.open_checkpoint(DATASET, args)
-        chosen = photographs.choose(Path(args.data) / DATASET / "test", args.nphotos, args.seed)
+        checkpoint = command.open_checkpoint(PHOTOGRAPHS, args)
+        chosen = photographs.choose(Path(args.data) / PHOTOGRAPHS / "test", args.nphotos, args.seed)
         setup = experiment.open_setup(checkpoint, args, job)
         chains = [photographs.to_blocks(photograph.pixels) for photograph in chosen]
         blocks = sum(map(len, chains))
@@ -73,7 +72,8 @@ def main(argv=None):
     dims = np.array([photograph.pixels.size for photograph in chosen])
     print(command.comparison({row: (column / dims).mean() for row, column in bits.items()}, PAPER))
     print("(paper: its model of full size, on other photographs)\n")
-    file = paths.results(DATASET, checkpoint.model.nz, args.output) / f"{'_'.join(command.schemes(args))}_{name}.csv"
+    folder = paths.results(PHOTOGRAPHS, checkpoint.model.nz, args.output)
+    file = folder / f"{'_'.join(command.schemes(args))}_{name}.csv"
     columns = ["photograph", "height", "width", *(f"{row} (bits)" for row in bits)]
     each = zip(chosen, *bits.values(), strict=True)
     rows = [(photograph.name, *photograph.pixels.shape[:2], *counts) for photograph, *counts in each]

@@ -135,9 +135,9 @@ def main(argv=None):
         epochs, values = load(file.parent, nz)
         values *= datasets.padding(dataset)
         models[dataset, nz] = epochs, values
-        notes[dataset, nz] = note = results.origin(file.parent, args)
-        ships = f", {note}" * bool(note)
-        print(f"{dataset}, nz={nz}{ships}: ELBO {values[:, -1].sum():.4f} bits/dim at epoch {epochs[-1]:g}")
+        notes[dataset, nz] = note = results.origin(file.parent)
+        name = ", ".join(filter(None, (dataset, f"nz={nz}", note)))
+        print(f"{name}: ELBO {values[:, -1].sum():.4f} bits/dim at epoch {epochs[-1]:g}")
     written = figures.save(draw(models, notes, args.log, args.smooth), args.output / "plots" / "stackplot")
     print("wrote " + ", ".join(map(str, written)))
 

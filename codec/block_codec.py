@@ -16,19 +16,21 @@ import discretization
 from codec import bitsback, blocks
 from codec.bitsback import Progress
 from codec.conditionals import Conditionals
+from codec.experiment import initial_words
 from codec.header import MAX_LANES, Blocks, ContainerError, Parts
 from codec.rans import EmptyLaneError, Rans
 from model import checkpoints, exact, make_exact
 from model.vae import Model
+from utils.datasets import PHOTOGRAPHS
 from utils.errors import UserError
-from utils.images import CHANNELS, Picture
+from utils.images import Picture
 
-DATASET = "imagenetcrop"  # the dataset of the checkpoints that code blocks
+QUANTBITS = 10  # of new files
 _ATTEMPTS = 4  # at finding how many initial bits the lanes need
 
 
 class BlockCodec(NamedTuple):
-    """A model with its bins, ready to code, and the identities that a file names them by."""
+    """A model with its bins, and the identities that a file names them by."""
 
     conditional: Conditionals
     schedule: bitsback.Schedule
@@ -37,30 +39,32 @@ class BlockCodec(NamedTuple):
     bins: str
 
 
-def open_checkpoint(
-    path: str | Path, device: str | torch.device = "cpu", quantbits: int = 10, wanted: str | None = None
-) -> BlockCodec | None:
-    """The BlockCodec of the checkpoint at path, with its exact form and its bins, which are made if there are none.
+def open_to_encode(path: str | Path, device: torch.device) -> BlockCodec:
+    """The BlockCodec to encode with: that of a checkpoint, whose exact form and bins are made if there are none.
 
-    Making an exact form requires the training set. wanted: the identity of the networks that a file names. Then neither
-    is made, as they would not be those of the file, and None is returned for networks of another identity.
-    Raises UserError if it is no checkpoint that can code blocks, or has no exact form, or no bins to decode with.
+    Raises UserError if the file is no checkpoint. Making an exact form requires the training set.
     """
-    checkpoint = checkpoints.load(path, DATASET, device)
-    model = checkpoint.model
-    if model.xs[1] != model.xs[2] or model.xs[0] not in CHANNELS.values():
-        raise UserError(f"{path} is for images of shape {model.xs}, not for square blocks of grey or RGB pixels")
-    networks = exact.find(checkpoint) if wanted else make_exact.for_checkpoint(checkpoint)
+    checkpoint = checkpoints.load(path, PHOTOGRAPHS, device)
+    networks = make_exact.for_checkpoint(checkpoint)
+    return of_model(checkpoint.model, discretization.for_checkpoint(checkpoint, QUANTBITS), networks)
+
+
+def open_to_decode(path: str | Path, wanted: Blocks, device: torch.device) -> BlockCodec | None:
+    """The BlockCodec to decode with: that of a checkpoint, or None if its networks are not those that a file names.
+
+    Raises UserError if it is no checkpoint, or has no exact form or no bins: new ones would not be those of the file.
+    """
+    checkpoint = checkpoints.load(path, PHOTOGRAPHS, device)
+    networks = exact.find(checkpoint)
     if networks is None:
-        raise UserError(f"{path} has no exact form; make it with model/make_exact.py {DATASET} --checkpoint {path}")
-    if wanted not in (None, networks.identity):
+        raise UserError(f"{path} has no exact form; make it with model/make_exact.py {PHOTOGRAPHS} --checkpoint {path}")
+    if networks.identity != wanted.networks:
         return None
-    look = discretization.find if wanted else discretization.for_checkpoint
-    ranges = look(checkpoint, quantbits)
+    ranges = discretization.find(checkpoint, wanted.quantbits)
     if ranges is None:
-        beside = checkpoint.bins_files(quantbits)[0].name
-        raise UserError(f"{path} has no 2^{quantbits} bins; decoding requires its bins next to it, as {beside}")
-    return of_model(model, ranges, networks)
+        file = checkpoint.bins_files(wanted.quantbits)[0].name
+        raise UserError(f"{path} has no 2^{wanted.quantbits} bins; decoding requires its bins next to it, as {file}")
+    return of_model(checkpoint.model, ranges, networks)
 
 
 def of_model(model: Model, ranges: discretization.Ranges, networks: exact.ExactModel) -> BlockCodec:
@@ -75,8 +79,7 @@ def trial(codec: BlockCodec, images: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
     The first are the words that each adds to its lane, the second those that it pops from the lane before that.
     """
-    count = sum(codec.conditional.dims[1:]) + 2  # no pop takes more than a word
-    coder = Rans.from_words(np.random.default_rng(0).integers(1, 1 << 32, (len(images), count), np.uint32))
+    coder = Rans.from_words(initial_words(len(images), codec.conditional, seed=0))
     before, least = coder.counts.copy(), coder.counts.copy()
     known = {0: codec.conditional.to_symbols(images)}
     for step in codec.schedule:

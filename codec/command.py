@@ -23,19 +23,16 @@ BITSWAP = {"bitswap": "1", "bbans": "0"}  # the values of the flag --bitswap
 FIRST_LOOK = (10, 10)  # chains and images of a run without any flag
 
 
+@cli.script
 def main(dataset: str, argv: list[str] | None = None) -> None:
     """Entry point of a dataset's compression script."""
-    cli.script(_main)(dataset, argv)
-
-
-def _main(dataset, argv):
     args = parse(dataset, argv)
     with processes.joined(args, "coding") as job:
         from codec import experiment
         from utils import distributed
 
         checkpoint = open_checkpoint(dataset, args)
-        chosen = distributed.in_turn(job, lambda: choose(dataset, args))
+        chosen = distributed.in_turn(job, lambda: datasets.choose(dataset, args))
         chains, count = chosen.shape[:2]
         setup = experiment.open_setup(checkpoint, args, job)
         padding = datasets.padding(dataset)
@@ -114,12 +111,6 @@ def open_checkpoint(dataset: str, args: argparse.Namespace) -> "Checkpoint":
     return checkpoint
 
 
-def choose(dataset: str, args: argparse.Namespace) -> np.ndarray:
-    """The test images that the flags choose: uint8 [chains, images, H, W, C]."""
-    test = datasets.load(dataset, "test", args.data)
-    return test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
-
-
 def variant(args: argparse.Namespace) -> str:
     """The part of the names of files for the settings: <q>bits[_exact][_bf16][_whitened][_seed<seed>]."""
     bf16 = args.precision == "bfloat16"
@@ -177,8 +168,8 @@ def code(
 
 def other_bits(chosen: Sequence[photographs.Photograph]) -> dict[str, np.ndarray]:
     """The bits of each photograph with other compressors: {name: int64 [photographs]}."""
-    jxl, bar = competitors.has_jxl(), progress.bar(chosen, desc="other compressors", unit="photograph")
-    rates = [(photo.pixels.size, competitors.measure(photo.pixels[None, None], jxl)) for photo in bar]
+    bar = progress.bar(chosen, desc="other compressors", unit="photograph")
+    rates = [(photo.pixels.size, competitors.measure(photo.pixels[None, None])) for photo in bar]
     return {name: np.array([round(each[name] * dims) for dims, each in rates]) for name in rates[0][1]}
 
 

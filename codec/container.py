@@ -19,20 +19,9 @@ from typing import Any
 import numpy as np
 
 from codec import blocks, context, conventional
+from codec import header as file_header
 from codec.bitsback import Progress
-from codec.header import (
-    MAGIC,
-    Blocks,
-    Coding,
-    ContainerError,
-    Context,
-    Conventional,
-    Header,
-    Metadata,
-    Shape,
-    pack,
-    unpack,
-)
+from codec.header import Blocks, Coding, ContainerError, Context, Conventional, Header, Shape
 from codec.models import SHIPPED, Models
 from utils import png
 from utils.errors import UserError
@@ -41,7 +30,7 @@ from utils.metadata import MAX_METADATA
 
 OVERHEAD = 64  # bytes: no file is more than this larger than the raw pixels and the compressed metadata
 WAYS = ("conventional", "context", "bitswap")
-_SLACK = 24  # bytes that a plane may take above its raw pixels
+_SLACK = 24  # bytes: no plane is more than this larger than its raw pixels
 
 
 def encode(picture: Picture, coder: str = "smallest", models: Models = SHIPPED, **options: Any) -> bytes:
@@ -61,7 +50,7 @@ def encode_each(
 ) -> Iterator[tuple[str, bytes]]:
     """Code a picture in each way that it can be coded in: generates (way, bytes of the file).
 
-    coder: "smallest" for all WAYS, or one of these. A way that takes more bytes than the raw pixels gives no file; if
+    coder: "smallest" for all WAYS, or one of these. A way that needs more bytes than the raw pixels gives no file; if
     none is left, "conventional" does.
     models: how to get the models; by default those that ship, or were trained here.
     lanes: number of blocks that Bit-Swap codes side by side; default: by the size of the image.
@@ -86,10 +75,10 @@ def encode_each(
         header = header._replace(alpha=alpha)
     if raw:
         compressed = conventional.compress(raw)
-        header = header._replace(metadata=Metadata(len(compressed), len(raw), zlib.crc32(raw)))
+        header = header._replace(metadata=file_header.Metadata(len(compressed), len(raw), zlib.crc32(raw)))
         behind += compressed
     for way, coding, payload in code(picture, ways):
-        yield way, pack(header._replace(coding=coding), payload + behind)
+        yield way, file_header.pack(header._replace(coding=coding), payload + behind)
 
 
 def _code_each(
@@ -139,7 +128,7 @@ def _code_with_context(
 def _code_with_blocks(
     plane: Picture, models: Models, lanes: int | None, most: int, progress: Progress
 ) -> tuple[Blocks, bytes] | None:
-    """None if Bit-Swap cannot code such a plane, or clearly takes more than `most` bytes."""
+    """None if Bit-Swap cannot code such a plane, or clearly needs more than `most` bytes."""
     if models.blocks and not blocks.fit(plane, *models.blocks):
         return None
     from codec import block_codec  # imports PyTorch, which the other ways do not need
@@ -157,7 +146,7 @@ def decode(data: bytes, models: Models = SHIPPED, progress: Progress = iter) -> 
     Raises ContainerError if the bytes are not sound, or if `models` gives another model than the file names; UserError
     if there is not enough memory.
     """
-    header, payload = unpack(data)
+    header, payload = file_header.unpack(data)
     shape, ends = header.shape, np.cumsum(header.sizes)
     try:
         picture = _decode_plane(header.coding, shape, payload[: ends[0]], models, progress)
@@ -190,7 +179,10 @@ def _decode_plane(coding: Coding, shape: Shape, payload: bytes, models: Models, 
                 f"it was written with another context network, {coding.identity}, not {network.identity}; name "
                 "the right one with --context"
             )
-        return _decode_context(coding, shape, payload, network.weights, progress)
+        words = np.split(np.frombuffer(payload, "<u4").astype(np.uint32), np.cumsum(coding.words)[:-1])
+        size = shape.height, shape.width, CHANNELS[shape.mode]
+        how = context.Coding(len(words), coding.grid, coding.adapting)
+        return Picture(shape.mode, context.decode(words, size, network.weights, how, progress))
     if isinstance(coding, Blocks):
         from codec import block_codec
 
@@ -198,13 +190,6 @@ def _decode_plane(coding: Coding, shape: Shape, payload: bytes, models: Models, 
         block_codec.check(coding, CHANNELS[shape.mode], codec)
         return _assemble(coding, shape, *block_codec.decode(coding, payload, codec, progress))
     return _assemble(coding, shape, [], payload)
-
-
-def _decode_context(coding: Context, shape: Shape, payload: bytes, weights: Any, progress: Progress) -> Picture:
-    words = np.split(np.frombuffer(payload, "<u4").astype(np.uint32), np.cumsum(coding.words)[:-1])
-    size = shape.height, shape.width, CHANNELS[shape.mode]
-    how = context.Coding(len(words), coding.grid, coding.adapting)
-    return Picture(shape.mode, context.decode(words, size, weights, how, progress))
 
 
 def _assemble(coding: Conventional | Blocks, shape: Shape, chains: list[np.ndarray], data: bytes) -> Picture:
@@ -246,7 +231,7 @@ def read_file(path: str | Path) -> bytes:
     """
     try:
         with open(path, "rb") as file:
-            data = file.read(len(MAGIC))
-            return data + file.read(4 * MAX_PIXELS + (1 << 26)) if data == MAGIC else data
+            data = file.read(len(file_header.MAGIC))
+            return data + file.read(4 * MAX_PIXELS + (1 << 26)) if data == file_header.MAGIC else data
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None

@@ -124,7 +124,7 @@ def negative_elbo(model: Model, images: np.ndarray, job: distributed.Job, everyw
 
 def initial_words(chains: int, conditional: bitsback.CodedVariables, seed: int) -> np.ndarray:
     """Random words for each chain to start from, uint32 [chains, W]: enough to pop every latent without a push."""
-    count = sum(conditional.dims[1:]) + 2  # no pop takes more than a word
+    count = sum(conditional.dims[1:]) + 2  # a pop consumes at most one word per dimension
     return np.random.default_rng(seed).integers(1, 1 << 32, (chains, count), dtype=np.uint32)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from codec.header import Blocks
 from model.context.weights import ContextNetwork, open_network
 from utils import cli, paths
+from utils.datasets import PHOTOGRAPHS
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,17 +28,15 @@ def open_blocks(wanted: Blocks | None = None, checkpoint: str | Path | None = No
 
     device = cli.device(gpu)
     if wanted is None:
-        codec = block_codec.open_checkpoint(checkpoints.find(block_codec.DATASET, checkpoint=checkpoint), device)
-        assert codec is not None
-        return codec
+        return block_codec.open_to_encode(checkpoints.find(PHOTOGRAPHS, checkpoint=checkpoint), device)
     # A checkpoint trained here hides the shipped one of as many layers, but the file may be of the latter.
-    shipped = paths.PRETRAINED.glob(f"{block_codec.DATASET}_nz*.pt")
-    candidates = list(dict.fromkeys((*paths.checkpoints(block_codec.DATASET).values(), *shipped)))
-    candidates = [Path(checkpoint)] if checkpoint else candidates
+    shipped = paths.PRETRAINED.glob(f"{PHOTOGRAPHS}_nz*.pt")
+    trained_or_shipped = dict.fromkeys((*paths.checkpoints(PHOTOGRAPHS).values(), *shipped))
+    candidates = [Path(checkpoint)] if checkpoint else list(trained_or_shipped)
     problems = ""
     for path in candidates:
         try:
-            if codec := block_codec.open_checkpoint(path, device, wanted.quantbits, wanted.networks):
+            if codec := block_codec.open_to_decode(path, wanted, device):
                 return codec
         except UserError as error:
             if checkpoint:

@@ -10,11 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils  # noqa: F401  (first: sets how threads wait, which libraries read when they are loaded)
-
-# isort: split
 import numpy as np
-from sklearn.datasets import load_digits
 
 from codec import bitsback
 from codec.rans import PRECISION, Rans
@@ -91,6 +87,8 @@ def round_trip(schedule, variables, chains, initial):
 
 def main():
     cli.parser(__doc__).parse_args()
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     order, test = np.split(np.random.default_rng(0).permutation(len(digits.images)), [-CHAINS * LENGTH])
     images = digits.images.astype(np.uint8)

@@ -10,17 +10,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils  # noqa: F401  (first: sets how threads wait, which libraries read when they are loaded)
-
-# isort: split
 import numpy as np
-import torch
 
 import discretization
-from codec import bitsback
+from codec import bitsback, experiment
 from codec.conditionals import Conditionals, FloatNetwork
 from codec.rans import Rans
-from model.vae import Model, for_inference
+from model import checkpoints
+from model.vae import for_inference
 from utils import cli, datasets, figures, paths
 
 NZ = 8
@@ -30,8 +27,7 @@ COLOURS = {"pop": figures.VERMILLION, "push": figures.BLUE}
 
 def trace(schedule, conditional, images):
     """Compress images [N, *xs] onto one lane. Returns the bits that each step adds to it, float64 [N, steps]."""
-    initial = np.random.default_rng(0).integers(1, 1 << 32, (1, sum(conditional.dims[1:]) + 2), np.uint32)
-    coder = Rans.from_words(initial)
+    coder = Rans.from_words(experiment.initial_words(1, conditional, seed=0))
     bits = [coder.bits()[0]]
     for image in images:
         symbols = {0: conditional.to_symbols(image[None])}
@@ -75,12 +71,11 @@ def main():
     parser.add_argument("--data", default=paths.DATA, help="folder of the datasets")
     args = parser.parse_args()
 
-    checkpoint = paths.pretrained("mnist", NZ)
-    model = for_inference(Model.from_state_dict(torch.load(checkpoint, weights_only=True)))
-    bins = discretization.bins(model, discretization.load(checkpoint.with_suffix(".bins.npz")))
-    conditional = Conditionals(FloatNetwork(model), bins)
+    checkpoint = checkpoints.load(paths.pretrained("mnist", NZ), "mnist")
+    bins = discretization.bins(checkpoint.model, discretization.find(checkpoint, quantbits=10))
+    conditional = Conditionals(FloatNetwork(for_inference(checkpoint.model)), bins)
     digits = datasets.load("mnist", "test", args.data)[: args.digits]
-    images = datasets.to_channels_first(digits, model.xs[1:])
+    images = datasets.to_channels_first(digits)
 
     figure = figures.sheet(6.75, 4)
     for axes, (name, scheme) in zip(figure.subplots(2, 1, sharey=True), SCHEMES.items(), strict=True):

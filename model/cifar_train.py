@@ -6,9 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.train_options import main
-from utils import published
-
-SETTINGS = published.SETTINGS["cifar"]
+from utils.published import SETTINGS
 
 if __name__ == "__main__":
-    main(SETTINGS)
+    main(SETTINGS["cifar"])

@@ -16,6 +16,8 @@ from utils.tables import write_csv
 from utils.torch import rand
 from utils.torch.modules import fold_weight_norm
 
+SHOWN = 64  # images
+
 
 class Log:
     """TensorBoard scalars and images of a run, and its test scalars as CSV for stackplot.py."""
@@ -37,8 +39,8 @@ class Log:
 
     def train(self, loss: float, metrics: Mapping[str, float], step: int, **others: float) -> None:
         """Log the loss, which has free bits, as elbo/train; the ELBO without them; its terms; and others by name."""
-        self.scalars({f"{tag}/train": value for tag, value in metrics.items()} | {"elbo/train": loss}, step)
-        self.scalars({"elbo/train_plain": metrics["elbo"]} | others, step)
+        elbos = {"elbo/train": loss, "elbo/train_plain": metrics["elbo"]}
+        self.scalars({f"{tag}/train": value for tag, value in metrics.items()} | elbos | others, step)
 
     def test(self, metrics: Mapping[str, float], best: float, epoch: int) -> None:
         """Log test metrics. In CSV, x is the reconstruction term and z<i> the KL; together they make the ELBO."""
@@ -54,15 +56,13 @@ class Log:
         write_csv(path, ("Wall time", "Step", "Value"), [*rows, (time.time(), epoch, value)])
 
     @torch.no_grad()
-    def images(
-        self, model: Model, images: np.ndarray | datasets.Patches, device: torch.device, epoch: int, count: int = 64
-    ) -> None:
+    def images(self, model: Model, images: np.ndarray | datasets.Patches, device: torch.device, epoch: int) -> None:
         """Log samples from the model, and test images above their reconstructions."""
         model = fold_weight_norm(model)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(0)
-            *_, z = sample_latents(model, count)
-            x = torch.from_numpy(datasets.to_channels_first(images[:count])).to(device)
+            *_, z = sample_latents(model, SHOWN)
+            x = torch.from_numpy(datasets.to_channels_first(images[:SHOWN])).to(device)
             sample = rand.sample(*model.generate(0, z))
             z1 = rand.sample(*model.infer(0, model.to_levels(x)))
             reconstruction = rand.sample(*model.generate(0, z1))

@@ -43,7 +43,7 @@ from torch import nn
 
 from model import checkpoints
 from model.checkpoints import Checkpoint
-from model.exact import ARRAYS, VALUE_LIMIT, ExactModel, Fields, find, input_least, save, walk
+from model.exact import ARRAYS, VALUE_LIMIT, ExactModel, Fields, find, input_least, load, save, walk
 from model.vae import Model, architecture, log_likelihoods
 from utils.errors import UserError
 from utils.fixed_point import FRACTION, LEAST_SCALE_LOG2, SCALES_PER_OCTAVE
@@ -185,24 +185,22 @@ def for_checkpoint(checkpoint: Checkpoint, data: str | Path | None = None) -> Ex
     data: the folder of the datasets; a new one requires images of the training set.
     Raises UserError if it cannot be made.
     """
-    exact = find(checkpoint)
-    if exact is None:
-        kept = checkpoint.exact_files()[-1]
-        paths.check_folder_writable(kept.parent)
-        try:
-            pixels = sample_images(checkpoint.dataset, "train", data, CALIBRATION)
-        except UserError as error:
-            raise UserError(f"{checkpoint.path} has no exact form, and making it requires images: {error}") from None
-        save(kept, make(checkpoint.model, pixels, checkpoint.identity))
-        exact = find(checkpoint)
-    assert exact is not None
-    return exact
+    if exact := find(checkpoint):
+        return exact
+    kept = checkpoint.exact_files()[-1]
+    paths.check_folder_writable(kept.parent)
+    try:
+        pixels = sample_images(checkpoint.dataset, "train", data, CALIBRATION)
+    except UserError as error:
+        raise UserError(f"{checkpoint.path} has no exact form, and making it requires images: {error}") from None
+    save(kept, make(checkpoint.model, pixels, checkpoint.identity))
+    return load(kept, next(checkpoint.model.parameters()).device)
 
 
-def sample_images(dataset: str, split: str, data: str | Path | None, count: int, seed: int = 0) -> torch.Tensor:
-    """Images drawn from a dataset, in the layout of the models: uint8 [count, *xs]."""
+def sample_images(dataset: str, split: str, data: str | Path | None, count: int) -> torch.Tensor:
+    """Images drawn from a dataset, the same in every run, in the layout of the models: uint8 [count, *xs]."""
     images = datasets.load(dataset, split, data)
-    chosen = np.random.default_rng(seed).choice(len(images), min(count, len(images)), replace=False)
+    chosen = np.random.default_rng(0).choice(len(images), min(count, len(images)), replace=False)
     return torch.from_numpy(datasets.to_channels_first(images[np.sort(chosen)]))
 
 

@@ -50,7 +50,7 @@ class State:
         for part in _PARTS:
             getattr(self, part).load_state_dict(entries[part])
         for name in ("step", "seconds", "tested", "best", "run"):
-            setattr(self, name, entries.get(name, getattr(self, name)))
+            setattr(self, name, entries[name])
 
 
 @contextlib.contextmanager
@@ -67,8 +67,6 @@ def claim(best: Path, full: Path, resume: bool, force: bool) -> Iterator[None]:
                 f"{there[0]} exists: continue with --resume, which requires {full.name}; choose another folder with "
                 "--output; or replace it with --force"
             )
-        for path in (best, full):
-            paths.remove_unfinished(path)
         yield
 
 

@@ -1,13 +1,11 @@
 """Training, shared by the datasets: the loop first, and below it everything that it calls."""
 
 import argparse
-import collections
 import contextlib
 import copy
 import math
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from utils import datasets, distributed, paths, photographs, progress, results
 from utils.cli import counted
 from utils.errors import UserError
 from utils.published import Settings
+from utils.threads import ahead
 from utils.torch import rand
 from utils.torch.modules import WnConv2d, fold_weight_norm, init_mode, update_ema
 
@@ -72,7 +71,7 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
         vote = start_vote(job, False, state.seconds)
 
         while True:
-            # All processes get the same vote, and take the same decisions. It is a step old, so that nobody waits.
+            # All processes get the same vote, so they decide alike. It is a step old, so that nobody waits.
             signalled, seconds = vote()
             vote = start_vote(job, bool(signals), state.seconds)
             ended = state.step >= last_step or seconds >= last_second
@@ -92,8 +91,8 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
 
             # A run that was stopped or killed during a test repeats it.
             if state.step > state.tested and (ended or state.step % (epoch_steps * args.test_every) == 0):
-                if log:
-                    keep_untested(state, best)  # a first test may last long
+                if log and state.best == math.inf:  # for the compression scripts, as a first test may last long
+                    save(state.ema.state_dict(), best)
                 epoch = math.ceil(state.step / epoch_steps)
                 signalled = not evaluate(settings, state, test_images, job, best, log, epoch, signals)
                 state.seconds = clock() - began
@@ -124,7 +123,8 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
         vote()
         if signalled:
             print(f"stopped by a signal at step {state.step:,}, saved in {full}; to go on, add --resume")
-            if log and keep_untested(state, best):
+            if log and state.best == math.inf:
+                save(state.ema.state_dict(), best)
                 print(f"{best} is the average so far, for the compression scripts; its ELBO is unknown")
 
 
@@ -160,21 +160,20 @@ def begin(
     model = Model(**architecture).to(job.device)
     state = State(identity, model, copy.deepcopy(model), adam(model, args.lr))
     saved = load_full(full, identity) if args.resume else None
-    step = saved["step"] if saved else 0
-    found = step, best.exists()
-    if distributed.broadcast_object(job, found) != found:
-        raise UserError(f"rank {job.rank} and rank 0 find different files at {best}: they need one disk")
-    if args.precision == "auto":
-        chosen = saved["identity"].get("precision") if saved else precision(job.device)
-        identity["precision"] = distributed.broadcast_object(job, chosen or "float32")
-    announce(settings, args, state, len(test_images), job.device, step)
     if saved:
         state.load(saved)
         if not best.exists():
             if state.best < math.inf:
                 print(f"{best} is absent; the next test writes it")
             state.best, state.tested = math.inf, 0
-    else:
+    found = state.step, best.exists()
+    if distributed.broadcast_object(job, found) != found:
+        raise UserError(f"rank {job.rank} and rank 0 find different files at {best}: they need one disk")
+    if args.precision == "auto":
+        chosen = saved["identity"]["precision"] if saved else precision(job.device)
+        identity["precision"] = distributed.broadcast_object(job, chosen)
+    announce(settings, args, state, len(test_images), job.device)
+    if not saved:
         if job.rank == 0:
             warm_up(model, first[_order(args.seed, 0, len(first))[: WARMUP_BATCHES * args.batch]])
         # After the data-dependent initialisation, so that all processes start from its parameters.
@@ -184,11 +183,9 @@ def begin(
     return state, images, test_images
 
 
-def announce(
-    settings: Settings, args: argparse.Namespace, state: State, tests: int, device: torch.device, step: int
-) -> None:
-    """Print what a run will do. tests: the number of test images. step: where it starts."""
-    images, parameters = state.identity["images"], sum(p.numel() for p in state.model.parameters())
+def announce(settings: Settings, args: argparse.Namespace, state: State, tests: int, device: torch.device) -> None:
+    """Print what a run will do. tests: the number of test images."""
+    images, parameters, step = state.identity["images"], sum(p.numel() for p in state.model.parameters()), state.step
     epoch_steps, last_step, _ = limits(args, images)
     ends = [f"step {last_step:,}"] if last_step < math.inf else []
     ends += [f"minute {args.minutes:g}"] if args.minutes else []
@@ -265,7 +262,7 @@ def start_vote(
 ) -> Callable[[], tuple[bool, float]]:
     """Start to ask whether any process got a signal, and for rank 0's seconds; returns a function that waits for both.
 
-    All processes get the same answer, so that they take the same decisions at the same step.
+    All processes get the same answer, so that they decide alike at the same step.
     """
     votes = torch.tensor([signalled, 0 if job.rank else seconds], dtype=torch.float64)
     finish = distributed.start_sum(job, votes, name)
@@ -292,7 +289,7 @@ class Meter:
     def means(self) -> tuple[float, float, dict[str, float]]:
         """The mean loss, gradient norm and metrics of by_tag(). Waits for the GPU."""
         loss, gnorm, *terms = (self.sums / self.steps).tolist()
-        return loss, gnorm, by_tag(terms, len(terms) // 2)
+        return loss, gnorm, by_tag(terms)
 
 
 def report(meter: Meter, now: float, state: State, full: Path, log: Log | None) -> None:
@@ -313,13 +310,6 @@ def show(settings: Settings, elbo: float) -> str:
 def time_left(seconds: float, done: float, total: float) -> str:
     """The time until a run ends, for its bar, after `done` of `total`; empty if there is no limit."""
     return f", run {tqdm.format_interval(seconds / done * (total - done))}" if done and total < math.inf else ""
-
-
-def keep_untested(state: State, best: Path) -> bool:
-    """Before the first test, write the average for the compression scripts; returns whether that was so."""
-    if state.best == math.inf:
-        save(state.ema.state_dict(), best)
-    return state.best == math.inf
 
 
 def evaluate(
@@ -368,7 +358,7 @@ def test(model: Model, images: Split, job: distributed.Job, signals: Collection[
                 sums += torch.cat([term.double().sum(1) for term in (logrecon[None], logdec.sum(-1), logenc.sum(-1))])
             bar.update(sum(map(len, batches[first : first + job.size])))
     sums = distributed.total(job, sums, "test") / (len(images) * math.prod(model.xs))
-    return by_tag(sums.tolist(), model.nz)
+    return by_tag(sums.tolist())
 
 
 def seed_step(seed: int, step: int, job: distributed.Job, count: int) -> Sampler:
@@ -442,11 +432,12 @@ def train_step(
     return torch.cat((torch.stack((loss, gnorm)), terms))
 
 
-def by_tag(terms: Sequence[float], nz: int) -> dict[str, float]:
+def by_tag(terms: Sequence[float]) -> dict[str, float]:
     """The negative ELBO and its terms, {tag: bits/dim}.
 
-    terms: log p(x|z_1), then log p(z_i|...) of the nz layers, then log q(z_i|...) of the nz layers.
+    terms: log p(x|z_1), then log p(z_i|...) of all layers, then log q(z_i|...) of all layers.
     """
+    nz = len(terms) // 2
     recon, dec, enc = terms[0], terms[1 : 1 + nz], terms[1 + nz :]
     tags = {"elbo": sum(enc) - sum(dec) - recon, "x/reconstruction": -recon}
     for i, (d, e) in enumerate(zip(dec, enc, strict=True), start=1):
@@ -472,14 +463,7 @@ def batch_loader(
         x = load_batch(images, indices)
         return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
 
-    ahead: collections.deque[Future[torch.Tensor]] = collections.deque()
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        for indices in batches:
-            ahead.append(pool.submit(load, indices))
-            if len(ahead) > 2 * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    return ahead(load, batches, max(workers, 1), 2 * workers)
 
 
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:

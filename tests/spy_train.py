@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
-from model import mnist_train, train_options, training
+from model import train_options, training
 from utils import distributed
+from utils.published import SETTINGS
 
 folder, *flags = sys.argv[1:]
 rank = distributed.launch().rank
@@ -61,6 +62,6 @@ training.train_step, training.test = spied_step, spied_test
 if "SPY_CLOCK" in os.environ:
     training.train = functools.partial(train, clock=clock)
 sys.addaudithook(audit)
-train_options.main(mnist_train.SETTINGS, flags)
+train_options.main(SETTINGS["mnist"], flags)
 recording = False
 torch.save(record, Path(folder, f"{rank}.pt"))

@@ -36,7 +36,7 @@ def test_script(run, tmp_path):
     done = run("--experiments=3", "--ndatapoints=5", "--seed=7")
     assert done.returncode == 0, done.stderr
     images = np.load(tmp_path / "mnist" / "test.npy")
-    rates = competitors.measure(images[datasets.sample_chains(250, 3, 5, 7)], competitors.has_jxl())
+    rates = competitors.measure(images[datasets.sample_chains(250, 3, 5, 7)])
     with open(tmp_path / "plots" / "mnist" / "benchmark.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["compressor"]: float(row["bits_per_dim"]) for row in rows} == rates
@@ -89,7 +89,7 @@ def test_all_that_is_at_hand(run, tmp_path):
     for heading in ("mnist, 1 x 5", "cifar, 1 x 5", "imagenetcrop, 2 x 1"):
         assert f"{heading} test images:" in done.stdout
     cropped = [photos[0][:32, :64], photos[1]]
-    expected = np.mean([competitors.png(photo, idat_only=True) / photo.size for photo in cropped])
+    expected = np.mean([competitors.png(photo, competitors.idat_bytes) / photo.size for photo in cropped])
     *_, row = [line for line in done.stdout.splitlines() if line.startswith("PNG   ")]
     assert float(row.split()[-1]) == pytest.approx(expected, abs=1e-4)
 

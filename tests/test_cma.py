@@ -61,7 +61,7 @@ def test_cma_table(tmp_path):
 def drawn(folder):
     """cma.py's figure of a folder: {(dataset, nz): axes}."""
     models = results.load([folder])
-    return dict(zip(models, cma.draw(models, dict.fromkeys(models, "")).axes, strict=True))
+    return dict(zip(models, cma.draw(models).axes, strict=True))
 
 
 def test_cma_panels(tmp_path):

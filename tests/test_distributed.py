@@ -18,10 +18,11 @@ import pytest
 import torch
 from conftest import ROOT, assert_one_line_error, digits, run_main
 
-from model import mnist_train, train_options, training
+from model import train_options, training
 from model.vae import Model
 from utils import distributed
 from utils.cli import UserError
+from utils.published import SETTINGS
 
 SPY = str(ROOT / "tests" / "spy_train.py")
 SMALL = ("--nz=2", "--width=6", "--blocks=2", "--nprocessing=1", "--interval=1", "--gpu=-1")
@@ -131,7 +132,7 @@ def wait_for(path, process):
 def train(data, output, *flags, check=0):
     """Train in this process, from the same data."""
     done = run_main(
-        lambda argv: train_options.main(mnist_train.SETTINGS, argv), *FLAGS, "--data", data, "--output", output, *flags
+        lambda argv: train_options.main(SETTINGS["mnist"], argv), *FLAGS, "--data", data, "--output", output, *flags
     )
     assert done.returncode == check, done.stderr
     return done
@@ -378,7 +379,7 @@ def test_killed_at_20_random_moments(data, tmp_path, monkeypatch):
 
     def run(name, steps):
         flags = (*FLAGS, "--data", data, "--output", tmp_path / name, f"--max-steps={steps}", "--resume")
-        process = context.Process(target=train_options.main, args=(mnist_train.SETTINGS, list(map(str, flags))))
+        process = context.Process(target=train_options.main, args=(SETTINGS["mnist"], list(map(str, flags))))
         process.start()
         return process
 
@@ -477,7 +478,7 @@ def launched(monkeypatch, environment):
 
 def test_dist_0_never_trains_many_copies(data, tmp_path, monkeypatch):
     launched(monkeypatch, OPEN_MPI)
-    done = run_main(lambda argv: train_options.main(mnist_train.SETTINGS, argv), "--dist=0", "--output", tmp_path)
+    done = run_main(lambda argv: train_options.main(SETTINGS["mnist"], argv), "--dist=0", "--output", tmp_path)
     assert_one_line_error(done, "--dist=0", "mpiexec launched 8 processes")
     assert not any(tmp_path.iterdir())
 

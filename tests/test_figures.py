@@ -35,7 +35,7 @@ def test_nothing_is_cut_off(kind, models):
     """All text lies inside the figure, with one panel and with several."""
     loaded = {model: curves for model, curves in results.load([results.SHIPPED]).items() if model in models}
     if kind == "cma":
-        figure = cma.draw(loaded, dict.fromkeys(models, "shipped"))
+        figure = cma.draw(loaded)
     elif kind == "savings":
         numbers = {m: {s: results.numbers(each) for s, each in curves.items()} for m, curves in loaded.items()}
         figure = cma.draw_savings(cma.savings(numbers), cma.savings(results.published()))

@@ -7,8 +7,9 @@ import pytest
 import torch
 from photograph_files import fill_data, load_train
 
-from model import cifar_train, imagenetcrop_train, optimiser, train_options, training
+from model import optimiser, train_options, training
 from utils import datasets, photographs
+from utils.published import SETTINGS
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def train(data, output, *flags):
     """Train a tiny model on two crops of each of the nine photographs: batches of 5, 5, 5 and 3."""
     flags = ("--nz=2", "--width=4", "--blocks=2", "--nprocessing=0", "--zchannels=1", "--batch=5", "--crops=2", *flags)
     paths = ("--data", str(data), "--output", str(output))
-    train_options.main(imagenetcrop_train.SETTINGS, [*flags, *paths, "--gpu=-1", "--colour-transform"])
+    train_options.main(SETTINGS["imagenetcrop"], [*flags, *paths, "--gpu=-1", "--colour-transform"])
 
 
 def state(output):
@@ -69,19 +70,19 @@ def test_other_crops_are_another_run(data, tmp_path, few_test_patches, capsys):
 
 
 def test_settings_are_those_of_the_paper():
-    args = train_options.parse(imagenetcrop_train.SETTINGS, [])
+    args = train_options.parse(SETTINGS["imagenetcrop"], [])
     assert (args.nz, args.width, args.zchannels, args.batch, args.dropout) == (4, 256, 8, 128, 0)
     assert (args.blocks, args.nprocessing, args.test_every, args.crops) == (8, 4, 1, 1)
-    assert imagenetcrop_train.SETTINGS.conditional_scale
-    decay_after = imagenetcrop_train.SETTINGS.decay_after
+    assert SETTINGS["imagenetcrop"].conditional_scale
+    decay_after = SETTINGS["imagenetcrop"].decay_after
     rates = [optimiser.learning_rate(step, args, decay_after, step, math.inf) for step in (0, 100_000, 100_001)]
     assert rates == [2e-3, 2e-3, 2e-3 * 0.999995]
 
 
 def test_only_photographs_have_crops(capsys):
-    assert train_options.parse(cifar_train.SETTINGS, []).crops is None
+    assert train_options.parse(SETTINGS["cifar"], []).crops is None
     with pytest.raises(SystemExit):
-        train_options.parse(cifar_train.SETTINGS, ["--crops=2"])
+        train_options.parse(SETTINGS["cifar"], ["--crops=2"])
     with pytest.raises(SystemExit):
-        train_options.parse(imagenetcrop_train.SETTINGS, ["--crops=0"])
+        train_options.parse(SETTINGS["imagenetcrop"], ["--crops=0"])
     assert "0 is out of range: 1 to " in capsys.readouterr().err

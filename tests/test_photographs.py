@@ -3,7 +3,6 @@
 import itertools
 import math
 import os
-import pickle
 import socket
 import subprocess
 import sys
@@ -243,14 +242,6 @@ def test_workers_make_no_difference(data, decoding):
     for x, y, indices in zip(alone, together, batches, strict=True):
         assert torch.equal(x, y)
         np.testing.assert_array_equal(x.permute(0, 2, 3, 1), patches[indices])
-
-
-def test_pickled_without_the_pixels(data):
-    """As workers get the patches where processes do not fork."""
-    patches = load_train(data)
-    pickled = pickle.dumps(patches)
-    assert len(pickled) < sum(3 * height * width for height, width in SIZES) / 10
-    np.testing.assert_array_equal(pickle.loads(pickled)[:], patches[:])
 
 
 def test_test_patches_are_always_the_same(data, monkeypatch):

@@ -26,10 +26,11 @@ from conftest import ROOT, assert_one_line_error, run_main, run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX.proto import event_pb2
 
-from model import checkpoints, mnist_train, optimiser, train_options, training
+from model import checkpoints, optimiser, train_options, training
 from model.vae import Model
-from utils import distributed, progress, published
+from utils import distributed, progress
 from utils.cli import UserError
+from utils.published import SETTINGS
 
 pytestmark = pytest.mark.xdist_group("training")  # they share what takes long
 
@@ -37,7 +38,7 @@ SMALL = ("--nz=2", "--width=6", "--blocks=2", "--nprocessing=1", "--batch=25", "
 
 
 def train(mnist, output, *flags, check=None):
-    settings = mnist_train.SETTINGS
+    settings = SETTINGS["mnist"]
     done = run_main(
         lambda argv: train_options.main(settings, argv), *SMALL, "--data", mnist, "--output", output, *flags
     )
@@ -184,7 +185,7 @@ def test_bad_flags(mnist, tmp_path, flags, mention):
     [("mnist", 3, "1, 2, 4, 8"), ("imagenet", 8, "1, 2, 4"), ("imagenetcrop", 2, "4")],
 )
 def test_unpublished_nz_needs_a_width(dataset, nz, depths):
-    settings = published.SETTINGS[dataset]
+    settings = SETTINGS[dataset]
     done = run_main(lambda argv: train_options.main(settings, argv), f"--nz={nz}")
     assert_one_line_error(done, f"--nz={nz} ", f"the published depths are {depths};", "--width")
     assert train_options.parse(settings, [f"--nz={nz}", "--width=5"]).width == 5
@@ -225,7 +226,7 @@ def test_loss_gives_every_channel_a_free_bit(monkeypatch):
     adam = torch.optim.Adam(model.parameters())
     objective, x = training.Objective(model, distributed.Job()), torch.zeros(2, 1, 32, 32)
     loss, gnorm, *terms = training.train_step(objective, adam, x, 2, None).tolist()
-    elbo = training.by_tag(terms, 1)["elbo"]
+    elbo = training.by_tag(terms)["elbo"]
     assert loss == pytest.approx((200 + 1 + 3) / 1024)
     assert elbo == pytest.approx((200 + 0.25 + 3) / 1024)
     assert gnorm == 0
@@ -418,7 +419,7 @@ def test_bars_keep_their_numbers_at_80_columns(mnist, tmp_path, terminal, monkey
     monkeypatch.setattr(training, "SHOW_SECONDS", -1)
     argv = [*SMALL, "--data", str(mnist), "--output", str(tmp_path), "--max-steps=9"]
     with contextlib.redirect_stderr(stream):
-        train_options.main(mnist_train.SETTINGS, argv)
+        train_options.main(SETTINGS["mnist"], argv)
     lines = read()
     assert max(map(len, lines)) < 80
     number = r"epoch [12]: +\d+%\|.+\| [\d.]+/120 \[\d\d:\d\d left, ELBO \d\.\d{4}, run \d\d:\d\d, .+/s\]"
@@ -458,16 +459,16 @@ def test_out_of_memory_in_a_step_names_the_flags(mnist, tmp_path, monkeypatch):
 def test_an_output_where_nothing_can_be_written_is_refused_before_the_data_is_read(output, tmp_path):
     (tmp_path / "a file").write_text("")
     output = tmp_path / output
-    done = run_main(lambda argv: train_options.main(mnist_train.SETTINGS, argv), "--data", tmp_path, "--output", output)
+    done = run_main(lambda argv: train_options.main(SETTINGS["mnist"], argv), "--data", tmp_path, "--output", output)
     assert_one_line_error(done, f"cannot write {output}")
 
 
-@pytest.mark.parametrize("dataset", published.SETTINGS)
+@pytest.mark.parametrize("dataset", SETTINGS)
 def test_every_number_has_its_range(dataset, monkeypatch):
     parsers = []
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda parser, argv: parsers.append(parser))
     with pytest.raises(AttributeError):  # of None, which the patched function returns
-        train_options.main(published.SETTINGS[dataset], [])
+        train_options.main(SETTINGS[dataset], [])
     numbers = [action for action in parsers[0]._actions if action.type and not action.choices]
     assert {"lr", "batch", "seed"} <= {action.dest for action in numbers}
     for action in numbers:
@@ -525,8 +526,8 @@ class Clock:
 def train_by_clock(clock, mnist, output, *flags):
     """Train in this process; returns (what it printed, the entries of the full checkpoint)."""
     argv = [*SMALL, "--data", str(mnist), "--output", str(output), *flags]
-    args = train_options.parse(mnist_train.SETTINGS, argv)
-    done = run_main(lambda _: training.train(mnist_train.SETTINGS, args, clock))
+    args = train_options.parse(SETTINGS["mnist"], argv)
+    done = run_main(lambda _: training.train(SETTINGS["mnist"], args, clock))
     return done.stdout, parameters(output, "nz2.resume")
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class _Stream(io.TextIOWrapper):
-    """stdout, which names itself in errors, or stderr, which raises none: no work ends for its messages."""
+    """stdout, which names itself in errors; or stderr, which ignores them: its messages must not end the work."""
 
     def write(self, text: str) -> int:
         with self._explained():
@@ -50,7 +50,7 @@ def _as_utf_8(error: UnicodeError) -> tuple[bytes, int]:
 
 def prepare_streams() -> None:
     """Make stdout and stderr fit to print anything, whatever the locale, and even if they are closed."""
-    # What an encoding lacks is printed in UTF-8, and names of files that are not UTF-8 as they are.
+    # Characters that the encoding lacks are printed in UTF-8, and names of files that are not UTF-8 byte by byte.
     codecs.register_error("as-utf-8", _as_utf_8)
     for number in range(3):
         try:
@@ -61,7 +61,7 @@ def prepare_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:
             stream = _Stream(open(number, "wb", closefd=False), "utf-8")  # noqa: SIM115
-        elif type(stream) is io.TextIOWrapper:  # as Python has made it, and no test
+        elif type(stream) is io.TextIOWrapper:  # as Python made it; a test may have replaced it
             stream = _Stream(stream.buffer, stream.encoding)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="as-utf-8", line_buffering=True)
@@ -82,24 +82,25 @@ def script(main: Callable) -> Callable:
         except BrokenPipeError:  # as in `... | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it exits
             sys.exit(128 + signal.SIGPIPE)
-        except (UserError, OSError) as error:
-            reason = str(error)
-            if isinstance(error, OSError):  # refused by the system: a name too long, a file as a folder
-                if not error.strerror:
-                    raise
-                reason = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-            print(f"{sys.argv[0]}: error: {reason}", file=sys.stderr)
-            sys.exit(1)
-        except (MemoryError, RuntimeError, ImportError) as error:
-            if not is_out_of_memory(error):
-                raise
-            print(f"{sys.argv[0]}: error: out of memory", file=sys.stderr)
-            sys.exit(1)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             sys.exit(130)
+        except Exception as error:
+            if (reason := _reason(error)) is None:
+                raise
+            print(f"{sys.argv[0]}: error: {reason}", file=sys.stderr)
+            sys.exit(1)
 
     return run
+
+
+def _reason(error: Exception) -> str | None:
+    """What the user is told of an error; None if it is a fault of the program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:  # refused by the system: a name too long, a file as a folder
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return "out of memory" if is_out_of_memory(error) else None
 
 
 def printable(name: str | Path) -> str:
@@ -136,13 +137,13 @@ def _number(convert, kind, condition, holds):
     return parse
 
 
-SEED = whole_number(0, 2**32 - 1)  # as NumPy takes it
+SEED = whole_number(0, 2**32 - 1)  # the range of NumPy's seeds
 QUANTBITS = whole_number(2, 16)  # of the bins of latents
 PRECISIONS = ("float32", "bfloat16")  # of the networks' bodies: see model.vae.for_inference()
 
 
 def target(source: str | Path, to: str | Path | None, suffix: str) -> Path:
-    """Where to write what is made of a file: to `to`, or into it if it is a folder, or by default next to the source.
+    """Where to write what is made from a file: to `to`, into it if it is a folder, or by default next to the source.
 
     Raises UserError if the name does not end in `suffix`.
     """
@@ -166,7 +167,7 @@ def refuse_to_overwrite(path: str | Path, force: bool, source: str | Path | None
 
 
 @contextlib.contextmanager
-def progress(desc: str, unit: str = "step") -> Iterator[Callable[[Iterable], Iterable]]:
+def progress(desc: str) -> Iterator[Callable[[Iterable], Iterable]]:
     """A context with a wrapper of iterables that shows their progress and the time left.
 
     The bars end with the context, so that an error message starts on a new line.
@@ -174,7 +175,7 @@ def progress(desc: str, unit: str = "step") -> Iterator[Callable[[Iterable], Ite
     from utils.progress import bar
 
     with contextlib.ExitStack() as bars:
-        yield lambda steps: bars.enter_context(bar(steps, desc=desc, unit=unit))
+        yield lambda steps: bars.enter_context(bar(steps, desc=desc, unit="step"))
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -205,13 +206,9 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Like that of argparse."""
         given = sys.argv[1:] if args is None else map(str, args)
-        return super().parse_known_args(
-            [re.sub(r"^(--[^=]+=)?(~(/.*)?)$", _at_home, each) for each in given], namespace
-        )
-
-
-def _at_home(match: re.Match) -> str:
-    return (match[1] or "") + os.path.expanduser(match[2])
+        home = os.path.expanduser("~")
+        at_home = [re.sub(r"^((?:--[^=]+=)?)~(?=/|$)", lambda match: match[1] + home, each) for each in given]
+        return super().parse_known_args(at_home, namespace)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -26,9 +26,9 @@ def load(dataset: str, split: str, root: str | Path | None = None) -> np.ndarray
     """Load the images of one split.
 
     dataset: "mnist", "cifar", "imagenet" (ImageNet 32x32) or "imagenetcrop". split: "train" or "test".
-    root: the folder that holds <dataset>/<split>.npy; default: model/data. The folder <dataset> itself will do. If the
-    array does not exist, MNIST and CIFAR-10 are read from the published files (see originals.py), or else downloaded
-    with torchvision, and the array is kept there.
+    root: the folder that holds <dataset>/<split>.npy; default: model/data. The folder <dataset> itself works, too. If
+    the array does not exist, MNIST and CIFAR-10 are read from the published files (see originals.py), or else
+    downloaded with torchvision, and the array is kept there.
     Returns a read-only uint8 array [N, H, W, C], if it exists mapped from disk; for imagenetcrop Patches, which are
     indexed like it: one crop of every training photograph (photographs.recrop() makes others and more), and of every
     test photograph as many as give TEST_PATCHES, at random positions that are the same in every run.
@@ -113,6 +113,12 @@ def sample_chains(count: int, experiments: int | None, ndatapoints: int | None, 
     if (experiments, ndatapoints) != wanted:
         print(f"Note: the test set has {cli.counted(count, 'image')}: using {experiments} x {ndatapoints}")
     return np.random.RandomState(seed).choice(count, (experiments, ndatapoints), replace=False)
+
+
+def choose(dataset: str, args: argparse.Namespace) -> np.ndarray:
+    """The test images that the flags of add_arguments() choose: uint8 [chains, images, H, W, C]."""
+    images = load(dataset, "test", args.data)
+    return images[sample_chains(len(images), args.experiments, args.ndatapoints, args.seed)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

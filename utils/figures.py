@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # matplotlib is imported where it is needed, so that --help a
 # Okabe and Ito's palette, distinguishable with any kind of colour vision; used by name.
 BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 COLOURS = (BLUE, GREEN, VERMILLION)
-LIGHT_GREY = "#BBBBBB"  # next to BLUE it is told apart in print without colours as well
+LIGHT_GREY = "#BBBBBB"  # differs from BLUE in print without colours as well
 
 STYLE: dict[Any, Any] = {  # matplotlib names every key that there is
     "font.size": 8,

@@ -20,7 +20,7 @@ CHANNELS = {"L": 1, "RGB": 3, "P": 1}
 MAX_PIXELS = 1 << 27  # bounds the memory that an image can ask for
 WEBP_SIDE = 16383  # the longest side of a WebP image, in pixels
 ORIENTATION = 0x0112  # in EXIF data
-# What Pillow may open: not what it would hand on to other programs (EPS), nor what need not be an image of pixels.
+# What Pillow may open. Left out are formats that it passes to other programs (EPS) or that may hold no pixels.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # Pillow turns a TIFF image as its orientation says. This turns it back.
@@ -85,7 +85,7 @@ def read(path: str | Path, pixels_only: bool = False) -> Picture:
             picture = from_pillow(_load(image))._replace(metadata=kept)
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # Pillow's readers raise whatever the damage happens to provoke
+    except Exception as error:  # damage makes Pillow raise nearly any exception
         damage = "it is damaged, or not a JPEG, PNG, WebP, TIFF, BMP, GIF or PPM image"
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or damage}") from error
     if lost:
@@ -128,7 +128,7 @@ def _without_metadata(file: IO[bytes]) -> IO[bytes]:
 
 
 def refusal(image: Any, transparent: bool = True) -> str | None:
-    """Why an opened Pillow image is not a single one of 8-bit grey, RGB or palette; None if it is.
+    """Why an opened Pillow image is not one 8-bit image, grey, RGB or palette; None if it is.
 
     transparent: whether it may have an alpha channel or transparent pixels.
     """

@@ -31,7 +31,7 @@ def find(dataset: str, split: str, folders: Iterable[str | Path]) -> tuple[np.nd
             if path.exists():
                 try:
                     return read(path), path
-                except Exception as error:  # gzip, tarfile and pickle raise whatever the damage happens to provoke
+                except Exception as error:  # damage makes gzip, tarfile and pickle raise nearly any
                     raise UserError(
                         f"{path} is damaged or incomplete ({error}); delete it or fetch it again"
                     ) from error
@@ -53,7 +53,7 @@ def _places(dataset: str, split: str, folder: Path) -> Iterator[tuple[Path, Call
 
 
 def _idx_files(folder: Path, stem: str) -> Iterator[Path]:
-    """The files of a folder that may hold MNIST's images, of whichever name they have in circulation."""
+    """The files of a folder that may hold MNIST's images, under any of their usual names."""
     for path in sorted(folder.glob(f"{stem}[-.]idx3-ubyte*")):
         if path.is_dir():
             yield from _idx_files(path, stem)

@@ -59,7 +59,7 @@ def pretrained(dataset: str, nz: int) -> Path:
 def checkpoints(dataset: str, output: str | Path = ROOT) -> dict[int, Path]:
     """Every checkpoint of a dataset, {nz: path}.
 
-    One under `output` goes before one under the repository's model/params, and that before the one that ships.
+    The order of precedence: under `output`, under the repository's model/params, the one that ships.
     """
     found = {path: re.fullmatch(rf"{dataset}_nz(\d+)\.pt", path.name) for path in PRETRAINED.glob("*.pt")}
     for folder in (params(dataset), params(dataset, output)):
@@ -112,7 +112,7 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     with _explained(path):
         target, replaced = _target(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(target)
+        _remove_unfinished(target)
         aside = target.with_name(f".{target.name[:_ASIDE]}.{os.getpid()}.tmp")
     _unfinished.add(aside)
     try:
@@ -130,10 +130,9 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         _unfinished.discard(aside)
 
 
-def remove_unfinished(path: str | Path) -> None:
-    """Delete what processes that were killed inside replacing() left next to a file."""
-    path = Path(os.path.realpath(path))
-    for aside in path.parent.glob(f".{glob.escape(path.name[:_ASIDE])}.*.tmp"):
+def _remove_unfinished(target: Path) -> None:
+    """Delete the unfinished files that killed processes left next to a file."""
+    for aside in target.parent.glob(f".{glob.escape(target.name[:_ASIDE])}.*.tmp"):
         with contextlib.suppress(OSError, ValueError):
             try:
                 os.kill(int(aside.suffixes[-2][1:]), 0)  # changes nothing, but fails if there is no such process
@@ -142,7 +141,7 @@ def remove_unfinished(path: str | Path) -> None:
 
 
 def remove_unfinished_at_signals() -> None:
-    """Let SIGTERM and SIGHUP, which end this process, delete what replacing() has not finished."""
+    """Let SIGTERM and SIGHUP delete the files that replacing() has not finished, before they end this process."""
 
     def end(number, _):
         for aside in _unfinished:

@@ -8,9 +8,7 @@ by row of blocks and from left to right, are the images of one chain.
 import hashlib
 import os
 import shutil
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +17,7 @@ import numpy as np
 from utils import images, npz, paths, progress
 from utils.cli import counted, printable
 from utils.errors import UserError
+from utils.threads import ahead
 
 PATCH = 32  # pixels a side
 COUNT = 100  # photographs in the paper's experiment
@@ -29,7 +28,7 @@ class Photographs:
     """A folder of photographs that have been checked: RGB, at least PATCH pixels a side, of any size.
 
     folder: their folder. names: their paths in it. sizes: int64 [N, 2], heights and widths.
-    decoded: the file of all their pixels, one photograph after the other, each uint8 [H, W, 3]; None if they would take
+    decoded: the file of all their pixels, one photograph after the other, each uint8 [H, W, 3]; None if they would need
     more than DECODED_LIMIT.
     """
 
@@ -38,10 +37,6 @@ class Photographs:
         if decoded is not None:
             self.ends = np.cumsum(3 * sizes.prod(1))
             self.pixels = np.asarray(np.memmap(decoded, np.uint8, "r"))
-
-    def __reduce__(self) -> tuple:
-        # Pickle, which some systems need for --workers, would store everything that is mapped.
-        return Photographs, (self.folder, self.names, self.sizes, self.decoded)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -142,8 +137,8 @@ def open_photographs(folder: Path) -> Photographs:
         print(f"{folder}: {counted(hidden, 'hidden file')} left out")
     if not len(good):
         raise UserError(f"{folder} has no photograph in it; put some there (JPEG or PNG, RGB, from {PATCH}x{PATCH} up)")
-    is_decoded = _is_decoded(decoded, sizes)
-    return Photographs(folder, [names[i] for i in good], sizes[good], decoded if is_decoded else None)
+    where = decoded if _is_decoded(decoded, sizes) else None
+    return Photographs(folder, [names[i] for i in good], sizes[good], where)
 
 
 def _is_decoded(decoded: Path, sizes: np.ndarray) -> bool:
@@ -171,14 +166,17 @@ def decode(path: str | Path, formats: tuple[str, ...] = ("JPEG", "PNG")) -> np.n
 
 
 def _decode_all(folder: Path, names: Sequence[str], target: Path, room: int) -> tuple[np.ndarray, str]:
-    """Decode the named files into one file, or none if that would take more bytes than there is room.
+    """Decode the named files into one file, or none if that would need more than `room` bytes.
 
     Returns their heights and widths, int64 [N, 2], 0 for those that cannot be used, and a line that names the first
     few of these.
     """
-    sizes, skipped = np.zeros((len(names), 2), np.int64), []
-    with paths.replacing(target) as file:
-        for i, pixels in enumerate(_decode_each(folder, names)):
+    sizes, skipped, processors = np.zeros((len(names), 2), np.int64), [], os.cpu_count() or 1
+    bar = progress.bar(names, desc=f"{folder.name} photographs", unit="file")
+    with paths.replacing(target) as file, bar:
+        # Pillow decodes without the GIL.
+        photographs = ahead(lambda name: decode(folder / name), bar, processors, 2 * processors - 1)
+        for i, pixels in enumerate(photographs):
             if isinstance(pixels, str):
                 skipped.append(f"{printable(names[i])} ({pixels})")
                 continue
@@ -191,20 +189,6 @@ def _decode_all(folder: Path, names: Sequence[str], target: Path, room: int) -> 
     if room < 0 or not sizes.any():
         target.unlink()
     return sizes, ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
-
-
-def _decode_each(folder: Path, names: Sequence[str]) -> Iterator[np.ndarray | str]:
-    """Generate decode() of each named file, in order, with two of them a processor in memory."""
-    processors = os.cpu_count() or 1
-    bar = progress.bar(names, desc=f"{folder.name} photographs", unit="file")
-    with bar, ThreadPoolExecutor(processors) as pool:  # threads: Pillow decodes without the GIL
-        pending: deque[Future] = deque()
-        for name in bar:
-            pending.append(pool.submit(decode, folder / name))
-            if len(pending) == 2 * processors:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
 
 
 # Whole photographs
@@ -255,7 +239,7 @@ def crop(pixels: np.ndarray) -> np.ndarray:
 
 
 def to_blocks(pixels: np.ndarray) -> np.ndarray:
-    """The blocks of a cropped photograph, as the models take them: uint8 [H, W, 3] -> [N, 3, PATCH, PATCH]."""
+    """The blocks of a cropped photograph, as models read them: uint8 [H, W, 3] -> [N, 3, PATCH, PATCH]."""
     height, width, channels = pixels.shape
     grid = pixels.reshape(height // PATCH, PATCH, width // PATCH, PATCH, channels)
     return grid.transpose(0, 2, 4, 1, 3).reshape(-1, channels, PATCH, PATCH)

@@ -44,10 +44,10 @@ SCHEMES = {"bitswap": "Bit-Swap", "bbans": "BB-ANS"}
 MEASURES = ("nets", "elbos", "cmas", "total")
 SHIPPED = paths.ROOT / "docs" / "results"
 
-Model = tuple[str, int]  # dataset, nz
+ModelName = tuple[str, int]  # dataset, nz
 
 
-class Result(NamedTuple):
+class Rates(NamedTuple):
     """The rates of one model with one scheme; the arrays are float64 [chains, images].
 
     nets, elbos and cmas in bits per dimension of the images themselves, total in bits.
@@ -76,12 +76,12 @@ def size_name(chains: int, images: int) -> str:
 # Files
 
 
-def found(folders: Sequence[Path], pattern: str) -> dict[Model, list[Path]]:
+def found(folders: Sequence[Path], pattern: str) -> dict[ModelName, list[Path]]:
     """The files whose names match a pattern, {(dataset, nz): files}, in the order of the figures.
 
     folders: folders of results, which need not exist. The first that has such a file of a model counts.
     """
-    models: dict[Model, list[Path]] = {}
+    models: dict[ModelName, list[Path]] = {}
     for folder in (path for each in folders for path in each.glob("*")):
         model = re.fullmatch(rf"({'|'.join(DATASETS)})([1-9]\d*)", folder.name)
         files = sorted(path for path in folder.glob("*") if re.fullmatch(pattern, path.name))
@@ -91,8 +91,8 @@ def found(folders: Sequence[Path], pattern: str) -> dict[Model, list[Path]]:
     return dict(sorted(models.items(), key=lambda item: (order.index(item[0][0]), item[0][1])))
 
 
-def load(folders: Sequence[Path]) -> dict[Model, dict[str, Result]]:
-    """The results with the paper's settings, {(dataset, nz): {scheme: Result}}, Bit-Swap's first.
+def load(folders: Sequence[Path]) -> dict[ModelName, dict[str, Rates]]:
+    """The results with the paper's settings, {(dataset, nz): {scheme: Rates}}, Bit-Swap's first.
 
     If a model has none of the paper's 100 chains of 100 images, those of the most images.
     Raises UserError if a file is damaged, and OSError if one is missing.
@@ -102,7 +102,7 @@ def load(folders: Sequence[Path]) -> dict[Model, dict[str, Result]]:
     def images(size):
         return np.prod([int(count) for count in re.findall(r"\d+", size)]) if size else np.inf
 
-    models: dict[Model, dict[str, Result]] = {}
+    models: dict[ModelName, dict[str, Rates]] = {}
     for model, files in found(folders, name).items():
         matches = [match for file in files if (match := re.fullmatch(name, file.name))]
         size = max((match[2] for match in matches), key=images)
@@ -112,14 +112,14 @@ def load(folders: Sequence[Path]) -> dict[Model, dict[str, Result]]:
     return models
 
 
-def _load_one(stem: Path, factor: float) -> Result:
-    """Read a Result from <stem>_<measure>.npy. factor: from the files' bits/dim to the images' own."""
+def _load_one(stem: Path, factor: float) -> Rates:
+    """Read Rates from <stem>_<measure>.npy. factor: from the files' bits/dim to the images' own."""
     files = [stem.with_name(f"{stem.name}_{measure}.npy") for measure in MEASURES]
     nets, elbos, cmas, total = arrays = [load_array(file) for file in files]
     for file, array in zip(files, arrays, strict=True):
         if array.shape != nets.shape:
             raise UserError(f"{file} has shape {list(array.shape)}, and {files[0].name} {list(nets.shape)}")
-    return Result(stem.parent, nets * factor, elbos * factor, cmas * factor, total)
+    return Rates(stem.parent, nets * factor, elbos * factor, cmas * factor, total)
 
 
 def load_array(path: str | Path) -> np.ndarray:
@@ -167,20 +167,22 @@ def processor(device: "torch.device") -> str:
 
 # Numbers
 
+AFTER = (1, 10, 50, 100)  # images after which tables give the cumulative moving average
 
-def numbers(result: Result) -> dict[str, float]:
-    """What tables show of a Result, in bits/dim.
 
-    elbo, net, net_std (over all images), cma_1, cma_10, cma_50, cma_100 (after so many images, the mean over the
-    chains; NaN if there are fewer); and bits_1, the bits of a chain after its first image.
+def numbers(result: Rates) -> dict[str, float]:
+    """What tables show of Rates, in bits/dim.
+
+    elbo, net, net_std (over all images), cma_<n> for n in AFTER (the mean over the chains; NaN if they are shorter);
+    and bits_1, the bits of a chain after its first image.
     """
     cmas = result.cmas.mean(axis=0)
-    means = {f"cma_{n}": cmas[n - 1] if n <= len(cmas) else np.nan for n in (1, 10, 50, 100)}
+    means = {f"cma_{n}": cmas[n - 1] if n <= len(cmas) else np.nan for n in AFTER}
     net = {"elbo": result.elbos.mean(), "net": result.nets.mean(), "net_std": result.nets.std()}
     return net | means | {"bits_1": result.total[:, 0].mean()}
 
 
-def published() -> dict[Model, dict[str, dict[str, float]]]:
+def published() -> dict[ModelName, dict[str, dict[str, float]]]:
     """The paper's numbers(), {(dataset, nz): {scheme: numbers}}."""
     found = json.loads((SHIPPED / "published.json").read_text(encoding="utf-8"))["results"]
     models = [(dataset, nz) for dataset, depths in DEPTHS.items() for nz in depths]
@@ -205,7 +207,7 @@ def sources(args: argparse.Namespace) -> list[Path]:
     return [args.results] if args.results else [args.output / "plots", SHIPPED]
 
 
-def chosen(args: argparse.Namespace, models: dict[Model, Any], what: str) -> dict[Model, Any]:
+def chosen(args: argparse.Namespace, models: dict[ModelName, Any], what: str) -> dict[ModelName, Any]:
     """Those of {(dataset, nz): ...} that the flags choose. Raises UserError if there are none. what: in words."""
     kept = {(name, nz): models[name, nz] for name, nz in models if (args.dataset or name, args.nz or nz) == (name, nz)}
     if not kept:
@@ -214,6 +216,6 @@ def chosen(args: argparse.Namespace, models: dict[Model, Any], what: str) -> dic
     return kept
 
 
-def origin(folder: Path, args: argparse.Namespace) -> str:
-    """The mark of a model's folder: "shipped" if it was found for want of the user's own results, else ""."""
-    return "shipped" if folder.parent == SHIPPED and not args.results else ""
+def origin(folder: Path) -> str:
+    """The mark of a model's folder: "shipped" for those that ship, else ""."""
+    return "shipped" if folder.parent == SHIPPED else ""

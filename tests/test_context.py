@@ -31,7 +31,7 @@ def extreme_weights(seed, size):
     """Weights of any sign, of the heads up to a size. At 999, all are about the largest that check() allows."""
     rng = np.random.default_rng(seed)
     arrays = [rng.uniform(-1, 1, shape) ** 3 for shape, _ in LAYOUT]
-    sizes = [size * 2, 0, size * 1000, size * 1000, size * 1000, size * 4, 0, size * 1000] + 5 * [size]
+    sizes = [size * 1.7, 0, size * 1000, size * 1000, size * 1000, size * 3.4, 0, size * 1000] + 5 * [size]
     arrays = [(each * most).astype(dtype) for each, most, (_, dtype) in zip(arrays, sizes, LAYOUT, strict=True)]
     return check(
         Weights(*arrays)._replace(first_shift=arrays[1] + 1 + seed % 18, residual_shift=arrays[6] + 14)

@@ -3,7 +3,7 @@
 import csv
 
 import pytest
-from conftest import ROOT, assert_one_line_error, run_script
+from conftest import ROOT, assert_one_line_error, photograph, run_script
 from PIL import Image
 
 pytestmark = pytest.mark.xdist_group("benchmarks")  # one process makes `tables` for all tests
@@ -77,6 +77,19 @@ def test_photographs_are_compared_and_grey_images_skipped(tmp_path):
     assert [row["image"] for row in rows] == ["RGB.png", "mean of 1"]
     assert [path.name for path in (tmp_path / "benchmarks").iterdir()] == ["photographs.csv"]
     assert 0 < float(rows[0]["adapting"]) == float(rows[1]["adapting"]) < 8
+
+
+def test_rates_and_times_of_coders_of_photographs(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i, size in enumerate([(260, 300), (256, 256), (255, 400)]):
+        Image.fromarray(photograph(*size, i)).save(tmp_path / "images" / f"{i}.png")
+    flags = tmp_path / "images", "--output", tmp_path, "--quick", "--photographs"
+    run_script("benchmarks/rate_time.py", *flags, 2, check=0)
+    rows = read(tmp_path, "rate_time")
+    assert [row["coder"] for row in rows[:4]] == ["context network", "context network", "PNG", "WebP"]
+    assert all(0 < float(row["bits/dim"]) < 9 and float(row["decode us"]) > 0 for row in rows)
+    assert (tmp_path / "benchmarks" / "rate_time.png").read_bytes().startswith(b"\x89PNG")
+    assert_one_line_error(run_script("benchmarks/rate_time.py", *flags, 3), "holds 2 RGB photographs of 256 pixels")
 
 
 def test_the_chart_is_a_png_file(tables):

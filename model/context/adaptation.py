@@ -22,6 +22,7 @@ WARM_UP = np.float32(64)  # steps over which the rate rises to RATE, because the
 _DECAYS = np.float32(0.9), np.float32(0.999)  # of the averages of the gradients and of their squares
 _EPSILON = np.float32(1e-4)
 _ZERO, _ONE = np.float32(0), np.float32(1)
+_TINY = np.float32(1e-30)  # averages below this become 0: many processors are slow with denormal numbers
 _INPUTS = WIDTH + KNOWN + 1  # of the heads' first layer: the trunk's output, the known colours, and 1 for the bias
 
 _add_wide, _add_head, _add_outputs = make_product(WIDTH), make_product(HEAD), make_product(OUTPUTS)
@@ -119,6 +120,8 @@ def take_adam_step(count: int, a: Adaptation) -> None:
     for i in range(len(values)):
         g = gradients[i] * scale
         gradients[i] = _ZERO
-        first[i] = _DECAYS[0] * first[i] + (_ONE - _DECAYS[0]) * g
-        second[i] = _DECAYS[1] * second[i] + (_ONE - _DECAYS[1]) * (g * g)
+        mean = _DECAYS[0] * first[i] + (_ONE - _DECAYS[0]) * g
+        square = _DECAYS[1] * second[i] + (_ONE - _DECAYS[1]) * (g * g)
+        first[i] = mean if abs(mean) > _TINY else _ZERO
+        second[i] = square if square > _TINY else _ZERO
         values[i] -= rate * (first[i] * first_scale) / (np.sqrt(second[i] * second_scale) + _EPSILON)

@@ -13,7 +13,7 @@ import numpy as np
 
 from model.context.arithmetic import TABLE_BITS, exp, log, logistic
 from model.context.network import Scratch
-from model.context.weights import COEFFICIENTS, GATE, MEANS, SCALES, K
+from model.context.weights import COEFFICIENTS, GATE, MEANS, OUTPUTS, SCALES, K
 from utils.compiled import compiled
 from utils.fixed_point import PRECISION
 
@@ -34,6 +34,7 @@ _LEVELS = np.float32(4096)  # no mean is further away, in grey levels
 _SCALE_LIMIT = np.float32(SCALE_LIMIT)
 _MASS, _FLOOR = np.float32(1 - UNIFORM), np.float32(UNIFORM / SYMBOLS)
 _PER_TABLE = np.float32(2.0**-TABLE_BITS)
+_TINY = np.float32(1e-15)
 _HALF, _ZERO, _ONE = np.float32(0.5), np.float32(0), np.float32(1)
 
 
@@ -132,3 +133,5 @@ def mixture_gradient(c: int, x: int, spread: np.float32, s: Scratch, out: np.nda
     for i in range(2):
         out[COEFFICIENTS + i] = point * (_ONE - s.gate[0]) * s.known[2 * i + 1] if i < c else _ZERO
     out[GATE] = point * (s.gate[0] * (_ONE - s.gate[0])) * s.gate[1]
+    for k in range(OUTPUTS):
+        out[k] = out[k] if abs(out[k]) > _TINY else _ZERO  # products with smaller ones would be denormal, and slow

@@ -21,12 +21,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils import cli, datasets, paths
 from utils.tables import write_csv
 
-SHARED = "--width=32 --blocks=4 --nprocessing=2 --dropout=0 --schedule=cosine --precision=bfloat16"
+SHARED = "--blocks=4 --dropout=0 --schedule=cosine --precision=bfloat16"
+SMALL = "--width=32 --nprocessing=2"
 RECIPES = {  # dataset: (numbers of latent layers, flags)
-    "mnist": ((1, 2, 4, 8), "--batch=32 --epochs=5 --test-every=1"),
-    "cifar": ((1, 2, 4, 8), "--batch=32 --epochs=4 --test-every=1"),
-    "imagenet": ((1, 2, 4), "--batch=16 --lr=3e-3 --epochs=24 --test-every=6"),
-    "imagenetcrop": ((4,), "--zchannels=4 --batch=32 --colour-transform --crops=16 --epochs=27"),
+    "mnist": ((1, 2, 4, 8), f"{SMALL} --batch=32 --epochs=5 --test-every=1"),
+    "cifar": (
+        (1, 2, 4, 8),
+        "--width=48 --nprocessing=1 --colour-transform --batch=16 --lr=1e-2 --epochs=16 --test-every=1",
+    ),
+    "imagenet": ((1, 2, 4), f"{SMALL} --batch=16 --lr=3e-3 --epochs=24 --test-every=6"),
+    "imagenetcrop": ((4,), f"{SMALL} --zchannels=4 --batch=32 --colour-transform --crops=16 --epochs=27"),
 }
 JOBS = [f"{dataset}:{nz}" for dataset, (depths, _) in RECIPES.items() for nz in depths]
 TOLERANCE = 0.0005  # bits/dim

@@ -11,7 +11,7 @@ from PIL import Image
 
 import demo_compress
 import demo_decompress
-from codec import context
+from codec import container, context
 from codec import header as file_header
 from model.context.weights import open_network
 from utils.images import Picture, read, same
@@ -79,10 +79,11 @@ def test_the_kept_file_with_alpha_and_metadata_decodes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("ARM64" not in os.environ, reason="ARM64 names no folder for an emulated Debian")
-def test_the_context_network_on_arm64():
-    """10 minutes; as root: ARM64=/tmp/arm64 pytest -m slow -k arm64"""
-    command = ["scripts/arm64.sh", os.environ["ARM64"]]
+@pytest.mark.skipif("ELSEWHERE" not in os.environ, reason="ELSEWHERE names no folder for emulated Debians")
+@pytest.mark.parametrize("processor", ["arm64", "s390x"])
+def test_the_context_network_on_another_processor(processor):
+    """10 minutes each; as root: ELSEWHERE=/tmp/elsewhere pytest -m slow -k processor"""
+    command = ["scripts/elsewhere.sh", processor, f"{os.environ['ELSEWHERE']}/{processor}"]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True
     )
@@ -90,6 +91,31 @@ def test_the_context_network_on_arm64():
         pytest.skip(done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the same bytes" in done.stdout and "OTHER" not in done.stdout
+
+
+@pytest.fixture
+def numpy_and_pillow_alone(tmp_path):
+    """Variables under which Python finds NumPy and Pillow, but none of the other packages that are required."""
+    (tmp_path / "none").mkdir()
+    for name in ("numba", "llvmlite", "tqdm", "torch", "torchvision", "sklearn", "scipy", "matplotlib"):
+        (tmp_path / "none" / f"{name}.py").write_text("raise ModuleNotFoundError")
+    return {"PYTHONPATH": str(tmp_path / "none"), "PYTHONWARNINGS": "error"}
+
+
+def test_numpy_and_pillow_alone(numpy_and_pillow_alone, tmp_path):
+    small = Picture("RGB", picture()[30:42, 80:93])
+    (tmp_path / "in.bitswap").write_bytes(container.encode(small, "context"))
+    flags = tmp_path / "in.bitswap", "-o", tmp_path / "out.png"
+    done = run_script("demo_decompress.py", *flags, check=0, environment=numpy_and_pillow_alone)
+    assert not done.stderr
+    assert same(read(tmp_path / "out.png"), small)
+
+
+def test_the_same_bytes_without_numba(numpy_and_pillow_alone, tmp_path):
+    flags = tmp_path, "--most", 160
+    run_script("scripts/elsewhere.py", "write", *flags, check=0)
+    done = run_script("scripts/elsewhere.py", "compare", *flags, check=0, environment=numpy_and_pillow_alone)
+    assert "no Numba" in done.stdout and done.stdout.count("the same bytes") == 5
 
 
 @pytest.mark.parametrize("kept", [KEPT, KEPT_CONTEXT, KEPT_ALPHA])

@@ -271,6 +271,14 @@ def test_files(tmp_path):
         load(path)
 
 
+def test_the_order_of_bytes_in_a_file_is_not_the_machines():
+    network = small_network()
+    other = Weights(*(array.astype(array.dtype.newbyteorder()) for array in network.weights))
+    weights, identity = check(other)
+    assert identity == network.identity and all(map(np.array_equal, weights, network.weights))
+    assert all(array.dtype.isnative for array in weights)
+
+
 def test_a_network_trained_here_is_said_to_be_used(tmp_path, capsys):
     path = tmp_path / "model" / "params" / "imagenetcrop" / NAME
     _, shipped = open_network(output=tmp_path)

@@ -170,12 +170,12 @@ def refuse_to_overwrite(path: str | Path, force: bool, source: str | Path | None
 def progress(desc: str) -> Iterator[Callable[[Iterable], Iterable]]:
     """A context with a wrapper of iterables that shows their progress and the time left.
 
-    The bars end with the context, so that an error message starts on a new line.
+    The bars end with the context, so that an error message starts on a new line. Without tqdm there are none.
     """
-    from utils.progress import bar
+    from utils.progress import bar, tqdm
 
     with contextlib.ExitStack() as bars:
-        yield lambda steps: bars.enter_context(bar(steps, desc=desc, unit="step"))
+        yield (lambda steps: bars.enter_context(bar(steps, desc=desc, unit="step"))) if tqdm else iter
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,10 @@ from typing import Any
 if not re.match("0*[1-9]", os.environ.get("NUMBA_NUM_THREADS", "1")):
     del os.environ["NUMBA_NUM_THREADS"]  # Numba would refuse to be imported. It starts no threads here
 
-import numba
+try:
+    import numba
+except ModuleNotFoundError:  # there is none for some processors
+    numba = None  # type: ignore[assignment]
 
 from utils import paths
 
@@ -22,20 +25,25 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def compiled(function: Callable, **options: Any) -> Any:
+def compiled(function: Callable, plain: Callable | None = None, **options: Any) -> Any:
     """Compile a function; it runs without the GIL, so that threads can call it at the same time.
 
     The result is cached next to the source, or in Numba's own folder if that cannot be written. If neither can be
     written, or the disk is full, every process compiles anew. A cache that is damaged, or that was made from other
     sources, is made again. options: further ones of numba.njit().
+
+    Without Numba, or with NUMBA_DISABLE_JIT, the function itself is returned, or `plain`, a quicker one that does the
+    same with NumPy.
     """
+    if numba is None:
+        return plain or function
     options = {"nogil": True, "error_model": "numpy", **options}
     try:
         dispatcher: Any = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache
         return numba.njit(**options)(function)
     if not hasattr(dispatcher, "_cache"):  # NUMBA_DISABLE_JIT
-        return function
+        return plain or function
     cache = dispatcher._cache  # Numba has no public way to deal with a damaged file
     cache._cache_file._source_stamp = _sources()
 

@@ -4,7 +4,10 @@ import sys
 import time
 from typing import Any
 
-from tqdm import tqdm
+try:
+    from tqdm import tqdm
+except ModuleNotFoundError:  # cli.progress() shows nothing then
+    tqdm = None
 
 SECONDS = 30  # between the lines that stand for a bar where stderr is no terminal
 
@@ -24,7 +27,7 @@ class _Lines:
         pass
 
 
-def bar(*args: Any, **options: Any) -> tqdm:
+def bar(*args: Any, **options: Any) -> "tqdm":
     """A bar of tqdm, with its arguments; where stderr is no terminal, a line every half minute."""
     if sys.stderr.isatty():
         return tqdm(*args, dynamic_ncols=True, **options)

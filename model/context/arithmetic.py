@@ -66,7 +66,11 @@ def make_product(width: int) -> Callable[[np.ndarray, np.ndarray, np.ndarray], N
     order must stay: the same numbers added in another order round to other bits, and the decoder fails.
     """
 
-    @compiled
+    def add_rows(sums, x, matrix):
+        for j, row in enumerate(matrix):
+            sums += x[: len(sums), j, None] * row
+
+    @functools.partial(compiled, plain=add_rows)
     def add_product(sums, x, matrix):
         rows = len(matrix)
         for j in range(0, rows - 7, 8):  # eight rows in one pass over the sums, and for every p while they are near
@@ -92,7 +96,10 @@ def make_dots(inputs: int, outputs: int) -> Callable[[np.ndarray, np.ndarray, np
     No sum may exceed 31 bits; then the order does not matter, and the compiler may choose it.
     """
 
-    @compiled
+    def add_all(sums, x, rows):
+        sums[:outputs] += rows.astype(np.int32) @ x
+
+    @functools.partial(compiled, plain=add_all)
     def add_dots(sums, x, rows):
         for i in range(outputs):
             total, row = np.int32(0), rows[i]

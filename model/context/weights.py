@@ -108,12 +108,12 @@ def check(weights: Weights, what: str | Path = "the network") -> ContextNetwork:
     """The network with these weights, laid out as compiled code requires. Raises UserError as load() does."""
     digest, sound = hashlib.sha256(), []
     for name, array, (shape, dtype) in zip(Weights._fields, weights, LAYOUT, strict=True):
-        if array.dtype != dtype or array.shape != shape:
+        if array.dtype.newbyteorder("=") != dtype or array.shape != shape:
             wanted = f"{dtype.__name__} {list(shape)}"
             raise UserError(f"{what}: {name} is {array.dtype} {list(array.shape)}, not {wanted}")
         if dtype == np.float32 and not np.abs(array).max() < _LIMIT:  # also false of NaN
             raise UserError(f"{what}: {name} holds numbers that are not finite, or too large to compute with")
-        sound.append(np.ascontiguousarray(array))
+        sound.append(np.ascontiguousarray(array, dtype))  # in the machine's order of bytes
         digest.update(array.astype(np.dtype(dtype).newbyteorder("<")).tobytes())
     if largest_sum(weights) > _MAX_SUM:
         raise UserError(f"{what}: the weights of the trunk are too large to compute with")

@@ -16,7 +16,6 @@ and for imagenetcrop:
 The variant is empty for the paper's settings; _seed<seed>, _<chains>x<images> or _<count>photos name others.
 """
 
-import concurrent.futures
 import sys
 import time
 from pathlib import Path
@@ -28,8 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from codec import container, context, models
 from model.context.features import SMALL_GRID
 from model.context.weights import open_network
-from utils import cli, datasets, images, paths, photographs, processes, progress, results, tables
-from utils.compiled import processors
+from utils import cli, datasets, images, paths, photographs, processes, progress, results, tables, threads
 from utils.errors import UserError
 
 SCHEME = "context"  # in the names of files
@@ -81,8 +79,7 @@ def code_chains(args, network):
     """
     from codec import command, experiment  # experiment imports PyTorch: --help answers at once
 
-    test = datasets.load(args.dataset, "test", args.data)
-    chosen = test[datasets.sample_chains(len(test), args.experiments, args.ndatapoints, args.seed)]
+    chosen = datasets.choose(args.dataset, args)
     chains, count = chosen.shape[:2]
     name = SCHEME + results.seed_name(args.seed) + results.size_name(chains, count)
     file = paths.bitstreams(args.dataset, 0, args.output) / f"{name}.npz"
@@ -95,7 +92,9 @@ def code_chains(args, network):
     if not args.verify_only:
         context.encode_chain(chosen[0, :1], network.weights, SMALL_GRID)  # compiles before the clock starts
         began = time.perf_counter()
-        coded = _each(lambda chain: context.encode_chain(chain, network.weights, SMALL_GRID), chosen, "encode")
+        coded = threads.each(
+            lambda chain: context.encode_chain(chain, network.weights, SMALL_GRID), chosen, "encode", "chain"
+        )
         seconds = time.perf_counter() - began
         words, bits, costs = zip(*coded, strict=True)
         experiment.save_bitstreams(file, header, words)
@@ -119,7 +118,9 @@ def verify_chains(words, file, chosen, network):
     began = time.perf_counter()
     shape = chosen.shape[1:]
     try:
-        decoded = _each(lambda lane: context.decode_chain(lane, shape, network.weights, SMALL_GRID), words, "decode")
+        decoded = threads.each(
+            lambda lane: context.decode_chain(lane, shape, network.weights, SMALL_GRID), words, "decode", "chain"
+        )
     except ValueError as error:
         raise UserError(f"{file} cannot be decoded ({error}): it is corrupt; compress again") from error
     if len(decoded) != len(chosen) or not np.array_equal(np.stack(decoded), chosen):
@@ -127,12 +128,6 @@ def verify_chains(words, file, chosen, network):
     count = len(chosen) * len(chosen[0])
     print(f"decoded in {1e3 * (time.perf_counter() - began) / count:.2f} ms per image from {file}:")
     print(f"all pixels of {cli.counted(count, 'image')} are identical")
-
-
-def _each(function, chains, desc):
-    """[function(chain) for every chain], on as many threads as there are processors."""
-    with concurrent.futures.ThreadPoolExecutor(processors()) as pool:
-        return list(progress.bar(pool.map(function, chains), total=len(chains), desc=desc, unit="chain"))
 
 
 # Photographs

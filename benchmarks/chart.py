@@ -70,10 +70,7 @@ def main():
         handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # each label once
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}
         axes.legend(handles.values(), handles.keys(), fontsize=6, **place)
-    path = common.table_file(args.output, "chart").with_suffix(".png")
-    with paths.replacing(path) as file:
-        figure.savefig(file, format="png", dpi=200)
-    print(f"wrote {path}")
+    common.save_figure(figure, args.output, "chart")
 
 
 if __name__ == "__main__":

@@ -100,6 +100,14 @@ def table_file(output, name):
     return Path(output) / "benchmarks" / f"{name}.csv"
 
 
+def save_figure(figure, output, name):
+    """Write a figure next to the tables."""
+    path = table_file(output, name).with_suffix(".png")
+    with paths.replacing(path) as file:
+        figure.savefig(file, format="png", dpi=200)
+    print(f"wrote {path}")
+
+
 def report(name, output, columns, rows, total):
     """Print rows as they come, with a progress bar, and write them. rows: an iterable of `total` rows."""
     widths = [max(10, len(column) + 2) for column in columns]

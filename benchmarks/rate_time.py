@@ -10,7 +10,7 @@ from pathlib import Path
 
 import common
 
-from utils import cli, figures, paths
+from utils import cli, figures
 from utils.errors import UserError
 
 COLUMNS = ["coder", "setting", "bits/dim", "encode us", "decode us"]  # microseconds a pixel
@@ -46,12 +46,9 @@ def with_pillow(name, **options):
     import numpy as np
     from PIL import Image
 
-    def encode(pixels):
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, name, **options)
-        return file.getvalue()
+    from codec.conventional import save
 
-    return encode, lambda data: np.asarray(Image.open(io.BytesIO(data)))
+    return lambda pixels: save(pixels, name, **options), lambda data: np.asarray(Image.open(io.BytesIO(data)))
 
 
 def with_network(adapting):
@@ -115,7 +112,7 @@ def measure(coder, pixels):
     return [name, setting, 8 * len(data) / pixels.size, *times]
 
 
-def draw(rows, path):
+def draw(rows, output):
     """Rate by time, to encode and to decode."""
     figure = figures.sheet(6.75, 3)
     for axes, column in zip(figure.subplots(1, 2, sharey=True), (3, 4), strict=True):
@@ -129,9 +126,7 @@ def draw(rows, path):
         axes.set_xlabel(f"microseconds a pixel to {COLUMNS[column].split()[0]}")
     figure.axes[0].set_ylabel("bits per dimension")
     figure.axes[0].legend(fontsize=6)
-    with paths.replacing(path) as file:
-        figure.savefig(file, format="png", dpi=200)
-    print(f"wrote {path}")
+    common.save_figure(figure, output, "rate_time")
 
 
 def main():
@@ -145,7 +140,7 @@ def main():
         every = list(coders(Path(folder), args.quick))
         rows = [measure(coder, pixels) for coder in every]
     common.report("rate_time", args.output, COLUMNS, rows, len(rows))
-    draw(rows, common.table_file(args.output, "rate_time").with_suffix(".png"))
+    draw(rows, args.output)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Some tiles come from photographs made smaller, which removes the traces of JPEG'
 the position of a pixel in a block is hidden. In small images the network knows the position in the image.
 """
 
-import concurrent.futures
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +16,9 @@ from model.context import features
 from model.context.features import INPUTS, PAD, PERIOD, SMALL_GRID, block_position, make_planes
 from model.context.least_squares import predict_image
 from model.context.torch_network import FEATURES
-from utils import datasets, paths, photographs
+from utils import datasets, paths, photographs, threads
 from utils.cli import counted
-from utils.compiled import compiled, processors
-from utils.progress import bar
+from utils.compiled import compiled
 
 TILE = (8, 16)
 VALIDATION = 40  # photographs
@@ -118,17 +116,13 @@ def make_smaller(image: np.ndarray, generator: np.random.Generator) -> np.ndarra
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
 
-def _prepare_all(images: list[np.ndarray]) -> list[Picture]:
-    with concurrent.futures.ThreadPoolExecutor(processors()) as pool:
-        return list(bar(pool.map(prepare, images), total=len(images), unit="image", desc="least squares"))
-
-
 def _open_photographs(root: str | Path | None) -> Source:
     folder = Path(root or paths.DATA) / datasets.PHOTOGRAPHS / "train"
     images, held = photographs.split(photographs.open_photographs(folder), VALIDATION)
     generator = np.random.default_rng(1)
     count = len(images)
-    pictures = _prepare_all([*images, *(make_smaller(image, generator) for image in images)])
+    resized = [make_smaller(image, generator) for image in images]
+    pictures = threads.each(prepare, [*images, *resized], "least squares", "image")
     as_they_are, smaller = pictures[:count], pictures[count:]
 
     def draw(generator, pixels):

@@ -8,7 +8,6 @@ model.context.arithmetic. The encoder, which knows all pixels, computes up to BL
 weights less often.
 """
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -48,9 +47,6 @@ class Scratch(NamedTuple):
     centre: np.ndarray  # [BLOCK, 3]
     spread: np.ndarray  # [BLOCK]
     hidden: np.ndarray  # [BLOCK, WIDTH]: the trunk's output, HIDDEN units, and the linear prediction of the 3 colours
-    whole: np.ndarray  # int16 [ROW]: the inputs
-    units: np.ndarray  # int16 [WIDTH]: the trunk's output
-    sums: np.ndarray  # int32 [WIDTH]
     heads: np.ndarray  # [BLOCK, WIDTH]: the heads' hidden units before what the known colours contribute
     head: np.ndarray  # [1, HEAD]: a head's hidden units
     outputs: np.ndarray  # [1, OUTPUTS]: of a head
@@ -61,17 +57,19 @@ class Scratch(NamedTuple):
     shares: np.ndarray  # [K]: the weights of a mixture's logistics
     means: np.ndarray  # [K]: in grey levels
     inverses: np.ndarray  # [K]: of the scales in grey levels
+    whole: np.ndarray  # int16 [ROW]: the inputs
+    units: np.ndarray  # int16 [WIDTH]: the trunk's output
+    sums: np.ndarray  # int32 [WIDTH]
     masses: np.ndarray  # int64 [K]: the shares in units of 2^-20, less what the uniform distribution has
     table: np.ndarray  # int64: arithmetic.logistic_table()
 
 
 def make_scratch() -> Scratch:
-    trunk = [(BLOCK, INPUTS), (BLOCK, 3), BLOCK, (BLOCK, WIDTH)]
-    heads = [(BLOCK, WIDTH), (1, HEAD), (1, OUTPUTS), (BLOCK, 3), (BLOCK, 3), KNOWN + 1, 2, K, K, K]
-    integers = np.zeros(ROW, np.int16), np.zeros(WIDTH, np.int16), np.zeros(WIDTH, np.int32)
-    floats = [np.zeros(shape, np.float32) for shape in (*trunk, *heads)]
-    parts = floats[: len(trunk)], integers, floats[len(trunk) :], [np.zeros(K, np.int64), logistic_table()]
-    return Scratch._make(itertools.chain(*parts))
+    blocks = [(BLOCK, INPUTS), (BLOCK, 3), BLOCK, (BLOCK, WIDTH), (BLOCK, WIDTH)]
+    heads = [(1, HEAD), (1, OUTPUTS), (BLOCK, 3), (BLOCK, 3), KNOWN + 1, 2, K, K, K]
+    floats = [np.zeros(shape, np.float32) for shape in (*blocks, *heads)]
+    trunk = np.zeros(ROW, np.int16), np.zeros(WIDTH, np.int16), np.zeros(WIDTH, np.int32)
+    return Scratch._make([*floats, *trunk, np.zeros(K, np.int64), logistic_table()])
 
 
 @compiled

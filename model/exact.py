@@ -24,7 +24,7 @@ from utils import fixed_point, npz
 from utils.errors import UserError
 from utils.fixed_point import FRACTION
 from utils.torch.integers import EXACT, Layer, check, convolve, exact_arithmetic, prove
-from utils.torch.modules import fold_weight_norm
+from utils.torch.modules import WnConv2d
 
 FORMAT = 1  # of the files
 STREAM = 14  # fraction bits of the residual stream, and of all that enters an ELU
@@ -65,7 +65,7 @@ class ExactModel:
     def __init__(self, fields: Fields, device: str | torch.device = "cpu") -> None:
         self.fields, self.device = fields, torch.device(device)
         with torch.device("meta"):  # names and shapes without any numbers
-            model = fold_weight_norm(Model(**fields.architecture))
+            model = Model(**fields.architecture)
         self.xs, self.zs, self.nz = model.xs, model.zs, model.nz
         self.to_levels, self.to_pixels = model.to_levels, model.to_pixels
         self._networks = unpack(fields, model, self.device)
@@ -144,14 +144,15 @@ class ExactModel:
         return torch.maximum(x, self._elu.index_select(0, index.view(-1)).view(x.shape))
 
 
-def walk(model: Model, visit: Callable[[str, list[nn.Conv2d]], Any]) -> dict[str, list[LayerStack]]:
-    """Arrange visit(name, convolutions) for every layer of a folded model: {"infer": [LayerStack], "generate": [...]}.
+def walk(model: Model, visit: Callable[[str, list[Any]], Any]) -> dict[str, list[LayerStack]]:
+    """Arrange visit(name, convolutions) for every layer of a model: {"infer": [LayerStack], "generate": [...]}.
 
-    convolutions: the layer's nn.Conv2d, of which a head may have two, for mu and std.
+    convolutions: the layer's WnConv2d, or nn.Conv2d of a folded model; a head may have two, for mu and std.
     """
+    kinds = nn.Conv2d, WnConv2d
 
     def convolutions(*parts):
-        return [m for part in parts if isinstance(part, nn.Module) for m in part.modules() if isinstance(m, nn.Conv2d)]
+        return [m for part in parts if isinstance(part, nn.Module) for m in part.modules() if isinstance(m, kinds)]
 
     def network(name, first, residual, mu, std):
         entry = visit(f"{name}.in", convolutions(first))
@@ -189,10 +190,10 @@ def input_least(name: str, unit: int, most: int) -> int:
 def unpack(fields: Fields, model: Model, device: torch.device) -> dict[str, list[LayerStack]]:
     """The layers that the fields describe, proved and checked.
 
-    model: a folded one, of which only the shapes are used. Raises ValueError if the fields do not fit it.
+    model: one of which only the shapes are used. Raises ValueError if the fields do not fit it.
     """
     shapes: list[tuple[int, ...]] = []
-    walk(model, lambda _, parts: shapes.append((sum(len(p.weight) for p in parts), *parts[0].weight.shape[1:])))
+    walk(model, lambda _, parts: shapes.append((sum(len(p.v) for p in parts), *parts[0].v.shape[1:])))
     sizes, channels = [math.prod(shape) for shape in shapes], [shape[0] for shape in shapes]
     pixel_std = (0,) if isinstance(model.gen_std, nn.Module) else model.xs
     expected = (sum(sizes),), (sum(channels),), (sum(channels),), (len(shapes), 3), pixel_std

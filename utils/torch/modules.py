@@ -44,7 +44,9 @@ class WnConv2d(nn.Module):
         super().__init__()
         self.init_scale = init_scale
         self.loggain = loggain
-        self.v = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size) * 0.05)
+        self.v = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        if not self.v.is_meta:  # there, PyTorch would load its compiler to draw no numbers, which takes seconds
+            nn.init.normal_(self.v, std=0.05)
         self.gain = nn.Parameter(torch.zeros(out_channels) if loggain else torch.ones(out_channels))
         self.b = nn.Parameter(torch.zeros(out_channels))
 

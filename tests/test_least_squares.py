@@ -85,3 +85,23 @@ def test_sums_of_an_image_start_at_zero():
     found, _ = predict(pixels)
     green = pixels[0, :, 1].astype(float)
     assert found[0, 0, 0] == 128 and found[0, 1, 0] == pytest.approx(green[0])
+
+
+def test_sums_of_a_flat_area_become_zero():
+    """Not denormal, which would double the time of all that follows."""
+    pixels = np.full((600, ls.CELL, 3), 9, np.uint8)
+    pixels[:8] = np.random.default_rng(0).integers(0, 256, (8, ls.CELL, 3))
+    planes, local = make_planes(*pixels.shape[:2], pixels), np.zeros(3, np.float32)
+    state = ls.start(planes)
+    for row in range(ls.PAD, ls.PAD + len(pixels)):
+        ls.pad_left(planes, row)
+        ls.begin_row(row, state)
+        for column in range(ls.PAD, ls.PAD + ls.CELL):
+            ls.begin_pixel(planes, row, column, local, state)
+            for c in range(3):
+                ls.predict(planes, row, column, c, state)
+            ls.end_pixel(planes, row, column, state)
+        if row == ls.PAD + 20:
+            assert state.columns.any() and state.right.any() and state.left.any()
+        ls.pad_right(planes, row)
+    assert not (state.columns.any() or state.right.any() or state.left.any())

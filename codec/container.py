@@ -30,7 +30,7 @@ from utils.metadata import MAX_METADATA
 
 OVERHEAD = 64  # bytes: no file is more than this larger than the raw pixels and the compressed metadata
 WAYS = ("conventional", "context", "bitswap")
-_SLACK = 24  # bytes: no plane is more than this larger than its raw pixels
+_SLACK = 12  # bytes: no plane is more than this larger than its raw pixels
 
 
 def encode(picture: Picture, coder: str = "smallest", models: Models = SHIPPED, **options: Any) -> bytes:
@@ -54,7 +54,7 @@ def encode_each(
     none is left, "conventional" does.
     models: how to get the models; by default those that ship, or were trained here.
     lanes: number of blocks that Bit-Swap codes side by side; default: by the size of the image.
-    adapting: let the context network adapt to the image: three times as long, two times in decoding, mostly smaller.
+    adapting: let the context network adapt to the image: a smaller file, mostly, in up to twice the time.
     every: finish every way, even one that is clearly not the smallest.
     progress: wraps the steps of the models, e.g. tqdm.
     Raises UserError if the picture or its metadata are too large, or if there is no such model.

@@ -183,13 +183,15 @@ def _each_strip(code_strip, strips, width, progress, threads):
             next(steps)
 
     with concurrent.futures.ThreadPoolExecutor(threads or processors()) as pool:
+        tasks = [pool.submit(code_strip, i, advance) for i in range(len(strips))]
         try:
-            found = list(pool.map(lambda i: code_strip(i, advance), range(len(strips))))
+            for task in concurrent.futures.as_completed(tasks):
+                task.result()  # raises the error of the task that failed first
         except BaseException:
             stopped.set()
             raise
     next(steps, None)  # a progress bar ends after its last step
-    return found
+    return [task.result() for task in tasks]
 
 
 def _batches(height, width):

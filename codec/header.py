@@ -198,6 +198,8 @@ class _Reader:
             value |= (byte & 127) << shift
             if byte < 128:
                 break
+        else:
+            raise ValueError(f"{what} has more than 5 bytes")
         if not least <= value <= most:
             raise ValueError(f"{what} is {value:,}, not {least:,} to {most:,}")
         return value

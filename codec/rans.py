@@ -109,7 +109,8 @@ class Rans:
         2^32. Bits that symbols have left on the stack are as random as the distributions were right. What is popped
         with whitened bits follows the distribution that it is popped under, whatever has been pushed before.
         """
-        _whiten(self.heads[:n], self.words, self.counts, depth, key)
+        with np.errstate(over="ignore"):  # without Numba, NumPy would warn of products modulo 2^64
+            _whiten(self.heads[:n], self.words, self.counts, depth, key)
 
     def reserve(self, symbols: int) -> None:
         """Make room for `symbols` more symbols on every lane; none takes more than a word."""

@@ -23,7 +23,7 @@ from model.context.weights import open_network
 from utils import compiled
 from utils.images import Picture, same
 
-SIZES = [("RGB", 1, 1), ("RGB", 150, 200), ("RGB", 480, 510), ("RGB", 1, 90), ("L", 61, 47)]
+SIZES = [("RGB", 1, 1), ("RGB", 150, 200), ("RGB", 480, 510), ("RGB", 1, 90), ("L", 61, 47), ("L", 11, 13)]
 
 
 def picture(mode, height, width):
@@ -45,11 +45,11 @@ def coded(network, most):
             data = container.encode(original, "context", found, adapting=adapting)
             name = f"{mode}_{height}x{width}_{'adapting' if adapting else 'static'}.bitswap"
             yield name, data, same(container.decode(data, found), original)
-    if most >= 160:  # past a step of adaptation, whether it pays or not
-        pixels, coding = picture("RGB", 4, 40).pixels, context.Coding(strips=1, grid=0, adapting=True)
+    for mode in ("RGB", "L") if most >= 160 else ():  # past a step of adaptation, whether it pays or not
+        pixels, coding = picture(mode, 4, 40).pixels, context.Coding(strips=1, grid=0, adapting=True)
         words = context.encode(pixels, network.weights, coding)
         decoded = context.decode(words, pixels.shape, network.weights, coding)
-        yield "step.words", words[0].astype("<u4").tobytes(), np.array_equal(decoded, pixels)
+        yield f"{mode}_step.words", words[0].astype("<u4").tobytes(), np.array_equal(decoded, pixels)
     if most < 3 * 32 * 32:
         return
     images = np.stack([picture("RGB", 32, 32 + i).pixels[:, i:] for i in range(3)])

@@ -53,3 +53,11 @@ def test_no_folder_for_a_cache(tmp_path):
         (tmp_path / name).write_text("no folder")
     environment = {name: str(tmp_path / name) for name in ("XDG_CACHE_HOME", "HOME")}
     assert run(tmp_path, **environment)[0] == "49"
+
+
+def test_square_roots_of_another_library_are_refused(tmp_path):
+    """Those of SVML, with which an application may have imported Numba before, are not rounded correctly."""
+    path = tmp_path / "application.py"
+    path.write_text(f"import numba\nnumba.config.USING_SVML = True\n{SOURCE.format(root=str(paths.ROOT))}")
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True)
+    assert done.returncode == 1 and "set NUMBA_DISABLE_INTEL_SVML=1" in done.stderr.splitlines()[-1]

@@ -17,6 +17,7 @@ from model.context import adaptation
 from model.context.features import PERIOD
 from model.context.mixture import LEAST_BITS
 from model.context.weights import HIDDEN, LAYOUT, SCALES, UNIT_BITS, K, Weights, check
+from utils.errors import UserError
 from utils.images import same
 
 
@@ -33,9 +34,9 @@ def extreme_weights(seed, size):
     arrays = [rng.uniform(-1, 1, shape) ** 3 for shape, _ in LAYOUT]
     sizes = [size * 1.7, 0, size * 1000, size * 1000, size * 1000, size * 3.4, 0, size * 1000] + 5 * [size]
     arrays = [(each * most).astype(dtype) for each, most, (_, dtype) in zip(arrays, sizes, LAYOUT, strict=True)]
-    return check(
-        Weights(*arrays)._replace(first_shift=arrays[1] + 1 + seed % 18, residual_shift=arrays[6] + 14)
-    ).weights
+    arrays[1] += 1 + seed % 18
+    arrays[1][HIDDEN:], arrays[6][:] = 18, 14
+    return check(Weights(*arrays)).weights
 
 
 @settings(max_examples=60, deadline=None)
@@ -227,6 +228,29 @@ def test_weights_that_adapt_stay_finite(monkeypatch):
         assert 0 < np.abs(a.flat[0] - start(extreme).flat[0]).max() <= most
 
 
+def test_a_damaged_strip_stops_the_others():
+    steps, pixels = [], picture_of("noise", 1200, 200, "RGB").pixels
+    weights, coding = small_network().weights, Coding(2, 1, False)
+    first, second = context.encode(pixels, weights, coding)
+
+    def progress(iterable):
+        for step in iterable:
+            steps.append(step)
+            yield step
+
+    with pytest.raises(ValueError, match="the words end"):
+        context.decode([first, second[-100:]], pixels.shape, weights, coding, progress, threads=2)
+    assert len(steps) < 8  # of 16
+
+
+def test_predictions_that_could_overflow_are_refused():
+    weights = small_network().weights
+    shift, bias = weights.first_shift.copy(), weights.first_bias.copy()
+    shift[HIDDEN:], bias[HIDDEN:] = 1, 1 << 21
+    with pytest.raises(UserError, match="too large to compute with"):
+        check(weights._replace(first_shift=shift, first_bias=bias))
+
+
 def test_ctrl_c_stops_the_strips_that_are_left():
     steps = []
 
@@ -258,7 +282,7 @@ weights = Weights(*(np.zeros(*each) for each in LAYOUT))
 context.encode(np.zeros((2, 2, 3), np.uint8), weights, context.Coding(1, True, True))
 (assembly,) = context._code_rows.inspect_asm().values()
 assert re.search("mul[sp]s|fmul", assembly)
-print(*set(re.findall(r"\\\\bv?fn?m(?:add|sub)\\\\w*|\\\\bfml[as]\\\\w*", assembly)), "end")
+print(*set(re.findall(r"\\\\bv?fn?m(?:add|sub)\\\\w*|\\\\bfml[as]\\\\w*|__svml", assembly)), "end")
 """)
     done = run_script(script, environment={"NUMBA_CACHE_DIR": str(tmp_path)}, check=0)
     assert done.stdout.split() == ["end"]

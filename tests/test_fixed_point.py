@@ -1,11 +1,14 @@
 """Real numbers as integers: the table of scales, bins, and tables of functions against functions of Decimals."""
 
+from decimal import ROUND_DOWN, Context, Inexact, localcontext
+
 import numpy as np
 import pytest
 from exact_reference import elu, scale_number
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.context.arithmetic import logistic_table
 from model.exact import STREAM, VALUE_LIMIT
 from utils import fixed_point
 from utils.fixed_point import UniformBins, pixel_bins, quantize
@@ -59,3 +62,9 @@ def test_scale_thresholds_are_where_the_nearest_scale_changes(kind):
     for s in [*reached[:5], *reached[5:-5:97], *reached[-5:]]:
         threshold = int(table[s - 1])
         assert scale_number(kind, threshold) >= s > scale_number(kind, threshold - 1)
+
+
+@pytest.mark.parametrize("table, arguments", [(logistic_table, ()), (fixed_point.elu_table, (STREAM,))])
+def test_what_an_application_does_with_decimals_changes_no_table(table, arguments):
+    with localcontext(Context(prec=5, rounding=ROUND_DOWN, Emax=9, traps=[Inexact])):
+        np.testing.assert_array_equal(table.__wrapped__(*arguments), table(*arguments))

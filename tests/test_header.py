@@ -148,3 +148,16 @@ def test_absurd_headers_take_no_memory():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 30e6
+
+
+def test_a_number_ends_within_five_bytes():
+    """Else another program might read another number from the same file."""
+    data = container.encode(Picture("L", np.array([[[7]]], np.uint8)), "conventional")
+    assert data[17] == 1  # the width
+    for digits, refused in ((b"\x81\x80\x80\x80\x00", False), (b"\x81\x80\x80\x80\x80", True)):
+        length = (int.from_bytes(data[5:7], "little") + 4).to_bytes(2, "little")
+        longer = seal(data[:5] + length + data[7:17] + digits + data[18:])
+        if refused:
+            assert "width has more than 5 bytes" in decoding_error(longer)
+        else:
+            assert container.decode(longer, NO_MODELS).size == (1, 1)

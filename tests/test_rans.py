@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import ROOT, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -177,3 +178,20 @@ def test_impossible_intervals_are_refused(start, freq):
 def test_what_is_not_a_lane_is_refused(lane):
     with pytest.raises(ValueError, match="lane 0"):
         Rans.from_words([lane if isinstance(lane, np.ndarray) else stack_of(lane)])
+
+
+def test_without_numba_whitening_is_the_same_and_warns_of_nothing(tmp_path):
+    coder = Rans.from_words([stack_of([1, 2, 3, 4])])
+    coder.whiten(1, 3, 7)
+    script = tmp_path / "whiten.py"
+    script.write_text(f"""import sys
+sys.path.insert(0, {str(ROOT)!r})
+import numpy as np
+from codec.rans import Rans
+coder = Rans.from_words([np.array([1, 2, 3, 4], np.uint32)])
+coder.whiten(1, 3, 7)
+print(*coder.to_words()[0])
+""")
+    environment = {"NUMBA_DISABLE_JIT": "1", "PYTHONWARNINGS": "error::RuntimeWarning"}
+    done = run_script(script, environment=environment, check=0)
+    assert done.stdout.split() == list(map(str, coder.to_words()[0]))

@@ -9,11 +9,14 @@ from typing import Any
 
 if not re.match("0*[1-9]", os.environ.get("NUMBA_NUM_THREADS", "1")):
     del os.environ["NUMBA_NUM_THREADS"]  # Numba would refuse to be imported. It starts no threads here
+os.environ["NUMBA_DISABLE_INTEL_SVML"] = "1"  # its square roots are not rounded as IEEE 754 says
 
 try:
     import numba
 except ModuleNotFoundError:  # there is none for some processors
     numba = None  # type: ignore[assignment]
+if numba is not None and getattr(numba.config, "USING_SVML", False):
+    raise ImportError("Numba was imported with Intel's SVML, which rounds wrongly; set NUMBA_DISABLE_INTEL_SVML=1")
 
 from utils import paths
 

@@ -12,8 +12,9 @@ every machine, unlike the math library behind floating-point code.
 import functools
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from decimal import Decimal, localcontext
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 
 import numpy as np
 
@@ -36,10 +37,14 @@ _INFINITY = 1 << 62
 _NO_NUMBER = -_INFINITY
 
 
+def digits(count: int) -> AbstractContextManager:
+    """A context in which Decimals have so many digits, and nothing that an application set for its own matters."""
+    return localcontext(Context(count, ROUND_HALF_EVEN, -999_999, 999_999, capitals=1, clamp=0, flags=[], traps=[]))
+
+
 def decimals(function: Callable[[int], Decimal], count: int, bits: int) -> np.ndarray:
     """[function(k) * 2^bits for k in range(count)], to the nearest integers, from Decimals of 40 digits."""
-    with localcontext() as context:
-        context.prec = 40
+    with digits(40):
         return np.array([int((function(k) * 2**bits).to_integral_value()) for k in range(count)], np.int64)
 
 
@@ -133,8 +138,7 @@ def elu_table(fraction: int) -> np.ndarray:
     the nearest integer is correct.
     """
     one = 1 << 160
-    with localcontext() as context:
-        context.prec = 60
+    with digits(60):
         ratio = int((Decimal(-1) / (1 << fraction)).exp() * one)
     table, power = [0], one
     while table[-1] > -(1 << fraction):
@@ -151,8 +155,7 @@ def scale_thresholds() -> dict[str, np.ndarray]:
     FRACTION fraction bits, whose scale is nearer to entry s than to entry s - 1, in the logarithm. So the entry of a
     std is the number of thresholds that it reaches.
     """
-    with localcontext() as context:
-        context.prec = 28  # 20 digits are left after the subtractions
+    with digits(28):  # 20 are left after the subtractions
         infinity, tenth = Decimal("Infinity"), Decimal("0.1")
         half_step = (Decimal(2).ln() / (2 * SCALES_PER_OCTAVE)).exp()
         midpoints = [half_step * Decimal(2) ** LEAST_SCALE_LOG2]

@@ -1,7 +1,8 @@
 """A linear prediction of each colour, fitted by least squares to the pixels that are known.
 
-Encoder and decoder fit new weights for every CELL pixels of a row, COUNT for each colour. A pixel that is one row or
-column further away counts DECAY as much, and a pixel that was predicted badly counts less. The fit needs sums of
+Encoder and decoder fit new weights for every cell, CELL pixels of a row, COUNT for each colour. A pixel counts DECAY as
+much if it is one row further away, and DECAY^CELL as much if it is one cell further away. A pixel that was predicted
+badly counts less. The fit needs sums of
 products. They are carried down the columns and swept along the rows, so that each pixel is added once. Such fits are
 those of Wu, Barthel and Zhang, "Piecewise 2D autoregression for predictive image coding" (1998).
 

@@ -29,7 +29,8 @@ INPUT_BITS, UNIT_BITS, MAX_WEIGHT_BITS = 11, 7, 14
 MAX_INPUT = int(CUT) << INPUT_BITS
 MAX_UNIT = (1 << 14) - 1
 _MAX_SUM = (1 << 31) - (1 << 25)  # room for rounding
-_LIMIT = np.float32(1e3)  # of a weight of the heads: with inputs of some 128 at most, no sum overflows
+_LIMIT = np.float32(1e3)  # of a weight of the heads
+_MAX_PREDICTION = 1 << 12  # of the linear predictions, in units of the spread; with both limits, no float overflows
 
 
 class Weights(NamedTuple):
@@ -115,19 +116,21 @@ def check(weights: Weights, what: str | Path = "the network") -> ContextNetwork:
             raise UserError(f"{what}: {name} holds numbers that are not finite, or too large to compute with")
         sound.append(np.ascontiguousarray(array, dtype))  # in the machine's order of bytes
         digest.update(array.astype(np.dtype(dtype).newbyteorder("<")).tobytes())
-    if largest_sum(weights) > _MAX_SUM:
-        raise UserError(f"{what}: the weights of the trunk are too large to compute with")
     for shift in (weights.first_shift, weights.residual_shift):
         if shift.min() < 1 or shift.max() > MAX_WEIGHT_BITS + INPUT_BITS - UNIT_BITS:
             raise UserError(f"{what}: shifts of {shift.min()} to {shift.max()} bits are not possible")
+    largest_sum, largest_prediction = trunk_bounds(weights)
+    if largest_sum > _MAX_SUM or largest_prediction > _MAX_PREDICTION:
+        raise UserError(f"{what}: the weights of the trunk are too large to compute with")
     return ContextNetwork(Weights(*sound), digest.hexdigest()[:16])
 
 
-def largest_sum(weights: Weights) -> int:
-    """A bound on the absolute value of all sums in the trunk, whatever the inputs."""
+def trunk_bounds(weights: Weights) -> tuple[int, float]:
+    """Bounds on the absolute values of all sums in the trunk, and of the linear predictions, whatever the inputs."""
     first, _, bias, column, row, residual, _, residual_bias = (np.abs(array.astype(np.int64)) for array in weights[:8])
     first_sums = first.sum(1) * MAX_INPUT + bias + column.max(0) + row.max(0)
-    return max(first_sums.max(), (residual.sum(2) * MAX_UNIT + residual_bias).max())
+    predictions = first_sums[HIDDEN:] / 2.0 ** (weights.first_shift[HIDDEN:] + UNIT_BITS)
+    return max(first_sums.max(), (residual.sum(2) * MAX_UNIT + residual_bias).max()), predictions.max()
 
 
 def open_network(

@@ -48,7 +48,7 @@ def arguments(argv=None):
 def measure(dataset, args):
     """Compress a test set: (rates {compressor: bits/dim}, experiments and images in each)."""
     if dataset == datasets.PHOTOGRAPHS:
-        chosen = photographs.choose(Path(args.data) / dataset / "test", None, args.seed)
+        chosen = photographs.choose(datasets.find_folder(dataset, "test", args.data) / "test", None, args.seed)
         dims = np.array([photograph.pixels.size for photograph in chosen])
         return {name: (bits / dims).mean() for name, bits in command.other_bits(chosen).items()}, (len(chosen), 1)
     chains = datasets.choose(dataset, args)
@@ -60,8 +60,9 @@ def measure(dataset, args):
 def main(argv=None):
     """Draw the images, compress them, write the rates of each dataset and print a table."""
     args = arguments(argv)
-    tests = [(Path(args.data) / name, name) for name in datasets.NAMES]
-    names = args.datasets or [name for path, name in tests if (path / "test.npy").exists() or (path / "test").exists()]
+    folders = {name: datasets.find_folder(name, "test", args.data) for name in datasets.NAMES}
+    found = [name for name, path in folders.items() if (path / "test.npy").exists() or (path / "test").exists()]
+    names = args.datasets or found
     if not names:
         raise UserError(f"there is no test set in {args.data}; name one, e.g. mnist, and it is downloaded")
     files = {name: args.output / "plots" / name / "benchmark.csv" for name in names}

@@ -172,7 +172,7 @@ def for_checkpoint(
     if ranges is None:
         kept = checkpoint.bins_files(quantbits)[-1]
         paths.check_folder_writable(kept.parent)  # before the work
-        images = distributed.in_turn(job, lambda: _training_images(checkpoint.dataset, data))
+        images = distributed.in_turn(job, lambda: _training_images(checkpoint.dataset, data, kept))
         ranges = sample_ranges(checkpoint.model, images, quantbits, checkpoint.identity, job=job)
         if job.rank == 0:
             save(ranges, kept)
@@ -190,11 +190,12 @@ def find(checkpoint: "Checkpoint", quantbits: int) -> Ranges | None:
     return None
 
 
-def _training_images(dataset, data):
+def _training_images(dataset, data, kept):
     try:
         return datasets.load(dataset, "train", data)
     except UserError as error:
         print(f"Warning: {error}.\nWithout training images the bins cover the samples of the generative model only.")
+        print(f"They are kept as {kept}; once there are training images, delete that file")
         return None
 
 

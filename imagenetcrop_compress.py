@@ -17,7 +17,8 @@ Writes, under --output:
   bins/imagenetcrop_nz<nz>_<q>bits_<checkpoint>.npz    the bins, if there are none yet
 and the table of rates on stdout.
 
-The variant is <q>bits, with _exact, _bf16, _whitened, _seed<seed> and _<count>photos if these are not the paper's.
+The variant is <q>bits, with _exact, _bf16, _whitened, _seed<seed> and, of --nphotos, _<count>photos if these are not
+the paper's.
 There are no arrays for cma.py, whose figure shows chains of one length.
 """
 
@@ -29,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from codec import command
-from utils import cli, paths, photographs, processes, published, results
+from utils import cli, datasets, paths, photographs, processes, published, results
 from utils.datasets import PHOTOGRAPHS
 from utils.tables import write_csv
 
@@ -55,7 +56,8 @@ def main(argv=None):
         from codec import experiment  # imports PyTorch: only now, so that --help answers at once
 
         checkpoint = command.open_checkpoint(PHOTOGRAPHS, args)
-        chosen = photographs.choose(Path(args.data) / PHOTOGRAPHS / "test", args.nphotos, args.seed)
+        folder = datasets.find_folder(PHOTOGRAPHS, "test", args.data) / "test"
+        chosen = photographs.choose(folder, args.nphotos, args.seed)
         setup = experiment.open_setup(checkpoint, args, job)
         chains = [photographs.to_blocks(photograph.pixels) for photograph in chosen]
         blocks = sum(map(len, chains))

@@ -155,11 +155,11 @@ def code(
         print(f"\n{dataset}, nz={nz}, {SCHEMES[scheme]}: {sizes}")
         if not args.verify_only:
             torch.manual_seed(args.seed)
+            made = results.describe_maker(next(setup.model.parameters()).device)  # before the sources may change
             result = experiment.compress(setup, schedule, chains, initial)
             if setup.job.rank == 0:
                 experiment.save_bitstreams(file, full_header, result.words)
-                made = paths.results(dataset, nz, args.output) / f"{scheme}_{name}_made.csv"
-                results.write_made(made, next(setup.model.parameters()).device)
+                results.write_made(paths.results(dataset, nz, args.output) / f"{scheme}_{name}_made.csv", made)
                 yield scheme, result
             distributed.barrier(setup.job)  # before the others read the file
         if not args.no_verify:

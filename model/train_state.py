@@ -26,7 +26,7 @@ _FLAGS = {
 class State:
     """Everything that a run needs in order to continue.
 
-    identity: the settings that determine what a step computes. ema: the average of the model's weights. step: optimiser
+    identity: the settings that a resumed run must have, too. ema: the average of the model's weights. step: optimiser
     steps taken. seconds: wall time from the first step on, tests included. tested: the step of the last test, 0 before
     the first. best: the best test ELBO, infinite before the first. run: number of the TensorBoard folder.
     """

@@ -61,7 +61,7 @@ def train(settings: Settings, args: argparse.Namespace, clock: Callable[[], floa
         if job.rank == 0:
             state.run = state.run or new_run(runs)
             log = Log(runs / str(state.run), curves, state.step)
-            results.write_made(curves / "made.csv", job.device)
+            results.write_made(curves / "made.csv", results.describe_maker(job.device))
             on_leaving.callback(log.writer.close)
             if not state.step:
                 log.writer.add_text("architecture", f"    {state.model}".replace("\n", "\n    "), 0)
@@ -140,7 +140,8 @@ def begin(
 ) -> tuple[State, Split, Split]:
     """The state that training starts from, new or from --resume, and the images of training and test.
 
-    A resumed run sees the same batches, and computes the same, if its identity is the same.
+    A resumed run sees the same batches, and computes the same if its flags and its data are the same. Those flags that
+    make up the identity have to be.
     """
     if args.batch % job.size:
         raise UserError(f"--batch={args.batch} cannot be split evenly over {job.size} processes; choose a multiple")
@@ -210,7 +211,7 @@ def precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
     # A CPU without the instructions emulates bfloat16, which is no faster. A trial of a few milliseconds shows it.
-    x, weight = torch.randn(16, 64, 16, 16), torch.randn(64, 64, 3, 3)
+    x, weight = torch.ones(16, 64, 16, 16), torch.ones(64, 64, 3, 3)  # no random numbers: the seed's are for training
     fastest: dict[torch.dtype, float] = {}
     with torch.no_grad():
         for dtype in (torch.float32, torch.bfloat16) * 6:
@@ -323,7 +324,10 @@ def evaluate(
     metrics = test(state.ema, images, job, signals)
     if metrics is None:
         return False
-    elbo, state.tested = metrics["elbo"], state.step
+    elbo = metrics["elbo"]
+    if not math.isfinite(elbo):
+        raise UserError(f"the test ELBO is {elbo} after step {state.step}; continue with --resume and a lower --lr")
+    state.tested = state.step
     if log and elbo < state.best:
         save(state.ema.state_dict(), best)
     state.best = min(elbo, state.best)

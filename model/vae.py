@@ -125,7 +125,7 @@ class Model(nn.Module):
         Raises ValueError, saying what does not fit, where the state dict is not of this family of models.
         """
         try:
-            model = cls(**architecture(state_dict))
+            model = cls(**architecture(state_dict)).float()  # whatever an application's default type is
             model.load_state_dict(state_dict)
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]

@@ -41,6 +41,7 @@ SETTINGS = {
     "oneDNN AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
     "oneDNN AVX-512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
     "oneDNN bfloat16": {"ONEDNN_DEFAULT_FPMATH_MODE": "BF16"},
+    "oneDNN any": {"DNNL_DEFAULT_FPMATH_MODE": "ANY"},
     "PyTorch AVX2": {"ATEN_CPU_CAPABILITY": "avx2"},
     "PyTorch default": {"ATEN_CPU_CAPABILITY": "default"},
 }

@@ -124,3 +124,14 @@ def test_a_saved_checkpoint_is_read_again(tmp_path):
     beside, kept = checkpoint.bins_files(10)
     assert beside == tmp_path / "deep" / "nz2.bins.npz"
     assert kept == tmp_path / "bins" / f"mnist_nz2_10bits_{checkpoint.identity}.npz"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_an_applications_default_type_changes_no_identity(tmp_path, dtype):
+    state = small_model(2).state_dict()
+    torch.save(state, tmp_path / "a.pt")
+    torch.set_default_dtype(dtype)
+    try:
+        assert load(tmp_path / "a.pt").identity == checkpoints.identify(state)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from model.context.arithmetic import logistic_table
 from model.exact import STREAM, VALUE_LIMIT
 from utils import fixed_point
+from utils.errors import UserError
 from utils.fixed_point import UniformBins, pixel_bins, quantize
 
 SCALE_VALUES = np.exp2(np.arange(fixed_point.SCALES) / 256 - 12)  # what the indices of scales stand for
@@ -25,6 +26,12 @@ def test_quantize_takes_the_nearest(scale, mu):
         assert abs(integer / ONE - mu) <= 0.5 / ONE + error
         # Half a step of the table, and what the mantissa's leading bits leave open.
         assert abs(np.log2(SCALE_VALUES[index] / scale)) <= 0.5 / 256 + 2**-11
+
+
+@pytest.mark.parametrize("mu, scale", [(np.nan, 1), (np.inf, 1), (0, np.nan), (0, np.inf), (0, 0), (0, -1)])
+def test_outputs_that_are_not_finite_are_refused(mu, scale):
+    with pytest.raises(UserError, match="not finite"):
+        quantize(np.array([0, mu]), np.array([1, scale]))
 
 
 @pytest.mark.parametrize("scale", [2.0**-12, 1.0, 2.0**11])

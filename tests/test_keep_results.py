@@ -15,7 +15,7 @@ def test_results_are_kept_as_they_are(tmp_path):
     save_model(tmp_path / "plots" / "mnist4", 4)
     made = [tmp_path / "plots" / "mnist4" / name for name in ("bitswap_10bits_made.csv", "made.csv")]
     for path in made:
-        results.write_made(path, torch.device("cpu"))
+        results.write_made(path, results.describe_maker(torch.device("cpu")))
     run_script("scripts/keep_results.py", tmp_path / "plots", "--to", tmp_path / "kept", check=0)
     assert all((tmp_path / "kept" / "mnist4" / path.name).read_text() == path.read_text() for path in made)
     kept, original = results.load([tmp_path / "kept"]), results.load([tmp_path / "plots"])

@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def test_a_result_names_what_made_it(tmp_path):
-    results.write_made(tmp_path / "made.csv", CPU)
+    results.write_made(tmp_path / "made.csv", results.describe_maker(CPU))
     [made] = csv.DictReader((tmp_path / "made.csv").open())
     assert made.pop("processor") == results.processor(CPU) != ""
     describe = ["git", "describe", "--always", "--dirty"]
@@ -33,7 +33,7 @@ def test_a_commit_that_git_does_not_tell_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "ROOT", tmp_path / "program")
     for path in (os.environ["PATH"], str(tmp_path)):  # with and without git
         monkeypatch.setenv("PATH", path)
-        results.write_made(tmp_path / "made.csv", CPU)
+        results.write_made(tmp_path / "made.csv", results.describe_maker(CPU))
         assert (tmp_path / "made.csv").read_text().splitlines()[1].startswith("unknown,")
 
 

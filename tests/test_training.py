@@ -240,6 +240,15 @@ def test_a_loss_or_a_gradient_that_is_not_finite_is_refused(tmp_path, loss, gnor
         training.report(meter, 1.0, SimpleNamespace(step=7), tmp_path, None)
 
 
+def test_a_test_elbo_that_is_not_finite_is_refused(tmp_path, monkeypatch):
+    """So that the best model so far stays the best."""
+    monkeypatch.setattr(training, "test", lambda *_: {"elbo": math.nan})
+    state = SimpleNamespace(ema=None, step=7, tested=0, best=1.5)
+    with pytest.raises(UserError, match="the test ELBO is nan after step 7"):
+        training.evaluate(SETTINGS["mnist"], state, [], distributed.Job(), tmp_path / "nz1", None, 1, [])
+    assert state.best == 1.5
+
+
 def test_nan_before_anything_was_saved_does_not_advise_to_resume(mnist, tmp_path):
     done = train(mnist, tmp_path, "--lr=1e30", "--max-steps=20")
     assert_one_line_error(done, "start again with a lower --lr")

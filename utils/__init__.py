@@ -9,6 +9,11 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
+# float32 means float32 in oneDNN's convolutions, whatever a machine's settings for other programs are.
+os.environ["DNNL_DEFAULT_FPMATH_MODE"] = "STRICT"
+os.environ.pop("ONEDNN_DEFAULT_FPMATH_MODE", None)
+
+
 def _report(kind, error, trace):
     """Ctrl-C while a script imports its modules ends it in one line; cli.script() has not begun by then."""
     if issubclass(kind, KeyboardInterrupt):

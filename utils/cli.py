@@ -232,4 +232,13 @@ def device(gpu: int | None) -> "torch.device":
     if not 0 <= gpu < count:
         found = f"this machine has {count}, numbered from 0" if count else "PyTorch sees no GPU here"
         raise UserError(f"--gpu={gpu}: {found}; use --gpu=-1 for the CPU")
-    return torch.device("cuda", gpu)
+    return cuda(gpu)
+
+
+def cuda(index: int) -> "torch.device":
+    """The GPU of an index, on which float32 means float32 from now on, and not TF32 as by PyTorch's default."""
+    import torch
+
+    backends: Any = torch.backends  # its annotations lack some of these
+    backends.cudnn.conv.fp32_precision = "ieee"
+    return torch.device("cuda", index)

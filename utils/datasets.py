@@ -22,11 +22,18 @@ TEST_PATCHES = 2000  # at least, over all test photographs
 _TORCHVISION = {"mnist": "MNIST", "cifar": "CIFAR10"}
 
 
+def find_folder(dataset: str, split: str, root: str | Path | None = None) -> Path:
+    """The folder of a dataset: <dataset> in a folder of datasets, or that folder itself if it has the split."""
+    folder = Path(root or paths.DATA)
+    found = any((folder / f"{split}{suffix}").exists() for suffix in ("", ".npy"))
+    return folder if folder.absolute().name == dataset and found else folder / dataset
+
+
 def load(dataset: str, split: str, root: str | Path | None = None) -> np.ndarray | Patches:
     """Load the images of one split.
 
     dataset: "mnist", "cifar", "imagenet" (ImageNet 32x32) or "imagenetcrop". split: "train" or "test".
-    root: the folder that holds <dataset>/<split>.npy; default: model/data. The folder <dataset> itself works, too. If
+    root: the folder that holds <dataset>/<split>.npy, or <dataset> itself; default: model/data. If
     the array does not exist, MNIST and CIFAR-10 are read from the published files (see originals.py), or else
     downloaded with torchvision, and the array is kept there.
     Returns a read-only uint8 array [N, H, W, C], if it exists mapped from disk; for imagenetcrop Patches, which are
@@ -34,9 +41,7 @@ def load(dataset: str, split: str, root: str | Path | None = None) -> np.ndarray
     test photograph as many as give TEST_PATCHES, at random positions that are the same in every run.
     Raises UserError, with the file and the remedy, if the images are absent or not as expected.
     """
-    folder = Path(root or paths.DATA)
-    if folder.absolute().name != dataset or not any((folder / f"{split}{suffix}").exists() for suffix in ("", ".npy")):
-        folder /= dataset
+    folder = find_folder(dataset, split, root)
     if dataset == PHOTOGRAPHS:
         photographs = open_photographs(folder / split)
         crops = math.ceil(TEST_PATCHES / len(photographs)) if split == "test" else 1

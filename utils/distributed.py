@@ -143,7 +143,7 @@ def device_of(gpu: int | None, place: Launch) -> torch.device:
     if 1 < count < place.local_size:
         raise UserError(f"{place.local_size} processes on this node and {count} GPUs; launch one process for each GPU")
     # A scheduler may show every process one GPU of its own. NCCL refuses if two processes share one.
-    return torch.device("cuda", place.local_rank if count > 1 else 0)
+    return cli.cuda(place.local_rank if count > 1 else 0)
 
 
 def _horovod(place: Launch, device: torch.device) -> Backend:

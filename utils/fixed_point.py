@@ -19,6 +19,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 import numpy as np
 
 from utils.compiled import compiled
+from utils.errors import UserError
 
 # Bits of a cumulative frequency. A push of rANS (codec/rans.py) rounds, with a relative error of up to
 # 2^PRECISION / 2^32. Measured over logistic distributions of all widths, that costs 5e-4 bits a symbol at 31 bits, 1e-4
@@ -65,11 +66,11 @@ def quantize(mu: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """The integers that stand for parameters: (mu, scale), int64, from float32 or float64 arrays.
 
     Values out of range become the nearest in range, +-2^11 for mu.
-    Raises ValueError if mu is not finite, or scale is not finite and positive.
+    Raises UserError if mu is not finite, or scale is not finite and positive.
     """
     values, scales = _quantize_mu(np.ravel(mu)), _quantize_scale(np.ravel(scale), _mantissas())
     if min(values.min(initial=0), scales.min(initial=0)) == _NO_NUMBER:
-        raise ValueError("mu and scale must be finite and scale positive: the network's outputs are not")
+        raise UserError("the network's outputs are not finite, or a scale is 0; use another checkpoint")
     return values.reshape(np.shape(mu)), scales.reshape(np.shape(scale))
 
 

@@ -7,10 +7,13 @@ import contextlib
 import errno
 import glob
 import os
+import platform
 import re
+import secrets
 import signal
 import stat
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "model" / "data"
 PRETRAINED = ROOT / "model" / "pretrained"
 _unfinished: set[Path] = set()  # what replacing() writes at this moment
-_ASIDE = 60  # characters of a file's name in the name of the unfinished file, which may not be too long
+_ASIDE = 40  # characters of a file's name in the name of the unfinished file, which may not be too long
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # another machine may use the same disk
 NO_DATA = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")  # what systems add to archives and shared folders
 
 
@@ -113,7 +117,8 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         target, replaced = _target(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_unfinished(target)
-        aside = target.with_name(f".{target.name[:_ASIDE]}.{os.getpid()}.tmp")
+        maker = f"{_HOST}.{os.getpid()}"  # the token is for containers, in which numbers of processes repeat
+        aside = target.with_name(f".{target.name[:_ASIDE]}.{maker}.{secrets.token_hex(4)}.tmp")
     _unfinished.add(aside)
     try:
         with _explained(path, aside):
@@ -131,13 +136,17 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def _remove_unfinished(target: Path) -> None:
-    """Delete the unfinished files that killed processes left next to a file."""
-    for aside in target.parent.glob(f".{glob.escape(target.name[:_ASIDE])}.*.tmp"):
+    """Delete the unfinished files that killed processes of this machine left next to a file."""
+    for aside in target.parent.glob(f".{glob.escape(target.name[:_ASIDE])}.{_HOST}.*.*.tmp"):
         with contextlib.suppress(OSError, ValueError):
             try:
-                os.kill(int(aside.suffixes[-2][1:]), 0)  # changes nothing, but fails if there is no such process
+                os.kill(_process_of(aside), 0)  # changes nothing, but fails if there is no such process
             except ProcessLookupError:
                 aside.unlink()
+
+
+def _process_of(aside: Path) -> int:
+    return int(aside.name.split(".")[-3])
 
 
 def remove_unfinished_at_signals() -> None:
@@ -145,7 +154,7 @@ def remove_unfinished_at_signals() -> None:
 
     def end(number, _):
         for aside in _unfinished:
-            if aside.name.endswith(f".{os.getpid()}.tmp"):  # not those of the process that this one was forked from
+            if _process_of(aside) == os.getpid():  # not those of the process that this one was forked from
                 aside.unlink(missing_ok=True)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

@@ -136,8 +136,8 @@ def load_array(path: str | Path) -> np.ndarray:
     return np.array(array, np.float64)
 
 
-def write_made(path: Path, device: "torch.device") -> None:
-    """Write a table of one row: the commit of this program, the processor and the versions that make a result.
+def describe_maker(device: "torch.device") -> tuple[str, ...]:
+    """What makes a result at present: the commit of this program, the processor and the versions, see write_made().
 
     device: that of the networks. A commit that git does not tell is "unknown"; "-dirty" marks uncommitted changes.
     """
@@ -149,8 +149,12 @@ def write_made(path: Path, device: "torch.device") -> None:
     with contextlib.suppress(OSError):  # there is no git
         commit = subprocess.run(describe, cwd=paths.ROOT, env=within, capture_output=True, text=True).stdout.strip()
     versions = platform.python_version(), torch.__version__, np.__version__, PIL.__version__
-    header = ("commit", "processor", "Python", "PyTorch", "NumPy", "Pillow")
-    tables.write_csv(path, header, [(commit or "unknown", processor(device), *versions)])
+    return commit or "unknown", processor(device), *versions
+
+
+def write_made(path: Path, maker: Sequence[str]) -> None:
+    """Write a table of one row: what describe_maker() returned before the work."""
+    tables.write_csv(path, ("commit", "processor", "Python", "PyTorch", "NumPy", "Pillow"), [maker])
 
 
 def processor(device: "torch.device") -> str:

@@ -16,7 +16,7 @@ from model.context import features
 from model.context.features import INPUTS, PAD, PERIOD, SMALL_GRID, block_position, make_planes
 from model.context.least_squares import predict_image
 from model.context.torch_network import FEATURES
-from utils import datasets, paths, photographs, threads
+from utils import datasets, photographs, threads
 from utils.cli import counted
 from utils.compiled import compiled
 
@@ -117,7 +117,7 @@ def make_smaller(image: np.ndarray, generator: np.random.Generator) -> np.ndarra
 
 
 def _open_photographs(root: str | Path | None) -> Source:
-    folder = Path(root or paths.DATA) / datasets.PHOTOGRAPHS / "train"
+    folder = datasets.find_folder(datasets.PHOTOGRAPHS, "train", root) / "train"
     images, held = photographs.split(photographs.open_photographs(folder), VALIDATION)
     generator = np.random.default_rng(1)
     count = len(images)

@@ -11,6 +11,7 @@ Numbers are fixed-point: an integer, and a number of fraction bits. Tensors hold
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from utils.errors import UserError
 
 EXACT = 1 << 24  # float32 holds every integer up to here
+_settings_lock = threading.RLock()
 
 
 class Layer(NamedTuple):
@@ -121,18 +123,20 @@ def exact_arithmetic(device: torch.device) -> Iterator[None]:
     """Inside this context a float32 convolution multiplies and adds float32, and adds up the products themselves.
 
     That rules out TF32 and bfloat16, autocast, and the Winograd and FFT algorithms of NNPACK and cuDNN; without cuDNN
-    PyTorch unfolds the input on a GPU and multiplies matrices. The settings are of the whole process, and restored.
+    PyTorch unfolds the input on a GPU and multiplies matrices. The settings are of the whole process, and restored;
+    one thread at a time is in such a context.
     """
     backends: Any = torch.backends  # its annotations lack some of these
     precise = (backends.mkldnn.conv, backends.mkldnn.matmul, backends.cuda.matmul)
     settings = [(backends.cudnn, "enabled", False), *((part, "fp32_precision", "ieee") for part in precise)]
-    before = [getattr(part, name) for part, name, _ in settings]
-    try:
-        for part, name, value in settings:
-            setattr(part, name, value)
-        autocast = torch.autocast(device.type, enabled=False)
-        with torch.inference_mode(), backends.nnpack.flags(enabled=False), autocast:
-            yield
-    finally:
-        for (part, name, _), value in zip(settings, before, strict=True):
-            setattr(part, name, value)
+    with _settings_lock:
+        before = [getattr(part, name) for part, name, _ in settings]
+        try:
+            for part, name, value in settings:
+                setattr(part, name, value)
+            autocast = torch.autocast(device.type, enabled=False)
+            with torch.inference_mode(), backends.nnpack.flags(enabled=False), autocast:
+                yield
+        finally:
+            for (part, name, _), value in zip(settings, before, strict=True):
+                setattr(part, name, value)

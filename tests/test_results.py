@@ -40,11 +40,8 @@ def test_a_commit_that_git_does_not_tell_is_unknown(tmp_path, monkeypatch):
 def test_what_ships_shows_the_papers_story():
     """BB-ANS's first image costs more with every layer, Bit-Swap's does not; and MNIST's net rate is its ELBO."""
     models = results.load([results.SHIPPED])
-    for dataset, depths in (
-        ("mnist", (1, 2, 4, 8)),
-        ("cifar", (2, 4, 8)),
-        ("imagenet", (1, 2, 4)),
-    ):  # of one recipe each
+    of_one_recipe = {"mnist": (1, 2, 4, 8), "cifar": (2, 4, 8), "imagenet": (1, 2, 4)}
+    for dataset, depths in of_one_recipe.items():
         first = {s: [models[dataset, nz][s].cmas[:, 0].mean() for nz in depths] for s in results.SCHEMES}
         steps = np.diff(first["bbans"]) / np.diff(depths)
         assert (steps > 0.8 * steps.mean()).all() and max(first["bitswap"]) == first["bitswap"][0]

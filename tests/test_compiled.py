@@ -31,18 +31,17 @@ def run(tmp_path, **environment):
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 @pytest.mark.parametrize("content", [b"", b"\x80damage", "half"])
-def test_a_damaged_cache_is_made_again(tmp_path, suffix, content):
+def test_a_damaged_cache_is_made_again(tmp_path, content):
     assert run(tmp_path) == ["49", "0", "1"]  # hits, misses
-    assert run(tmp_path) == ["49", "1", "0"]
-    damaged = list((tmp_path / "__pycache__").glob(f"*{suffix}"))
-    assert damaged
-    sound = {path: path.read_bytes() for path in damaged}
-    for path in damaged:
-        path.write_bytes(sound[path][: len(sound[path]) // 2] if content == "half" else content)
-    assert run(tmp_path) == ["49", "0", "1"]
-    assert run(tmp_path) == ["49", "1", "0"]
+    for suffix in (".nbi", ".nbc"):
+        assert run(tmp_path) == ["49", "1", "0"]
+        damaged = list((tmp_path / "__pycache__").glob(f"*{suffix}"))
+        assert damaged
+        for path in damaged:
+            sound = path.read_bytes()
+            path.write_bytes(sound[: len(sound) // 2] if content == "half" else content)
+        assert run(tmp_path) == ["49", "0", "1"]
 
 
 def test_no_folder_for_a_cache(tmp_path):

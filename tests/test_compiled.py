@@ -42,6 +42,7 @@ def test_a_damaged_cache_is_made_again(tmp_path, content):
             sound = path.read_bytes()
             path.write_bytes(sound[: len(sound) // 2] if content == "half" else content)
         assert run(tmp_path) == ["49", "0", "1"]
+    assert run(tmp_path) == ["49", "1", "0"]
 
 
 def test_no_folder_for_a_cache(tmp_path):

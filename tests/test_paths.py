@@ -1,6 +1,7 @@
 """Writing files: whole or not at all, and one line where it does not work."""
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -140,7 +141,7 @@ def test_what_killed_processes_left_is_deleted_by_the_next_one(tmp_path):
     assert listing(tmp_path) == sorted([*alive, name])
 
 
-def test_two_writers_of_one_file_do_not_mix(tmp_path, monkeypatch):
+def test_two_writers_of_one_file_do_not_mix(tmp_path):
     """Not even in containers, in which numbers of processes and names of machines may be the same."""
     with paths.replacing(tmp_path / "a") as first, paths.replacing(tmp_path / "a") as second:
         first.write(b"1" * 9)
@@ -168,7 +169,7 @@ main()
 def test_signals_leave_no_unfinished_file(tmp_path, number):
     command = [sys.executable, "-c", WRITE, tmp_path / "file"]
     with subprocess.Popen(command, cwd=paths.ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert f".{process.pid}." in process.stdout.readline()
+        assert re.fullmatch(rf"\.file\.{paths._HOST}\.{process.pid}\.\w+\.tmp\n", process.stdout.readline())
         process.send_signal(number)
         assert process.wait(30) == -number
     assert listing(tmp_path) == []

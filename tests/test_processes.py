@@ -58,6 +58,8 @@ def test_floats_decode_in_as_many_processes_as_they_were_coded_in(mnist, checkpo
     flags = (*SMALL, "--precision=bfloat16", "--data", mnist, "--checkpoint", checkpoint, "--output", tmp_path)
     done = run_two("torchrun", tmp_path / "run", "mnist_compress.py", *flags)
     assert done.returncode == 0 and "15 images and all initial words are identical" in done.stdout, done.stderr
+    done = run_two("torchrun", tmp_path / "run", "mnist_compress.py", *flags, "--verify-only")
+    assert done.returncode == 0 and "15 images and all initial words are identical" in done.stdout, done.stderr
     done = run_main(lambda argv: command.main("mnist", argv), *flags, "--verify-only")
     assert_one_line_error(done, "processes 2 instead of 1")
 

@@ -326,7 +326,7 @@ def evaluate(
         return False
     elbo = metrics["elbo"]
     if not math.isfinite(elbo):
-        raise UserError(f"the test ELBO is {elbo} after step {state.step}; continue with --resume and a lower --lr")
+        raise UserError(f"the test ELBO is {elbo} after step {state.step}; start again with a lower --lr")
     state.tested = state.step
     if log and elbo < state.best:
         save(state.ema.state_dict(), best)

@@ -61,8 +61,7 @@ def main(argv=None):
     """Draw the images, compress them, write the rates of each dataset and print a table."""
     args = arguments(argv)
     folders = {name: datasets.find_folder(name, "test", args.data) for name in datasets.NAMES}
-    found = [name for name, path in folders.items() if (path / "test.npy").exists() or (path / "test").exists()]
-    names = args.datasets or found
+    names = args.datasets or [name for name, folder in folders.items() if datasets.has_split(folder, "test")]
     if not names:
         raise UserError(f"there is no test set in {args.data}; name one, e.g. mnist, and it is downloaded")
     files = {name: args.output / "plots" / name / "benchmark.csv" for name in names}

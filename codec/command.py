@@ -145,6 +145,7 @@ def code(
     nz, dataset = setup.model.nz, setup.checkpoint.dataset
     files = {scheme: paths.bitstreams(dataset, nz, args.output) / f"{scheme}_{name}.npz" for scheme in schemes(args)}
     if not args.verify_only:
+        maker = results.describe_maker(next(setup.model.parameters()).device)  # before the sources may change
         for file in files.values():
             experiment.refuse_to_replace(file, setup.checkpoint)
     initial = experiment.initial_words(len(chains), setup.conditional, args.seed)
@@ -155,11 +156,10 @@ def code(
         print(f"\n{dataset}, nz={nz}, {SCHEMES[scheme]}: {sizes}")
         if not args.verify_only:
             torch.manual_seed(args.seed)
-            made = results.describe_maker(next(setup.model.parameters()).device)  # before the sources may change
             result = experiment.compress(setup, schedule, chains, initial)
             if setup.job.rank == 0:
                 experiment.save_bitstreams(file, full_header, result.words)
-                results.write_made(paths.results(dataset, nz, args.output) / f"{scheme}_{name}_made.csv", made)
+                results.write_made(paths.results(dataset, nz, args.output) / f"{scheme}_{name}_made.csv", maker)
                 yield scheme, result
             distributed.barrier(setup.job)  # before the others read the file
         if not args.no_verify:

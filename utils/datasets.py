@@ -25,17 +25,21 @@ _TORCHVISION = {"mnist": "MNIST", "cifar": "CIFAR10"}
 def find_folder(dataset: str, split: str, root: str | Path | None = None) -> Path:
     """The folder of a dataset: <dataset> in a folder of datasets, or that folder itself if it has the split."""
     folder = Path(root or paths.DATA)
-    found = any((folder / f"{split}{suffix}").exists() for suffix in ("", ".npy"))
-    return folder if folder.absolute().name == dataset and found else folder / dataset
+    return folder if folder.absolute().name == dataset and has_split(folder, split) else folder / dataset
+
+
+def has_split(folder: Path, split: str) -> bool:
+    """Whether the folder of a dataset has the array or the photographs of a split."""
+    return any((folder / f"{split}{suffix}").exists() for suffix in ("", ".npy"))
 
 
 def load(dataset: str, split: str, root: str | Path | None = None) -> np.ndarray | Patches:
     """Load the images of one split.
 
     dataset: "mnist", "cifar", "imagenet" (ImageNet 32x32) or "imagenetcrop". split: "train" or "test".
-    root: the folder that holds <dataset>/<split>.npy, or <dataset> itself; default: model/data. If
-    the array does not exist, MNIST and CIFAR-10 are read from the published files (see originals.py), or else
-    downloaded with torchvision, and the array is kept there.
+    root: the folder that holds <dataset>/<split>.npy, or <dataset> itself; default: model/data. If the array does not
+    exist, MNIST and CIFAR-10 are read from the published files (see originals.py), or else downloaded with torchvision,
+    and the array is kept there.
     Returns a read-only uint8 array [N, H, W, C], if it exists mapped from disk; for imagenetcrop Patches, which are
     indexed like it: one crop of every training photograph (photographs.recrop() makes others and more), and of every
     test photograph as many as give TEST_PATCHES, at random positions that are the same in every run.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.context.arithmetic import make_product
+from model.context.arithmetic import flush, make_product
 from model.context.mixture import mixture_gradient
 from model.context.network import Scratch
 from model.context.weights import HEAD, KNOWN, OUTPUTS, WIDTH, Weights
@@ -22,7 +22,7 @@ WARM_UP = np.float32(64)  # steps over which the rate rises to RATE, because the
 _DECAYS = np.float32(0.9), np.float32(0.999)  # of the averages of the gradients and of their squares
 _EPSILON = np.float32(1e-4)
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_TINY = np.float32(1e-30)  # averages below this become 0: many processors are slow with denormal numbers
+_TINY = np.float32(1e-30)  # averages below this become 0
 _INPUTS = WIDTH + KNOWN + 1  # of the heads' first layer: the trunk's output, the known colours, and 1 for the bias
 
 _add_wide, _add_head, _add_outputs = make_product(WIDTH), make_product(HEAD), make_product(OUTPUTS)
@@ -122,6 +122,5 @@ def take_adam_step(count: int, a: Adaptation) -> None:
         gradients[i] = _ZERO
         mean = _DECAYS[0] * first[i] + (_ONE - _DECAYS[0]) * g
         square = _DECAYS[1] * second[i] + (_ONE - _DECAYS[1]) * (g * g)
-        first[i] = mean if abs(mean) > _TINY else _ZERO
-        second[i] = square if square > _TINY else _ZERO
+        first[i], second[i] = flush(mean, _TINY), flush(square, _TINY)
         values[i] -= rate * (first[i] * first_scale) / (np.sqrt(second[i] * second_scale) + _EPSILON)

@@ -110,6 +110,12 @@ def make_dots(inputs: int, outputs: int) -> Callable[[np.ndarray, np.ndarray, np
     return add_dots
 
 
+@compiled
+def flush(x: np.float32, least: np.float32) -> np.float32:
+    """x, or 0 if it is next to 0, at most `least`: many processors are slow with denormal numbers."""
+    return x if abs(x) > least else np.float32(0)
+
+
 @functools.cache
 def logistic_table() -> np.ndarray:
     """The logistic cdf at multiples of 2^-_CELLS from -_REACH to _REACH and one more: int64, in 2^-TABLE_BITS."""

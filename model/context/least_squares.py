@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model.context.arithmetic import flush
 from model.context.features import PAD, pad_above, pad_left, pad_right
 from utils.compiled import compiled
 
@@ -25,7 +26,7 @@ _RIDGE, _LEAST_PIVOT = np.float32(0.5), np.float32(1e-3)
 _BEST_ERROR = np.float32(2)  # grey levels; a pixel counts 1 / (this + the error of its prediction)
 _LOWEST, _HIGHEST = np.float32(-64), np.float32(320)  # of a prediction
 _NEXT, _DIAGONAL = np.float32(0.3), np.float32(0.2)  # weights in a local error
-_TINY = np.float32(1e-12)
+_TINY = np.float32(1e-12)  # sums below this become 0, as in a flat area
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 
 _HERE, _W, _N, _NW, _NE, _WW, _NN = (0, 0), (0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0)
@@ -74,7 +75,7 @@ def begin_row(row: int, ls: LeastSquares) -> None:
         right, column = ls.right[x], ls.columns[x]
         for k in range(len(ls.left)):
             right[k] = column[k] + ls.left[k]
-            ls.left[k] = _flush(_CELL_DECAY * right[k])
+            ls.left[k] = flush(_CELL_DECAY * right[k], _TINY)
     ls.left[:] = _ZERO
     now, before = ls.errors[row & 1], ls.errors[1 - row & 1]
     for c in range(3):
@@ -129,15 +130,9 @@ def end_pixel(planes: np.ndarray, row: int, column: int, ls: LeastSquares) -> No
         flat, above = sums.reshape(-1), ls.columns[x // CELL]
         for k in range(len(flat)):
             total = above[k] + flat[k]
-            ls.left[k] = _flush(_CELL_DECAY * (ls.left[k] + total))
-            above[k] = _flush(DECAY * total)
+            ls.left[k] = flush(_CELL_DECAY * (ls.left[k] + total), _TINY)
+            above[k] = flush(DECAY * total, _TINY)
             flat[k] = _ZERO
-
-
-@compiled
-def _flush(total):
-    """A sum, or 0 if it is next to 0: in a flat area sums become denormal, and many processors are slow with those."""
-    return total if abs(total) > _TINY else _ZERO
 
 
 @compiled

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from model.context.arithmetic import TABLE_BITS, exp, log, logistic
+from model.context.arithmetic import TABLE_BITS, exp, flush, log, logistic
 from model.context.network import Scratch
 from model.context.weights import COEFFICIENTS, GATE, MEANS, OUTPUTS, SCALES, K
 from utils.compiled import compiled
@@ -134,4 +134,4 @@ def mixture_gradient(c: int, x: int, spread: np.float32, s: Scratch, out: np.nda
         out[COEFFICIENTS + i] = point * (_ONE - s.gate[0]) * s.known[2 * i + 1] if i < c else _ZERO
     out[GATE] = point * (s.gate[0] * (_ONE - s.gate[0])) * s.gate[1]
     for k in range(OUTPUTS):
-        out[k] = out[k] if abs(out[k]) > _TINY else _ZERO  # products with smaller ones would be denormal, and slow
+        out[k] = flush(out[k], _TINY)  # products with smaller ones would be denormal

@@ -40,7 +40,7 @@ def compiled(function: Callable, plain: Callable | None = None, **options: Any) 
     """
     if numba is None:
         return plain or function
-    options = {"nogil": True, "error_model": "numpy", **options}
+    options = {"nogil": True, "error_model": "numpy", "forceinline": True, **options}
     try:
         dispatcher: Any = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.context.arithmetic import flush, make_product
+from model.context.arithmetic import flush
 from model.context.mixture import mixture_gradient
 from model.context.network import Scratch
+from model.context.products import make_product
 from model.context.weights import HEAD, KNOWN, OUTPUTS, WIDTH, Weights
 from utils.compiled import compiled
 

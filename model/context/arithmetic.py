@@ -7,7 +7,6 @@ functions here replace those of a library, which differ between machines.
 """
 
 import functools
-from collections.abc import Callable
 from decimal import Decimal
 
 import numpy as np
@@ -57,57 +56,6 @@ def exp(x: np.float32) -> np.float32:
     for i in range(1, len(_EXP_TERMS)):
         total = total * rest + _EXP_TERMS[i]
     return total * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
-
-
-def make_product(width: int) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
-    """A function add_product(sums, x, matrix) for float32 matrices with `width` columns, which the compiler then knows.
-
-    It adds x [P, :R] @ matrix [R, width] to sums [P, width], one row of the matrix after the other, whatever P. The
-    order must stay: the same numbers added in another order round to other bits, and the decoder fails.
-    """
-
-    def add_rows(sums, x, matrix):
-        for j, row in enumerate(matrix):
-            sums += x[: len(sums), j, None] * row
-
-    @functools.partial(compiled, plain=add_rows)
-    def add_product(sums, x, matrix):
-        rows = len(matrix)
-        for j in range(0, rows - 7, 8):  # eight rows in one pass over the sums, and for every p while they are near
-            for p in range(len(sums)):
-                a, b, c, d = x[p, j], x[p, j + 1], x[p, j + 2], x[p, j + 3]
-                e, f, g, h = x[p, j + 4], x[p, j + 5], x[p, j + 6], x[p, j + 7]
-                for k in range(width):
-                    total = ((sums[p, k] + a * matrix[j, k]) + b * matrix[j + 1, k]) + c * matrix[j + 2, k]
-                    total = ((total + d * matrix[j + 3, k]) + e * matrix[j + 4, k]) + f * matrix[j + 5, k]
-                    sums[p, k] = (total + g * matrix[j + 6, k]) + h * matrix[j + 7, k]
-        for j in range(rows // 8 * 8, rows):
-            for p in range(len(sums)):
-                a = x[p, j]
-                for k in range(width):
-                    sums[p, k] += a * matrix[j, k]
-
-    return add_product
-
-
-def make_dots(inputs: int, outputs: int) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
-    """A function add_dots(sums, x, rows), which adds rows [outputs, inputs] @ x [inputs], int16, to sums, int32.
-
-    No sum may exceed 31 bits; then the order does not matter, and the compiler may choose it.
-    """
-
-    def add_all(sums, x, rows):
-        sums[:outputs] += rows.astype(np.int32) @ x
-
-    @functools.partial(compiled, plain=add_all)
-    def add_dots(sums, x, rows):
-        for i in range(outputs):
-            total, row = np.int32(0), rows[i]
-            for j in range(inputs):
-                total = np.int32(total + np.int32(np.int32(x[j]) * np.int32(row[j])))
-            sums[i] = np.int32(sums[i] + total)
-
-    return add_dots
 
 
 @compiled

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.context.arithmetic import exp, logistic_table, make_dots, make_product
+from model.context.arithmetic import exp, logistic_table
 from model.context.features import CUT, INPUTS, PAD, block_position, describe_pixel, pad_above
+from model.context.products import make_product
 from model.context.weights import (
     COEFFICIENTS,
     GATE,
@@ -24,7 +25,6 @@ from model.context.weights import (
     MAX_INPUT,
     MAX_UNIT,
     OUTPUTS,
-    ROW,
     UNIT_BITS,
     WIDTH,
     K,
@@ -35,7 +35,6 @@ from utils.compiled import compiled
 BLOCK = 8  # pixels that the trunk runs for at once, at most
 
 _add_wide, _add_outputs = make_product(WIDTH), make_product(OUTPUTS)
-_add_first, _add_residual = make_dots(ROW, WIDTH), make_dots(WIDTH, HIDDEN)
 _INPUT, _UNIT = np.float32(1 << INPUT_BITS), np.float32(2.0**-UNIT_BITS)
 _ROUNDING = np.float32(MAX_INPUT + 0.5)  # positive, so that cutting off the fraction rounds
 
@@ -57,9 +56,9 @@ class Scratch(NamedTuple):
     shares: np.ndarray  # [K]: the weights of a mixture's logistics
     means: np.ndarray  # [K]: in grey levels
     inverses: np.ndarray  # [K]: of the scales in grey levels
-    whole: np.ndarray  # int16 [ROW]: the inputs
-    units: np.ndarray  # int16 [WIDTH]: the trunk's output
-    sums: np.ndarray  # int32 [WIDTH]
+    whole: np.ndarray  # int16 [BLOCK, INPUTS]: the inputs
+    units: np.ndarray  # int16 [BLOCK, WIDTH]: the trunk's output
+    sums: np.ndarray  # int32 [BLOCK, WIDTH]: of a layer of the trunk
     masses: np.ndarray  # int64 [K]: the shares in units of 2^-20, less what the uniform distribution has
     table: np.ndarray  # int64: arithmetic.logistic_table()
 
@@ -68,7 +67,8 @@ def make_scratch() -> Scratch:
     blocks = [(BLOCK, INPUTS), (BLOCK, 3), BLOCK, (BLOCK, WIDTH), (BLOCK, WIDTH)]
     heads = [(1, HEAD), (1, OUTPUTS), (BLOCK, 3), (BLOCK, 3), KNOWN + 1, 2, K, K, K]
     floats = [np.zeros(shape, np.float32) for shape in (*blocks, *heads)]
-    trunk = np.zeros(ROW, np.int16), np.zeros(WIDTH, np.int16), np.zeros(WIDTH, np.int32)
+    layers = ((BLOCK, INPUTS), np.int16), ((BLOCK, WIDTH), np.int16), ((BLOCK, WIDTH), np.int32)
+    trunk = [np.zeros(*layer) for layer in layers]
     return Scratch._make([*floats, *trunk, np.zeros(K, np.int64), logistic_table()])
 
 
@@ -80,29 +80,34 @@ def run_trunk(
 
     block_row, grid: their row in a block, and what features.block_position() requires for their columns.
     """
-    at, x, units, sums = weights.row[block_row], s.whole, s.units, s.sums
+    at, x, units, sums = weights.row[block_row], s.whole, s.units, s.sums[:count]
     for i in range(count):
         pad_above(planes, row, column + i)
         s.spread[i] = describe_pixel(planes, row, column + i, s.local[i], s.inputs[i], s.centre[i])
         for j in range(INPUTS):
-            x[j] = np.int32(min(max(s.inputs[i, j], -CUT), CUT) * _INPUT + _ROUNDING) - MAX_INPUT
+            x[i, j] = np.int32(min(max(s.inputs[i, j], -CUT), CUT) * _INPUT + _ROUNDING) - MAX_INPUT
         by_column = weights.column[block_position(column + i - PAD, grid)]
         for k in range(WIDTH):
-            sums[k] = weights.first_bias[k] + at[k] + by_column[k]
-        _add_first(sums, x, weights.first)
+            sums[i, k] = weights.first_bias[k] + at[k] + by_column[k]
+    _add_wide(sums, x, weights.first)
+    for i in range(count):
         for k in range(HIDDEN):
-            units[k] = min(max(_shift(sums[k], weights.first_shift[k]), 0), MAX_UNIT)
+            units[i, k] = min(max(_shift(sums[i, k], weights.first_shift[k]), 0), MAX_UNIT)
         for k in range(HIDDEN, WIDTH):
-            units[k] = min(max(_shift(sums[k], weights.first_shift[k]), -MAX_UNIT), MAX_UNIT)
-            s.hidden[i, k] = np.float32(sums[k]) / np.float32(1 << weights.first_shift[k] + UNIT_BITS)
-        for layer in range(2):
+            units[i, k] = min(max(_shift(sums[i, k], weights.first_shift[k]), -MAX_UNIT), MAX_UNIT)
+            s.hidden[i, k] = np.float32(sums[i, k]) / np.float32(1 << weights.first_shift[k] + UNIT_BITS)
+    for layer in range(2):
+        for i in range(count):
             for k in range(HIDDEN):
-                sums[k] = weights.residual_bias[layer, k]
-            _add_residual(sums, units, weights.residual[layer])
+                sums[i, k] = weights.residual_bias[layer, k]
+        _add_wide(sums, units, weights.residual[layer])
+        for i in range(count):
             for k in range(HIDDEN):
-                units[k] = min(units[k] + max(_shift(sums[k], weights.residual_shift[layer, k]), 0), MAX_UNIT)
+                added = max(_shift(sums[i, k], weights.residual_shift[layer, k]), 0)
+                units[i, k] = min(units[i, k] + added, MAX_UNIT)
+    for i in range(count):
         for k in range(HIDDEN):
-            s.hidden[i, k] = np.float32(units[k]) * _UNIT
+            s.hidden[i, k] = np.float32(units[i, k]) * _UNIT
     for i in range(count):
         for k in range(WIDTH):
             s.heads[i, k] = weights.head_bias[k]

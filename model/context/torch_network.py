@@ -6,6 +6,7 @@ from torch import nn
 
 from model.context.features import CUT, INPUTS, PERIOD
 from model.context.mixture import SCALE_LIMIT, UNIFORM
+from model.context.products import pair_inputs
 from model.context.weights import (
     COEFFICIENTS,
     GATE,
@@ -106,10 +107,11 @@ class TorchContextNetwork(nn.Module):
         own = {name: value.detach().double().cpu().numpy() for name, value in self.named_parameters()}
         added = [own["first_bias"], *np.split(own["position"], 2)]
         first, arrays["first_shift"], added = round_layer(own["first"].T, added, MAX_INPUT, INPUT_BITS)
-        arrays["first"][:, :INPUTS], (arrays["first_bias"], arrays["row"], arrays["column"]) = first, added
+        arrays["first"], (arrays["first_bias"], arrays["row"], arrays["column"]) = pair_inputs(first), added
         layers = np.swapaxes(own["residual"], 1, 2)
         whole, shift, (bias,) = round_layer(layers, [own["residual_bias"]], MAX_UNIT, UNIT_BITS)
-        arrays |= {"residual": whole, "residual_shift": shift, "residual_bias": bias}
+        arrays["residual"][:, :, :HIDDEN] = pair_inputs(whole)
+        arrays |= {"residual_shift": shift, "residual_bias": bias}
         own["head_seen"] = (own["head_seen"] * self.later.cpu().numpy()[..., None]).reshape(KNOWN, WIDTH)
         heads = [name for name in own if name.startswith("head")]
         return Weights(**arrays | {name: own[name].astype(np.float32) for name in heads})

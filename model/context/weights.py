@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from model.context.features import CUT, PERIOD
+from model.context.features import CUT, INPUTS, PERIOD
 from utils import npz, paths
 from utils.errors import UserError
 
@@ -21,7 +21,6 @@ K = 5  # components of the mixture
 MEANS, SCALES, COEFFICIENTS = K, 2 * K, 3 * K  # indices among a head's outputs, which begin with K logits
 GATE = COEFFICIENTS + 2
 OUTPUTS = 24  # of a head; 3 K + 3 are in use
-ROW = 128  # of the first layer: INPUTS and zeros, as many as suit vector instructions
 
 # The trunk is in integers, whose sums are exact in any order. Inputs and units have a fixed number of bits after the
 # binary point, and the weights of a row as many as its sums of 31 bits have room for.
@@ -36,16 +35,16 @@ _MAX_PREDICTION = 1 << 12  # of the linear predictions, in units of the spread; 
 class Weights(NamedTuple):
     """The network's weights: of the trunk int16 and, what is only added, int32; of the heads float32.
 
-    A row of `first` or `residual` holds all weights of one output, a row of `head_in` or `head_seen` what one input
-    contributes to every output. Rows and columns that a network does not use are zero.
+    A row holds what one input contributes to every output; in the integer layers, two inputs (products.pair_inputs()).
+    What a network does not use is zero.
     """
 
-    first: np.ndarray  # int16 [WIDTH, ROW]: for the hidden units, and for the linear prediction of the 3 colours
+    first: np.ndarray  # int16 [INPUTS / 2, WIDTH, 2]: for the hidden units, and the linear prediction of the 3 colours
     first_shift: np.ndarray  # int32 [WIDTH]: bits that sums have after the binary point beyond UNIT_BITS
     first_bias: np.ndarray  # int32 [WIDTH]
     column: np.ndarray  # int32 [PERIOD + 1, WIDTH]: what the pixel's position in its block adds
     row: np.ndarray  # int32 [PERIOD + 1, WIDTH]
-    residual: np.ndarray  # int16 [2, HIDDEN, WIDTH]
+    residual: np.ndarray  # int16 [2, WIDTH / 2, WIDTH, 2]: only the first HIDDEN outputs are used
     residual_shift: np.ndarray  # int32 [2, HIDDEN]
     residual_bias: np.ndarray  # int32 [2, HIDDEN]
     head_in: np.ndarray  # [WIDTH, WIDTH]: HEAD hidden units a colour
@@ -57,9 +56,10 @@ class Weights(NamedTuple):
 
 _places = (PERIOD + 1, WIDTH), np.int32
 LAYOUT = Weights._make([  # the shape and the type of each array
-    ((WIDTH, ROW), np.int16), ((WIDTH,), np.int32), ((WIDTH,), np.int32), _places, _places,
-    ((2, HIDDEN, WIDTH), np.int16), ((2, HIDDEN), np.int32), ((2, HIDDEN), np.int32), ((WIDTH, WIDTH), np.float32),
-    ((KNOWN, WIDTH), np.float32), ((WIDTH,), np.float32), ((3, HEAD, OUTPUTS), np.float32), ((3, OUTPUTS), np.float32),
+    ((INPUTS // 2, WIDTH, 2), np.int16), ((WIDTH,), np.int32), ((WIDTH,), np.int32), _places, _places,
+    ((2, WIDTH // 2, WIDTH, 2), np.int16), ((2, HIDDEN), np.int32), ((2, HIDDEN), np.int32),
+    ((WIDTH, WIDTH), np.float32), ((KNOWN, WIDTH), np.float32), ((WIDTH,), np.float32),
+    ((3, HEAD, OUTPUTS), np.float32), ((3, OUTPUTS), np.float32),
 ])  # fmt: skip
 
 
@@ -128,9 +128,10 @@ def check(weights: Weights, what: str | Path = "the network") -> ContextNetwork:
 def trunk_bounds(weights: Weights) -> tuple[int, float]:
     """Bounds on the absolute values of all sums in the trunk, and of the linear predictions, whatever the inputs."""
     first, _, bias, column, row, residual, _, residual_bias = (np.abs(array.astype(np.int64)) for array in weights[:8])
-    first_sums = first.sum(1) * MAX_INPUT + bias + column.max(0) + row.max(0)
+    first_sums = first.sum((0, 2)) * MAX_INPUT + bias + column.max(0) + row.max(0)
     predictions = first_sums[HIDDEN:] / 2.0 ** (weights.first_shift[HIDDEN:] + UNIT_BITS)
-    return max(first_sums.max(), (residual.sum(2) * MAX_UNIT + residual_bias).max()), predictions.max()
+    sums = residual.sum((1, 3))[:, :HIDDEN] * MAX_UNIT + residual_bias
+    return max(first_sums.max(), sums.max()), predictions.max()
 
 
 def open_network(

@@ -48,7 +48,7 @@ def arguments(argv=None):
 def measure(dataset, args):
     """Compress a test set: (rates {compressor: bits/dim}, experiments and images in each)."""
     if dataset == datasets.PHOTOGRAPHS:
-        chosen = photographs.choose(datasets.find_folder(dataset, "test", args.data) / "test", None, args.seed)
+        chosen = photographs.choose(datasets.find_photographs("test", args.data), None, args.seed)
         dims = np.array([photograph.pixels.size for photograph in chosen])
         return {name: (bits / dims).mean() for name, bits in command.other_bits(chosen).items()}, (len(chosen), 1)
     chains = datasets.choose(dataset, args)

@@ -135,7 +135,7 @@ def verify_chains(words, file, chosen, network):
 
 def code_photographs(args, network):
     """Code each photograph as a file, decode it from disk and compare. Raises UserError if a photograph differs."""
-    chosen = photographs.choose(datasets.find_folder(args.dataset, "test", args.data) / "test", args.nphotos, args.seed)
+    chosen = photographs.choose(datasets.find_photographs("test", args.data), args.nphotos, args.seed)
     size = "" if args.nphotos in (None, photographs.COUNT) else f"_{args.nphotos}photos"
     name = SCHEME + results.seed_name(args.seed) + size
     folder = paths.bitstreams(args.dataset, 0, args.output) / name

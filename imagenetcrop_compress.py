@@ -56,8 +56,7 @@ def main(argv=None):
         from codec import experiment  # imports PyTorch: only now, so that --help answers at once
 
         checkpoint = command.open_checkpoint(PHOTOGRAPHS, args)
-        folder = datasets.find_folder(PHOTOGRAPHS, "test", args.data) / "test"
-        chosen = photographs.choose(folder, args.nphotos, args.seed)
+        chosen = photographs.choose(datasets.find_photographs("test", args.data), args.nphotos, args.seed)
         setup = experiment.open_setup(checkpoint, args, job)
         chains = [photographs.to_blocks(photograph.pixels) for photograph in chosen]
         blocks = sum(map(len, chains))

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -92,15 +93,13 @@ def main(argv: list[str] | None = None) -> None:
         found = cli.counted(len(photographs), "photograph")
         raise UserError(f"{where}: {found}, too few to draw {count} for testing and have one for training")
     drawn = set(np.random.default_rng(args.seed).choice(len(photographs), count, replace=False).tolist())
-    aside = root / f".{os.getpid()}.tmp"
-    try:
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".unfinished.", ignore_cleanup_errors=True) as aside:
         bar = progress.bar(photographs.items(), unit="photograph")
         for i, (name, source) in enumerate(bar):
-            place(source, aside / ("test" if i in drawn else "train") / name)
+            place(source, Path(aside, "test" if i in drawn else "train", name))
         for split, target in targets.items():
-            os.replace(aside / split, target)  # also replaces an empty folder
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            os.replace(Path(aside, split), target)  # also replaces an empty folder
     training = cli.counted(len(photographs) - count, "photograph")
     print(f"wrote {targets['train']}: {training}, and {targets['test']}: {count}")
 

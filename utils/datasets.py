@@ -28,6 +28,11 @@ def find_folder(dataset: str, split: str, root: str | Path | None = None) -> Pat
     return folder if folder.absolute().name == dataset and has_split(folder, split) else folder / dataset
 
 
+def find_photographs(split: str, root: str | Path | None = None) -> Path:
+    """The folder of the photographs of a split."""
+    return find_folder(PHOTOGRAPHS, split, root) / split
+
+
 def has_split(folder: Path, split: str) -> bool:
     """Whether the folder of a dataset has the array or the photographs of a split."""
     return any((folder / f"{split}{suffix}").exists() for suffix in ("", ".npy"))
@@ -45,12 +50,11 @@ def load(dataset: str, split: str, root: str | Path | None = None) -> np.ndarray
     test photograph as many as give TEST_PATCHES, at random positions that are the same in every run.
     Raises UserError, with the file and the remedy, if the images are absent or not as expected.
     """
-    folder = find_folder(dataset, split, root)
     if dataset == PHOTOGRAPHS:
-        photographs = open_photographs(folder / split)
+        photographs = open_photographs(find_photographs(split, root))
         crops = math.ceil(TEST_PATCHES / len(photographs)) if split == "test" else 1
         return random_patches(photographs, 0, crops)
-    path = folder / f"{split}.npy"
+    path = find_folder(dataset, split, root) / f"{split}.npy"
     if path.exists():
         try:
             paths.require_regular(path)

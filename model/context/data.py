@@ -117,8 +117,7 @@ def make_smaller(image: np.ndarray, generator: np.random.Generator) -> np.ndarra
 
 
 def _open_photographs(root: str | Path | None) -> Source:
-    folder = datasets.find_folder(datasets.PHOTOGRAPHS, "train", root) / "train"
-    images, held = photographs.split(photographs.open_photographs(folder), VALIDATION)
+    images, held = photographs.split(photographs.open_photographs(datasets.find_photographs("train", root)), VALIDATION)
     generator = np.random.default_rng(1)
     count = len(images)
     resized = [make_smaller(image, generator) for image in images]

@@ -40,6 +40,7 @@ def compiled(function: Callable, plain: Callable | None = None, **options: Any) 
     """
     if numba is None:
         return plain or function
+    # Inlined, because a call passes each array as seven numbers or more, which takes longer than a short function.
     options = {"nogil": True, "error_model": "numpy", "forceinline": True, **options}
     try:
         dispatcher: Any = numba.njit(cache=True, **options)(function)

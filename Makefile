@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+PYTEST = $(RUN) -m pytest -n auto --dist loadfile  # the tests of a file share what takes long
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-mnist test test-slow lint bench pretrained horovod
@@ -19,10 +20,10 @@ demo-mnist: $(VENV)/ready  ## the same with 10 x 10 MNIST digits, with Bit-Swap 
 	$(RUN) mnist_compress.py --experiments=10 --ndatapoints=10 --output=demo
 
 test: $(VENV)/ready-dev  ## the tests (a few minutes)
-	$(RUN) -m pytest -n auto --dist loadgroup
+	$(PYTEST)
 
 test-slow: $(VENV)/ready-dev  ## those that take longer, too
-	$(RUN) -m pytest -n auto --dist loadgroup -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: $(VENV)/ready-dev  ## style, format, types and the direction of imports
 	$(RUN) -m ruff check .

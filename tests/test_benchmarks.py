@@ -6,7 +6,6 @@ import pytest
 from conftest import ROOT, assert_one_line_error, photograph, run_script
 from PIL import Image
 
-pytestmark = pytest.mark.xdist_group("benchmarks")  # one process makes `tables` for all tests
 SCRIPTS = [path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem not in ("common", "published_side")]
 
 

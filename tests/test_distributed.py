@@ -42,6 +42,7 @@ MPIEXEC = shutil.which("mpiexec")
 
 
 HOW = ("torchrun", "mpiexec without Horovod", "Horovod")
+MOST = ("torchrun", pytest.param("mpiexec without Horovod", marks=pytest.mark.slow), "Horovod")
 
 
 def launcher(how, folder):
@@ -68,11 +69,6 @@ def needs(how):
         pytest.skip("NOT TESTED: there is no mpiexec; apt-get install openmpi-bin libopenmpi-dev")
     if how == "Horovod" and not HOROVOD:
         pytest.skip("NOT TESTED: Horovod is not installed; make horovod")
-
-
-# Of one group, so that parallel tests do not start the same two processes twice.
-ALL = [pytest.param(how, marks=pytest.mark.xdist_group(how)) for how in HOW]
-MOST = ("torchrun", pytest.param("mpiexec without Horovod", marks=pytest.mark.slow), "Horovod")
 
 
 def start(how, folder, *flags):
@@ -173,7 +169,7 @@ def one(data, tmp_path_factory):
     return SimpleNamespace(output=output, start=first, metrics=torch.stack(metrics))
 
 
-@pytest.fixture(scope="module", params=ALL)
+@pytest.fixture(scope="module", params=HOW)
 def two(request, data, tmp_path_factory):
     """Two processes with the same settings: their records, their output and what they printed."""
     needs(request.param)

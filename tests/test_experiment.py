@@ -14,7 +14,6 @@ from tqdm import tqdm
 from codec import command, competitors
 from utils import npz, progress
 
-pytestmark = pytest.mark.xdist_group("experiment")  # they share what takes long
 SMALL = ("--quantbits=6", "--experiments=5", "--ndatapoints=4")
 
 

@@ -17,7 +17,6 @@ from imagenetcrop_compress import main
 from model import checkpoints, exact, make_exact
 from utils import npz
 
-pytestmark = pytest.mark.xdist_group("imagenetcrop_compress")  # they share what takes long
 SIZES = {"a.png": (32, 65), "b.jpg": (33, 47), "c.png": (32, 32), "d.jpg": (100, 40)}  # heights, widths
 INITIAL = 2 * 512 + 2  # words that a chain of the small model starts from
 TABLE = ["Bit-Swap, net", "Bit-Swap, sent", "ELBO", "BB-ANS, net", "BB-ANS, sent"]

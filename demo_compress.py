@@ -1,7 +1,7 @@
 """Compress photographs of your own: python demo_compress.py photo.jpg
 
-Any 8-bit grey, RGB or palette image of any size, with or without alpha, not cropped (JPEG, PNG, WebP, TIFF, BMP, GIF,
-PPM), and its metadata. Without an image, the two photographs that scikit-learn ships. Compresses with the context
+Any 8-bit grey, RGB or palette image of up to 2^27 pixels, with or without alpha (JPEG, PNG, WebP, TIFF, BMP, GIF, PPM),
+and its metadata. Without an image, the two photographs that scikit-learn ships. Compresses with the context
 network and with Bit-Swap, writes the smallest file, decodes it, compares, and prints the sizes next to those of other
 compressors (JPEG XL requires the package pillow-jxl-plugin). A file is never more than 64 bytes larger than the raw
 pixels and the compressed metadata.

@@ -203,8 +203,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = cli.parser(
         "Make the bins of a checkpoint's latents, as the compression scripts do if there are none.\n"
-        "mpiexec -np 8 python discretization.py ..., or torchrun --nproc-per-node 8, shares the work of 8 processes.\n"
-        "\nWrites OUTPUT/bins/<dataset>_nz<k>_<q>bits_<checkpoint>.npz. Bins that lie next to CHECKPOINT.pt, as\n"
+        "mpiexec -np 8 python discretization.py ..., or torchrun --nproc-per-node 8, divides the work among them.\n"
+        "\nWrites OUTPUT/bins/<dataset>_nz<k>_<q>bits_<checkpoint>.npz. Bins next to CHECKPOINT.pt, as\n"
         "CHECKPOINT.bins.npz, are used before these."
     )
     parser.add_argument("dataset", choices=sorted(datasets.NAMES), help="the dataset the checkpoint was trained on")

@@ -8,7 +8,7 @@ mpiexec -np 8 python imagenetcrop_compress.py, or torchrun --nproc-per-node 8, s
 processes, with a GPU or a core each.
 
 Reads, under --data:
-  imagenetcrop/test/class/*   JPEG or PNG; files that are not RGB, or under 32 pixels a side, are skipped
+  imagenetcrop/test/**   JPEG or PNG; files that are not RGB, or under 32 pixels a side, are skipped
 
 Writes, under --output:
   plots/imagenetcrop<nz>/<schemes>_<variant>.csv       the bits of each photograph, in the order of the bitstreams

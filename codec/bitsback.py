@@ -76,8 +76,8 @@ def whitened(schedule: Schedule) -> Schedule:
     """A schedule that whitens the bits with which it pops, before every pop: beyond the paper.
 
     A latent popped with the bits that other symbols have left is distributed as q only if these bits are uniform,
-    that is, if the model is right. Where it is not, the latents are not those that the ELBO is an expectation over, and
-    the rate is another. Whitened bits (Rans.whiten) make it the ELBO, whatever the model.
+    that is, if the model is right. Otherwise the latents do not follow q, and the rate differs from the ELBO.
+    Whitened bits (Rans.whiten) make it the ELBO, whatever the model.
     """
     steps = [(Step("whiten", step.variable), step) if step.action == "pop" else (step,) for step in schedule]
     return [step for group in steps for step in group]

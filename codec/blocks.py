@@ -1,4 +1,4 @@
-"""Where the blocks of an image lie. The rest of the image is coded by conventional methods."""
+"""Where the blocks of an image are. The rest of the image is coded by conventional methods."""
 
 import numpy as np
 

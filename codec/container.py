@@ -1,4 +1,4 @@
-"""The .bitswap file: encode(picture) -> bytes, decode(bytes) -> picture. Here the two codecs meet.
+"""The .bitswap file: encode(picture) -> bytes, decode(bytes) -> picture. It combines the two codecs.
 
 An image is coded in one of three ways, by default in the one that gives the smallest file:
 
@@ -28,7 +28,6 @@ from utils.errors import UserError
 from utils.images import CHANNELS, MAX_PIXELS, Picture
 from utils.metadata import MAX_METADATA
 
-OVERHEAD = 64  # bytes: no file is more than this larger than the raw pixels and the compressed metadata
 WAYS = ("conventional", "context", "bitswap")
 _SLACK = 12  # bytes: no plane is more than this larger than its raw pixels
 
@@ -225,7 +224,7 @@ def crc(picture: Picture) -> int:
 
 
 def read_file(path: str | Path) -> bytes:
-    """The bytes of a .bitswap file; of another or a very large file, only as many as are needed to tell.
+    """The bytes of a .bitswap file; of another or a very large file, only as many as show this.
 
     Raises UserError if it cannot be read.
     """

@@ -169,7 +169,7 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
         if reader.stream.read():
             raise ValueError("it is too long")
     except ValueError as error:
-        raise ContainerError(f"its header makes no sense: {error}") from error
+        raise ContainerError(f"its header is invalid: {error}") from error
     payload, expected = data[length:], sum(header.sizes)
     if len(payload) != expected:
         what = "cut short" if len(payload) < expected else "damaged"
@@ -249,7 +249,7 @@ def _parse_old(reader):
 
 
 def _parse_coding(reader, shape):
-    if not reader.number("coder", 0, 1):
+    if not reader.number("coding", 0, 1):
         return _parse_parts(reader, shape)
     if shape.mode == "P":
         raise ValueError("the context network codes no palette")
@@ -260,7 +260,7 @@ def _parse_coding(reader, shape):
 def _parse_parts(reader, shape):
     """Conventional or Blocks."""
     parts = tuple(
-        (reader.number("coder", 0, len(METHODS) - 1), reader.number("length of a part", 0, 4 * MAX_PIXELS))
+        (reader.number("method", 0, len(METHODS) - 1), reader.number("length of a part", 0, 4 * MAX_PIXELS))
         for _ in range(reader.number("number of parts", 0, 4))
     )
     side, count = reader.read(1)[0], 0

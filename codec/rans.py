@@ -159,7 +159,7 @@ def top(heads: np.ndarray, lane: int) -> np.int64:
 def pop_symbol(
     heads: np.ndarray, words: np.ndarray, counts: np.ndarray, lane: int, start: np.int64, freq: np.int64
 ) -> bool:
-    """Take the symbol on top off a lane, given its interval, int64. False, and no change, where the lane is empty."""
+    """Pop the top symbol of a lane, given its interval, int64. False, and no change, if the lane is empty."""
     head = np.uint64(freq) * (heads[lane] >> _PRECISION) + ((heads[lane] & _MASK) - np.uint64(start))
     if head < _LEAST_HEAD:
         if counts[lane] == 0:

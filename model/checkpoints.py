@@ -1,4 +1,4 @@
-"""Checkpoints: finding one, reading it, and where the bins and the exact form that belong to it lie."""
+"""Checkpoints: finding one, reading it, and where its bins and its exact form are."""
 
 import argparse
 import hashlib
@@ -22,7 +22,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 class Checkpoint:
     """A trained model as load() reads it.
 
-    The bins and the exact form of the model lie next to its file or in OUTPUT/bins. They record the identity of the
+    The bins and the exact form of the model are next to its file or in OUTPUT/bins. They record the identity of the
     model that they were made from, so that those of another model are never used.
     """
 
@@ -30,14 +30,14 @@ class Checkpoint:
     model: Model  # in evaluation mode
     identity: str  # of the parameters: see identify()
     dataset: str
-    output: Path  # the folder under which bins/ lies
+    output: Path  # the folder that has bins/
 
     def bins_files(self, quantbits: int) -> tuple[Path, Path]:
-        """Where its bins (discretization.py) may lie: next to the checkpoint, and in OUTPUT/bins."""
+        """Where its bins (discretization.py) may be: next to the checkpoint, and in OUTPUT/bins."""
         return self._companions(".bins.npz", f"_{quantbits}bits_{self.identity}.npz")
 
     def exact_files(self) -> tuple[Path, Path]:
-        """Where its exact form (model.exact) may lie: next to the checkpoint, and in OUTPUT/bins."""
+        """Where its exact form (model.exact) may be: next to the checkpoint, and in OUTPUT/bins."""
         return self._companions(".exact.npz", f"_{self.identity}.exact.npz")
 
     def _companions(self, suffix: str, cached: str) -> tuple[Path, Path]:

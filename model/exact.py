@@ -55,7 +55,7 @@ class LayerStack(NamedTuple):
 
 
 class ExactModel:
-    """Integer networks with the seam of a Model: infer, generate, to_levels, to_pixels, xs, zs and nz.
+    """Integer networks with the interface of a Model: infer, generate, to_levels, to_pixels, xs, zs and nz.
 
     fields: as make_exact.make() computes them. device: where the networks run.
     Raises ValueError if the fields do not describe networks or a convolution cannot be proved to be exact, and

@@ -1,6 +1,6 @@
 """Train a hierarchical VAE on random 32x32 patches of photographs: python imagenetcrop_train.py
 
-The photographs lie in model/data/imagenetcrop/train and test, in sub-folders or not.
+The photographs are in model/data/imagenetcrop/train and test, in sub-folders or not.
 """
 
 import sys

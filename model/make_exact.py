@@ -144,7 +144,7 @@ def quantize(
 
 
 def in_floats(exact: ExactModel) -> SimpleNamespace:
-    """The exact form of a model with the seam of log_likelihoods(): latents, mu and scale as float32."""
+    """The exact form of a model as log_likelihoods() requires it: latents, mu and scale are float32."""
 
     def floats(parameters):
         mu, number = parameters

@@ -70,7 +70,7 @@ def stop_signals() -> Iterator[list[int]]:
         if number == signal.SIGINT:
             if signal.SIGINT in asked:
                 raise KeyboardInterrupt
-            print("\nstopping after the current batch; press Ctrl-C again to stop at once", file=sys.stderr)
+            print("\nstopping; press Ctrl-C again to stop at once", file=sys.stderr)
         asked.append(number)
 
     previous = {number: signal.signal(number, ask) for number in STOP_SIGNALS}

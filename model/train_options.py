@@ -32,7 +32,7 @@ def parse(settings: Settings, argv: list[str] | None) -> argparse.Namespace:
         f"  plots/{name}<k>/*.csv              test ELBO of x and of every latent, for stackplot.py\n"
         f"  runs/{name}/nz<k>/<n>/             TensorBoard logs of the n-th run\n"
         "Curves and logs are in bits/dim as the model sees the images: for MNIST, padded to 32x32.\n\n"
-        "Ctrl-C, SIGTERM or SIGUSR1 stop a run after the current batch, of a test too, and save everything that\n"
+        "Ctrl-C, SIGTERM or SIGUSR1 stop a run within two steps, or after a batch of a test, and save everything that\n"
         "--resume needs, and an averaged model for the compression scripts. A second Ctrl-C stops it at once.\n"
         "Several processes, one for each GPU, train together if mpiexec, torchrun or srun starts them."
     )

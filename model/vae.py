@@ -17,7 +17,7 @@ from utils.colour import add_green, subtract_green
 from utils.torch import rand
 from utils.torch.modules import ELU, Convolution, ResNetBlock, WnConv2d, fold_weight_norm
 
-ARITHMETIC = 2  # raised whenever models compute other floats than before: what they coded decodes no more
+ARITHMETIC = 2  # raised whenever models compute other floats than before; older bitstreams then no longer decode
 
 
 class LatentVariableModel(Protocol):

@@ -32,7 +32,6 @@ from utils import distributed, progress
 from utils.cli import UserError
 from utils.published import SETTINGS
 
-
 SMALL = ("--nz=2", "--width=6", "--blocks=2", "--nprocessing=1", "--batch=25", "--interval=1", "--test-every=1")
 
 

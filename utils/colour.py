@@ -1,4 +1,4 @@
-"""The reversible colour transform that a model may have in front of it: red and blue relative to green.
+"""The reversible colour transform of models and of codec.conventional: red and blue relative to green.
 
 Neighbouring channels of a photograph are much alike, and their differences easier to model than themselves. Modulo
 256 the transform maps the 256 levels of every channel onto themselves, so nothing else changes.

@@ -72,7 +72,10 @@ def load(dataset: str, split: str, root: str | Path | None = None) -> np.ndarray
 def _fetch(dataset: str, split: str, path: Path) -> np.ndarray:
     """The images of published files or of a download, which are kept at path."""
     if dataset not in _TORCHVISION:
-        raise UserError(f"{path} does not exist; python model/create_imagenet.py prepares it")
+        remedy = "python model/create_imagenet.py prepares it"
+        if dataset != "imagenet":
+            remedy = "save the images there, uint8 [N, {}, {}, {}]".format(*SHAPES[dataset])
+        raise UserError(f"{path} does not exist; {remedy}")
     found = originals.find(dataset, split, (path.parent, path.parents[1]))
     if found:
         images, source = found

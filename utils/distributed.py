@@ -1,4 +1,4 @@
-"""The processes that train together, behind one small interface: one alone, Horovod, or torch.distributed.
+"""The processes that work together, behind one small interface: one alone, Horovod, or torch.distributed.
 
 The launcher decides. mpiexec: Horovod if it is installed, else torch.distributed; torchrun and srun: torch.distributed,
 over NCCL on GPUs and Gloo on CPUs. PyTorch's DistributedDataParallel or Horovod's DistributedOptimizer averages the
@@ -57,7 +57,7 @@ class Backend(NamedTuple):
 
 
 class Job(NamedTuple):
-    """This process's place among those that train together, and the device that it trains on."""
+    """This process's place among those that work together, and its device."""
 
     rank: int = 0
     size: int = 1
@@ -79,7 +79,7 @@ _LAUNCHERS = [
 def launch(environment: Mapping[str, str] = os.environ) -> Launch:
     """The Launch that the environment variables describe.
 
-    Raises UserError if they tell of several processes but not which of them this is.
+    Raises UserError if they describe several processes, but not the rank of this one.
     """
     alone, unclear = Launch(), None
     for launcher, names in _LAUNCHERS:

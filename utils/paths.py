@@ -1,4 +1,4 @@
-"""Where files lie, how folders are listed, and how files are written whole or not at all.
+"""Where files are, how folders are listed, and how files are written whole or not at all.
 
 All default paths start at the repository root, never at the current directory.
 """

@@ -6,7 +6,6 @@ by row of blocks and from left to right, are the images of one chain.
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from utils import images, npz, paths, progress
 from utils.cli import counted, printable
+from utils.compiled import processors
 from utils.errors import UserError
 from utils.threads import ahead
 
@@ -171,11 +171,11 @@ def _decode_all(folder: Path, names: Sequence[str], target: Path, room: int) -> 
     Returns their heights and widths, int64 [N, 2], 0 for those that cannot be used, and a line that names the first
     few of these.
     """
-    sizes, skipped, processors = np.zeros((len(names), 2), np.int64), [], os.cpu_count() or 1
+    sizes, skipped, threads = np.zeros((len(names), 2), np.int64), [], processors()
     bar = progress.bar(names, desc=f"{folder.name} photographs", unit="file")
     with paths.replacing(target) as file, bar:
         # Pillow decodes without the GIL.
-        photographs = ahead(lambda name: decode(folder / name), bar, processors, 2 * processors - 1)
+        photographs = ahead(lambda name: decode(folder / name), bar, threads, 2 * threads - 1)
         for i, pixels in enumerate(photographs):
             if isinstance(pixels, str):
                 skipped.append(f"{printable(names[i])} ({pixels})")

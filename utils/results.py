@@ -1,4 +1,4 @@
-"""Results of the experiments: the names of their files, where they lie, what is in them.
+"""Results of the experiments: the names of their files, where they are, what is in them.
 
 A folder of results has a folder <dataset><nz> for each model, with
 

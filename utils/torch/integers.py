@@ -97,7 +97,7 @@ def prove(name: str, layer: Layer) -> None:
 def check(name: str, layer: Layer, device: torch.device) -> None:
     """Raise UserError unless convolutions with the largest sums there can be agree with 64-bit integers.
 
-    The proof takes it that the device adds up products of float32; this finds out, for one shape of convolution.
+    The proof assumes that the device sums products of float32; this tries one shape of convolution.
     """
     weight = layer.weight.cpu().numpy().astype(np.int64)
     out_channels, _, k, _ = weight.shape

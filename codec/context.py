@@ -242,7 +242,7 @@ def _code_rows(
             if x == known + ahead:  # no step of Adam comes between the pixels of a block
                 ahead = 1 if decoding else min(network.BLOCK, width - x, adaptation.EVERY - adapted.pixels[0])
                 for i in range(ahead):
-                    least_squares.begin_pixel(planes, row, column + i, s.local[i], ls)
+                    least_squares.begin_pixel(planes, row, column + i, s.missed[i], ls)
                     if not decoding:
                         for c in range(3):
                             s.least[i, c] = least_squares.predict(planes, row, column + i, c, ls)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from model.context import features
-from model.context.features import INPUTS, PAD, PERIOD, SMALL_GRID, block_position, make_planes
+from model.context.features import AROUND, INPUTS, PAD, PERIOD, SMALL_GRID, block_position, make_planes
 from model.context.least_squares import predict_image
 from model.context.torch_network import FEATURES
 from utils import datasets, photographs, threads
@@ -26,6 +26,7 @@ VALIDATION_IMAGES = 500
 SMALLER = 0.3  # share of tiles that come from photographs made smaller
 NO_BLOCKS = 0.15  # share of the other tiles whose position in a block is hidden
 
+_AROUND = ((0, -1), (-1, 0), (-1, -1), (-1, 1))  # W, N, NW and NE
 _FRACTION = 64  # predictions by least squares are kept as whole numbers of 1 / _FRACTION grey levels
 
 Described = list[torch.Tensor]  # the arguments of TorchContextNetwork.bits()
@@ -35,7 +36,7 @@ class Picture(NamedTuple):
     """An image with what is computed once for all of its pixels."""
 
     planes: np.ndarray  # with the padding that the second and all later rows are coded with
-    least: np.ndarray  # int16 [2, H, W, 3]: least_squares.predict_image(planes), in 1 / _FRACTION grey levels
+    least: np.ndarray  # int16 [H, W, 3]: least_squares.predict_image(planes), in 1 / _FRACTION grey levels
 
 
 class Source(NamedTuple):
@@ -73,14 +74,15 @@ def describe(areas: Sequence[tuple[Picture, int, int, int]], height: int, width:
 
 @compiled
 def _describe(planes, known, top, left, grid, height, width, inputs, centre, spread, pixels, least):
-    n, local = 0, np.zeros(3, np.float32)
+    n, missed = 0, np.zeros((3, AROUND), np.float32)
     for row in range(top, top + height):
         for column in range(left, left + width):
             features.pad_above(planes, row, column)
             for c in range(3):
-                least[n, c] = known[0, row - PAD, column - PAD, c] / np.float32(_FRACTION)
-                local[c] = known[1, row - PAD, column - PAD, c] / np.float32(_FRACTION)
-            spread[n] = features.describe_pixel(planes, row, column, local, inputs[n, :INPUTS], centre[n])
+                least[n, c] = known[row - PAD, column - PAD, c] / np.float32(_FRACTION)
+                for i, (y, x) in enumerate(_AROUND):
+                    missed[c, i] = error_around(planes, known, row + y, column + x, c)
+            spread[n] = features.describe_pixel(planes, row, column, missed, inputs[n, :INPUTS], centre[n])
             inputs[n, INPUTS + block_position(row - PAD, grid)] = 1
             inputs[n, INPUTS + PERIOD + 1 + block_position(column - PAD, grid)] = 1
             for c in range(3):
@@ -88,6 +90,17 @@ def _describe(planes, known, top, left, grid, height, width, inputs, centre, spr
             n += 1
         if row == PAD:
             features.pad_right(planes, row)
+
+
+@compiled
+def error_around(planes: np.ndarray, least: np.ndarray, row: int, column: int, c: int) -> np.float32:
+    """What a colour is less its prediction, in a Picture or next to it: see least_squares.begin_pixel()."""
+    if column < PAD:
+        row, column = row - 1, PAD
+    column = min(column, planes.shape[2] - PAD - 1)
+    if row < PAD:
+        return np.float32(0)
+    return np.float32(planes[c, row, column]) - least[row - PAD, column - PAD, c] / np.float32(_FRACTION)
 
 
 def describe_images(images: np.ndarray) -> Described:

@@ -27,7 +27,9 @@ NEIGHBOURS = np.array(_causal[:NEAR])  # int64 [NEAR, 2], offsets (row, column),
 ERRORS = 3 * NEAR + 1  # index of the first input that describes a local error
 MEDS = ERRORS + 5  # index of the first input that is a MED prediction
 LEAST = MEDS + 3  # index of the first input that says how far off least squares were around the pixel
-INPUTS = LEAST + 3
+AROUND = 4  # pixels around it: W, N, NW and NE
+MISSED = LEAST + 3  # index of the first input that says by how much least squares missed one of them
+INPUTS = MISSED + 3 * AROUND
 
 PERIOD = 16  # pixels a side of a JPEG block, chrominance included
 UNKNOWN = PERIOD  # position of a pixel within a block if there are no blocks
@@ -36,6 +38,7 @@ SMALL_GRID = 2  # grid for small images: their 16x16 cells of 2x2 pixels span th
 LEAST_SPREAD = np.float32(0.6)
 CUT = np.float32(12)
 _NEXT, _DIAGONAL = np.float32(0.24), np.float32(0.13)  # weights in a local error
+_LEAST_NEXT, _LEAST_DIAGONAL = np.float32(0.3), np.float32(0.2)  # in that of least squares
 _LITTLE = np.float32(0.02)
 _TWO, _THIRD, _QUARTER, _TENTH = np.float32(2), np.float32(1 / 3), np.float32(0.25), np.float32(0.1)
 
@@ -88,12 +91,13 @@ def block_position(y: int, grid: int) -> int:
 
 @compiled
 def describe_pixel(
-    planes: np.ndarray, row: int, column: int, local: np.ndarray, inputs: np.ndarray, centre: np.ndarray
+    planes: np.ndarray, row: int, column: int, missed: np.ndarray, inputs: np.ndarray, centre: np.ndarray
 ) -> np.float32:
     """Compute the features of a pixel from those above it and on its left.
 
-    local: the result of least_squares.begin_pixel(). inputs: float32 [INPUTS], the output. centre: float32 [3], an
-    output, too: the point that each colour is measured from. Returns the spread, float32, the unit of measurement.
+    missed: float32 [3, AROUND], the errors from least_squares.begin_pixel(). inputs: float32 [INPUTS], the output.
+    centre: float32 [3], an output, too: the point that each colour is measured from. Returns the spread, float32, the
+    unit of measurement.
     """
     errors = inputs[ERRORS : ERRORS + 5]
     errors[:] = np.float32(0)
@@ -128,6 +132,10 @@ def describe_pixel(
     for c in range(3):
         west, north = np.float32(planes[c, row, column - 1]), np.float32(planes[c, row - 1, column])
         plane = west + north - np.float32(planes[c, row - 1, column - 1])  # exact: these are whole numbers
-        inputs[LEAST + c] = log(local[c] * scale + _LITTLE)
+        local = _LEAST_NEXT * (abs(missed[c, 0]) + abs(missed[c, 1]))
+        local += _LEAST_DIAGONAL * (abs(missed[c, 2]) + abs(missed[c, 3]))
+        inputs[LEAST + c] = log(local * scale + _LITTLE)
+        for i in range(AROUND):
+            inputs[MISSED + AROUND * c + i] = min(max(missed[c, i] * scale, -CUT), CUT)
         inputs[MEDS + c] = (min(max(plane, min(west, north)), max(west, north)) - centre[c]) * scale
     return spread

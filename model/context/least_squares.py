@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.context.arithmetic import flush
-from model.context.features import PAD, pad_above, pad_left, pad_right
+from model.context.features import AROUND, PAD, pad_above, pad_left, pad_right
 from utils.compiled import compiled
 
 CELL = 4  # pixels of a row that share weights
@@ -25,7 +25,6 @@ _CELL_DECAY = np.float32(0.8**CELL)
 _RIDGE, _LEAST_PIVOT = np.float32(0.5), np.float32(1e-3)
 _BEST_ERROR = np.float32(2)  # grey levels; a pixel counts 1 / (this + the error of its prediction)
 _LOWEST, _HIGHEST = np.float32(-64), np.float32(320)  # of a prediction
-_NEXT, _DIAGONAL = np.float32(0.3), np.float32(0.2)  # weights in a local error
 _TINY = np.float32(1e-12)  # sums below this become 0, as in a flat area
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 
@@ -54,7 +53,7 @@ class LeastSquares(NamedTuple):
     inputs: np.ndarray  # [COUNT + 1, 3]: neighbours of the pixel, then its colour, less means of W and N
     means: np.ndarray  # [3]: (W + N) / 2
     found: np.ndarray  # [3]: the predictions of the pixel
-    errors: np.ndarray  # [2, 3, width + 2]: |value - prediction| in rows of even and odd number
+    errors: np.ndarray  # [2, 3, width + 2]: values less predictions in rows of even and odd number
 
 
 def start(planes: np.ndarray) -> LeastSquares:
@@ -83,8 +82,11 @@ def begin_row(row: int, ls: LeastSquares) -> None:
 
 
 @compiled
-def begin_pixel(planes: np.ndarray, row: int, column: int, local: np.ndarray, ls: LeastSquares) -> None:
-    """Prepare for a pixel. local: float32 [3], the result: how far off the predictions around it were."""
+def begin_pixel(planes: np.ndarray, row: int, column: int, errors: np.ndarray, ls: LeastSquares) -> None:
+    """Prepare for a pixel. errors: float32 [3, AROUND], the result: values less predictions at W, N, NW and NE.
+
+    Left of a row lies the error above its first one, right of a row its last error, and 0 above the first row.
+    """
     pad_above(planes, row, column)
     x = column - PAD
     if x % CELL == 0:
@@ -93,7 +95,7 @@ def begin_pixel(planes: np.ndarray, row: int, column: int, local: np.ndarray, ls
     for c in range(3):
         west, north = np.float32(planes[c, row, column - 1]), np.float32(planes[c, row - 1, column])
         ls.means[c] = _HALF * (west + north)
-        local[c] = _NEXT * (now[c, x] + before[c, x + 1]) + _DIAGONAL * (before[c, x] + before[c, x + 2])
+        errors[c, 0], errors[c, 1], errors[c, 2], errors[c, 3] = now[c, x], before[c, x + 1], before[c, x], before[c, x + 2]
 
 
 @compiled
@@ -115,9 +117,9 @@ def end_pixel(planes: np.ndarray, row: int, column: int, ls: LeastSquares) -> No
     for c in range(3):
         value = np.float32(planes[c, row, column])
         f[COUNT, c] = value - ls.means[c]
-        error = abs(value - ls.found[c])
+        error = value - ls.found[c]
         ls.errors[row & 1, c, x + 1] = error
-        ls.found[c] = _ONE / (_BEST_ERROR + error)
+        ls.found[c] = _ONE / (_BEST_ERROR + abs(error))
     n = 0
     for i in range(COUNT + 1):
         green, red, blue = ls.found[0] * f[i, 0], ls.found[1] * f[i, 1], ls.found[2] * f[i, 2]
@@ -173,21 +175,20 @@ def _inverse(pivot):
 
 
 def predict_image(planes: np.ndarray) -> np.ndarray:
-    """What predict() and begin_pixel() return for all pixels of planes: float32 [2, H, W, 3]. Fills the padding."""
-    found = np.empty((2, planes.shape[1] - PAD, planes.shape[2] - 2 * PAD, 3), np.float32)
-    _predict_image(planes, *found, start(planes))
+    """What predict() returns for all pixels of planes: float32 [H, W, 3]. Fills the padding."""
+    found = np.empty((planes.shape[1] - PAD, planes.shape[2] - 2 * PAD, 3), np.float32)
+    _predict_image(planes, found, np.zeros((3, AROUND), np.float32), start(planes))
     return found
 
 
 @functools.partial(compiled, _nrt=False)
-def _predict_image(planes, found, local, ls):
+def _predict_image(planes, found, errors, ls):
     for row in range(PAD, planes.shape[1]):
         pad_left(planes, row)
         begin_row(row, ls)
         for column in range(PAD, planes.shape[2] - PAD):
-            y, x = row - PAD, column - PAD
-            begin_pixel(planes, row, column, local[y, x], ls)
+            begin_pixel(planes, row, column, errors, ls)
             for c in range(3):
-                found[y, x, c] = predict(planes, row, column, c, ls)
+                found[row - PAD, column - PAD, c] = predict(planes, row, column, c, ls)
             end_pixel(planes, row, column, ls)
         pad_right(planes, row)

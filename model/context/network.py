@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.context.arithmetic import exp, logistic_table
-from model.context.features import CUT, INPUTS, PAD, block_position, describe_pixel, pad_above
+from model.context.features import AROUND, CUT, INPUTS, PAD, block_position, describe_pixel, pad_above
 from model.context.products import make_product
 from model.context.weights import (
     COEFFICIENTS,
@@ -50,7 +50,7 @@ class Scratch(NamedTuple):
     head: np.ndarray  # [1, HEAD]: a head's hidden units
     outputs: np.ndarray  # [1, OUTPUTS]: of a head
     least: np.ndarray  # [BLOCK, 3]: the predictions by least squares, in grey levels; an input
-    local: np.ndarray  # [BLOCK, 3]: how far off they were around the pixel; an input
+    missed: np.ndarray  # [BLOCK, 3, AROUND]: their errors around the pixel; an input
     known: np.ndarray  # [KNOWN + 1]: each colour by least squares, and itself, in units of the spread from linear
     gate: np.ndarray  # [2]: the share of the prediction by least squares in a head's point, and what it replaces
     shares: np.ndarray  # [K]: the weights of a mixture's logistics
@@ -65,7 +65,7 @@ class Scratch(NamedTuple):
 
 def make_scratch() -> Scratch:
     blocks = [(BLOCK, INPUTS), (BLOCK, 3), BLOCK, (BLOCK, WIDTH), (BLOCK, WIDTH)]
-    heads = [(1, HEAD), (1, OUTPUTS), (BLOCK, 3), (BLOCK, 3), KNOWN + 1, 2, K, K, K]
+    heads = [(1, HEAD), (1, OUTPUTS), (BLOCK, 3), (BLOCK, 3, AROUND), KNOWN + 1, 2, K, K, K]
     floats = [np.zeros(shape, np.float32) for shape in (*blocks, *heads)]
     layers = ((BLOCK, INPUTS), np.int16), ((BLOCK, WIDTH), np.int16), ((BLOCK, WIDTH), np.int32)
     trunk = [np.zeros(*layer) for layer in layers]
@@ -83,7 +83,7 @@ def run_trunk(
     at, x, units, sums = weights.row[block_row], s.whole, s.units, s.sums[:count]
     for i in range(count):
         pad_above(planes, row, column + i)
-        s.spread[i] = describe_pixel(planes, row, column + i, s.local[i], s.inputs[i], s.centre[i])
+        s.spread[i] = describe_pixel(planes, row, column + i, s.missed[i], s.inputs[i], s.centre[i])
         for j in range(INPUTS):
             x[i, j] = np.int32(min(max(s.inputs[i, j], -CUT), CUT) * _INPUT + _ROUNDING) - MAX_INPUT
         by_column = weights.column[block_position(column + i - PAD, grid)]

@@ -241,7 +241,7 @@ def test_a_step_is_adams():
     optimiser = torch.optim.Adam([parameter], lr=0.0, eps=1e-4)
     rng = np.random.default_rng(0)
     for i in range(70):
-        optimiser.param_groups[0]["lr"] = float(adaptation.RATE) * min(1, (i + 1) / 64)
+        optimiser.param_groups[0]["lr"] = float(adaptation.RATE) * min(1, (i + 1) / float(adaptation.WARM_UP))
         gradient = rng.normal(size=len(a.flat[0])).astype(np.float32)
         a.flat[1][:] = 64 * gradient
         adaptation.take_adam_step(64, a)

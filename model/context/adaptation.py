@@ -13,18 +13,18 @@ from model.context.arithmetic import flush
 from model.context.mixture import mixture_gradient
 from model.context.network import Scratch
 from model.context.products import make_product
-from model.context.weights import HEAD, KNOWN, OUTPUTS, WIDTH, Weights
+from model.context.weights import HEAD, KNOWN, OUTPUTS, TRUNK, WIDTH, Weights
 from utils.compiled import compiled
 
 ADAPTED = ("head_in", "head_seen", "head_bias", "head_out", "head_out_bias")
 EVERY = 128  # pixels between two steps
-RATE = np.float32(1e-3)
-WARM_UP = np.float32(64)  # steps over which the rate rises to RATE, because the first gradients say little
+RATE = np.float32(3e-4)
+WARM_UP = np.float32(16)  # steps over which the rate rises to RATE, because the first gradients say little
 _DECAYS = np.float32(0.9), np.float32(0.999)  # of the averages of the gradients and of their squares
 _EPSILON = np.float32(1e-4)
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _TINY = np.float32(1e-30)  # averages below this become 0
-_INPUTS = WIDTH + KNOWN + 1  # of the heads' first layer: the trunk's output, the known colours, and 1 for the bias
+_INPUTS = TRUNK + KNOWN + 1  # of the heads' first layer: the trunk's output, the known colours, and 1 for the bias
 
 _add_wide, _add_head, _add_outputs = make_product(WIDTH), make_product(HEAD), make_product(OUTPUTS)
 
@@ -78,10 +78,10 @@ def add_colour_gradient(c: int, x: int, spread: np.float32, s: Scratch, a: Adapt
 def adapt_after_pixel(i: int, s: Scratch, a: Adaptation) -> None:
     """Keep what pixel i of the block contributes, once its colours are known; step after every EVERY pixels."""
     pixel = a.pixels[0]
-    for j in range(WIDTH):
+    for j in range(TRUNK):
         a.inputs[j, pixel] = s.hidden[i, j]
     for j in range(KNOWN):
-        a.inputs[WIDTH + j, pixel] = s.known[j]
+        a.inputs[TRUNK + j, pixel] = s.known[j]
     a.pixels[0] = (pixel + 1) % EVERY
     if a.pixels[0] == 0:
         sum_gradients(a)
@@ -105,7 +105,7 @@ def sum_gradients(a: Adaptation) -> None:
                 a.gradients.head_out_bias[c, k] += a.outputs[c, pixel, k]
     _add_wide(a.first, a.inputs, a.heads)
     for j in range(1, KNOWN):  # no head sees its own colour, or a later one
-        a.first[WIDTH + j, : (j + 1) // 2 * HEAD] = _ZERO
+        a.first[TRUNK + j, : (j + 1) // 2 * HEAD] = _ZERO
 
 
 @compiled

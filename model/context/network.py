@@ -25,6 +25,7 @@ from model.context.weights import (
     MAX_INPUT,
     MAX_UNIT,
     OUTPUTS,
+    TRUNK,
     UNIT_BITS,
     WIDTH,
     K,
@@ -34,7 +35,7 @@ from utils.compiled import compiled
 
 BLOCK = 8  # pixels that the trunk runs for at once, at most
 
-_add_wide, _add_outputs = make_product(WIDTH), make_product(OUTPUTS)
+_add_trunk, _add_wide, _add_outputs = make_product(TRUNK), make_product(WIDTH), make_product(OUTPUTS)
 _INPUT, _UNIT = np.float32(1 << INPUT_BITS), np.float32(2.0**-UNIT_BITS)
 _ROUNDING = np.float32(MAX_INPUT + 0.5)  # positive, so that cutting off the fraction rounds
 
@@ -45,7 +46,7 @@ class Scratch(NamedTuple):
     inputs: np.ndarray  # [BLOCK, INPUTS]
     centre: np.ndarray  # [BLOCK, 3]
     spread: np.ndarray  # [BLOCK]
-    hidden: np.ndarray  # [BLOCK, WIDTH]: the trunk's output, HIDDEN units, and the linear prediction of the 3 colours
+    hidden: np.ndarray  # [BLOCK, TRUNK]: the trunk's output, HIDDEN units, and the linear prediction of the 3 colours
     heads: np.ndarray  # [BLOCK, WIDTH]: the heads' hidden units before what the known colours contribute
     head: np.ndarray  # [1, HEAD]: a head's hidden units
     outputs: np.ndarray  # [1, OUTPUTS]: of a head
@@ -57,17 +58,17 @@ class Scratch(NamedTuple):
     means: np.ndarray  # [K]: in grey levels
     inverses: np.ndarray  # [K]: of the scales in grey levels
     whole: np.ndarray  # int16 [BLOCK, INPUTS]: the inputs
-    units: np.ndarray  # int16 [BLOCK, WIDTH]: the trunk's output
-    sums: np.ndarray  # int32 [BLOCK, WIDTH]: of a layer of the trunk
+    units: np.ndarray  # int16 [BLOCK, TRUNK]: the trunk's output
+    sums: np.ndarray  # int32 [BLOCK, TRUNK]: of a layer of the trunk
     masses: np.ndarray  # int64 [K]: the shares in units of 2^-20, less what the uniform distribution has
     table: np.ndarray  # int64: arithmetic.logistic_table()
 
 
 def make_scratch() -> Scratch:
-    blocks = [(BLOCK, INPUTS), (BLOCK, 3), BLOCK, (BLOCK, WIDTH), (BLOCK, WIDTH)]
+    blocks = [(BLOCK, INPUTS), (BLOCK, 3), BLOCK, (BLOCK, TRUNK), (BLOCK, WIDTH)]
     heads = [(1, HEAD), (1, OUTPUTS), (BLOCK, 3), (BLOCK, 3, AROUND), KNOWN + 1, 2, K, K, K]
     floats = [np.zeros(shape, np.float32) for shape in (*blocks, *heads)]
-    layers = ((BLOCK, INPUTS), np.int16), ((BLOCK, WIDTH), np.int16), ((BLOCK, WIDTH), np.int32)
+    layers = ((BLOCK, INPUTS), np.int16), ((BLOCK, TRUNK), np.int16), ((BLOCK, TRUNK), np.int32)
     trunk = [np.zeros(*layer) for layer in layers]
     return Scratch._make([*floats, *trunk, np.zeros(K, np.int64), logistic_table()])
 
@@ -87,20 +88,20 @@ def run_trunk(
         for j in range(INPUTS):
             x[i, j] = np.int32(min(max(s.inputs[i, j], -CUT), CUT) * _INPUT + _ROUNDING) - MAX_INPUT
         by_column = weights.column[block_position(column + i - PAD, grid)]
-        for k in range(WIDTH):
+        for k in range(TRUNK):
             sums[i, k] = weights.first_bias[k] + at[k] + by_column[k]
-    _add_wide(sums, x, weights.first)
+    _add_trunk(sums, x, weights.first)
     for i in range(count):
         for k in range(HIDDEN):
             units[i, k] = min(max(_shift(sums[i, k], weights.first_shift[k]), 0), MAX_UNIT)
-        for k in range(HIDDEN, WIDTH):
+        for k in range(HIDDEN, TRUNK):
             units[i, k] = min(max(_shift(sums[i, k], weights.first_shift[k]), -MAX_UNIT), MAX_UNIT)
             s.hidden[i, k] = np.float32(sums[i, k]) / np.float32(1 << weights.first_shift[k] + UNIT_BITS)
     for layer in range(2):
         for i in range(count):
             for k in range(HIDDEN):
                 sums[i, k] = weights.residual_bias[layer, k]
-        _add_wide(sums, units, weights.residual[layer])
+        _add_trunk(sums, units, weights.residual[layer])
         for i in range(count):
             for k in range(HIDDEN):
                 added = max(_shift(sums[i, k], weights.residual_shift[layer, k]), 0)

@@ -18,6 +18,7 @@ from model.context.weights import (
     MAX_INPUT,
     MAX_UNIT,
     OUTPUTS,
+    TRUNK,
     UNIT_BITS,
     WIDTH,
     K,
@@ -42,11 +43,11 @@ class TorchContextNetwork(nn.Module):
         def zeros(*shape):
             return nn.Parameter(torch.zeros(shape))
 
-        self.first, self.first_bias = normal(INPUTS, WIDTH, std=INPUTS**-0.5), zeros(WIDTH)
+        self.first, self.first_bias = normal(INPUTS, TRUNK, std=INPUTS**-0.5), zeros(TRUNK)
         self.first.data[:, HIDDEN:] = 0  # the linear prediction is that of the centre
-        self.position = zeros(2 * (PERIOD + 1), WIDTH)  # rows, then columns
-        self.residual, self.residual_bias = normal(2, WIDTH, HIDDEN, std=0.5 * HIDDEN**-0.5), zeros(2, HIDDEN)
-        self.head_in, self.head_bias = normal(WIDTH, 3 * HEAD, std=(2 / HIDDEN) ** 0.5), zeros(3 * HEAD)
+        self.position = zeros(2 * (PERIOD + 1), TRUNK)  # rows, then columns
+        self.residual, self.residual_bias = normal(2, TRUNK, HIDDEN, std=0.5 * HIDDEN**-0.5), zeros(2, HIDDEN)
+        self.head_in, self.head_bias = normal(TRUNK, 3 * HEAD, std=(2 / HIDDEN) ** 0.5), zeros(3 * HEAD)
         self.head_seen = normal(KNOWN, 3, HEAD, std=0.1)
         self.head_out = normal(3, HEAD, OUTPUTS, std=0.02)
         start = torch.zeros(3, OUTPUTS)

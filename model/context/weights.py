@@ -13,9 +13,10 @@ from utils.errors import UserError
 
 NAME = "context.npz"
 
+TRUNK = 128  # outputs of the trunk
+HIDDEN = TRUNK - 3  # of them units; the others are a linear prediction of the 3 colours
 HEAD = 32  # hidden units of a head
-WIDTH = 3 * HEAD  # of a row of weights: the 3 heads' hidden units, or the trunk's output
-HIDDEN = WIDTH - 3  # units of the trunk; its other outputs are a linear prediction of the 3 colours
+WIDTH = 3 * HEAD  # of the 3 heads
 KNOWN = 5  # what heads see of known colours: least squares for green, green, least squares for red, red, and for blue
 K = 5  # components of the mixture
 MEANS, SCALES, COEFFICIENTS = K, 2 * K, 3 * K  # indices among a head's outputs, which begin with K logits
@@ -39,26 +40,26 @@ class Weights(NamedTuple):
     What a network does not use is zero.
     """
 
-    first: np.ndarray  # int16 [INPUTS / 2, WIDTH, 2]: for the hidden units, and the linear prediction of the 3 colours
-    first_shift: np.ndarray  # int32 [WIDTH]: bits that sums have after the binary point beyond UNIT_BITS
-    first_bias: np.ndarray  # int32 [WIDTH]
-    column: np.ndarray  # int32 [PERIOD + 1, WIDTH]: what the pixel's position in its block adds
-    row: np.ndarray  # int32 [PERIOD + 1, WIDTH]
-    residual: np.ndarray  # int16 [2, WIDTH / 2, WIDTH, 2]: only the first HIDDEN outputs are used
+    first: np.ndarray  # int16 [INPUTS / 2, TRUNK, 2]
+    first_shift: np.ndarray  # int32 [TRUNK]: bits that sums have after the binary point beyond UNIT_BITS
+    first_bias: np.ndarray  # int32 [TRUNK]
+    column: np.ndarray  # int32 [PERIOD + 1, TRUNK]: what the pixel's position in its block adds
+    row: np.ndarray  # int32 [PERIOD + 1, TRUNK]
+    residual: np.ndarray  # int16 [2, TRUNK / 2, TRUNK, 2]: only the first HIDDEN outputs are used
     residual_shift: np.ndarray  # int32 [2, HIDDEN]
     residual_bias: np.ndarray  # int32 [2, HIDDEN]
-    head_in: np.ndarray  # [WIDTH, WIDTH]: HEAD hidden units a colour
+    head_in: np.ndarray  # [TRUNK, WIDTH]: HEAD hidden units a colour
     head_seen: np.ndarray  # [KNOWN, WIDTH]: what known colours contribute; head c sees the first 2 c + 1
     head_bias: np.ndarray  # [WIDTH]
     head_out: np.ndarray  # [3, HEAD, OUTPUTS]
     head_out_bias: np.ndarray  # [3, OUTPUTS]
 
 
-_places = (PERIOD + 1, WIDTH), np.int32
+_places = (PERIOD + 1, TRUNK), np.int32
 LAYOUT = Weights._make([  # the shape and the type of each array
-    ((INPUTS // 2, WIDTH, 2), np.int16), ((WIDTH,), np.int32), ((WIDTH,), np.int32), _places, _places,
-    ((2, WIDTH // 2, WIDTH, 2), np.int16), ((2, HIDDEN), np.int32), ((2, HIDDEN), np.int32),
-    ((WIDTH, WIDTH), np.float32), ((KNOWN, WIDTH), np.float32), ((WIDTH,), np.float32),
+    ((INPUTS // 2, TRUNK, 2), np.int16), ((TRUNK,), np.int32), ((TRUNK,), np.int32), _places, _places,
+    ((2, TRUNK // 2, TRUNK, 2), np.int16), ((2, HIDDEN), np.int32), ((2, HIDDEN), np.int32),
+    ((TRUNK, WIDTH), np.float32), ((KNOWN, WIDTH), np.float32), ((WIDTH,), np.float32),
     ((3, HEAD, OUTPUTS), np.float32), ((3, OUTPUTS), np.float32),
 ])  # fmt: skip
 

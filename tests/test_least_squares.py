@@ -32,9 +32,10 @@ def test_predictions_are_bounded(kind, height, width, mode, seed):
 def test_errors_around_a_pixel_are_those_that_training_sees(shape):
     """W, N, NW and NE, also next to the image. Training keeps predictions in 1/64 of a grey level."""
     pixels = picture_of("noise", *shape, "RGB").pixels
-    picture, state = prepare(pixels), ls.start(make_planes(*shape, pixels))
-    planes, errors = picture.planes, np.zeros((3, AROUND), np.float32)
+    picture, planes, errors = prepare(pixels), make_planes(*shape, pixels), np.zeros((3, AROUND), np.float32)
+    state = ls.start(planes)
     for row in range(ls.PAD, planes.shape[1]):
+        ls.pad_left(planes, row)
         ls.begin_row(row, state)
         for column in range(ls.PAD, planes.shape[2] - ls.PAD):
             ls.begin_pixel(planes, row, column, errors, state)
@@ -46,6 +47,7 @@ def test_errors_around_a_pixel_are_those_that_training_sees(shape):
             for c in range(3):
                 ls.predict(planes, row, column, c, state)
             ls.end_pixel(planes, row, column, state)
+        ls.pad_right(planes, row)
 
 
 def test_a_colour_that_follows_from_another_is_found():

@@ -95,7 +95,8 @@ def begin_pixel(planes: np.ndarray, row: int, column: int, errors: np.ndarray, l
     for c in range(3):
         west, north = np.float32(planes[c, row, column - 1]), np.float32(planes[c, row - 1, column])
         ls.means[c] = _HALF * (west + north)
-        errors[c, 0], errors[c, 1], errors[c, 2], errors[c, 3] = now[c, x], before[c, x + 1], before[c, x], before[c, x + 2]
+        errors[c, 0], errors[c, 1] = now[c, x], before[c, x + 1]
+        errors[c, 2], errors[c, 3] = before[c, x], before[c, x + 2]
 
 
 @compiled

@@ -116,12 +116,11 @@ def _code_with_context(
     if plane.mode == "P" or strips is None:
         return None
     weights, identity = models.context(None)
-    found = []
-    for how in context.choose_codings(plane.pixels, weights, strips, adapting):
-        words = context.encode(plane.pixels, weights, how, progress)
-        found.append((Context(identity, how.grid, how.adapting, tuple(map(len, words))), words))
-    coding, words = min(found, key=lambda pair: sum(pair[0].words))
-    return coding, np.concatenate(words).astype("<u4").tobytes()
+    coding = context.choose_coding(plane.pixels, weights, strips, adapting)
+    words = context.encode(plane.pixels, weights, coding, progress)
+    return Context(identity, coding.grid, coding.adapting, tuple(map(len, words))), np.concatenate(words).astype(
+        "<u4"
+    ).tobytes()
 
 
 def _code_with_blocks(

@@ -30,7 +30,7 @@ _PIXELS = 120_000  # of a strip, at least, up to _FEW strips
 _FEW = 8
 _MEMORY = 1 << 21  # pixels of a strip, at most: encoding needs some 40 bytes a pixel
 _WIDTH = 1 << 16  # pixels of a row, at most: least squares need 560 bytes a column
-_BANDS, _BAND, _BAND_WIDTH = 4, 2 * PERIOD, 512
+_BANDS, _BAND, _BAND_WIDTH = 4, PERIOD, 512  # of a sample
 _BATCH = 1 << 14  # pixels, about, between two steps of the progress
 _LEAST_BITS = 0.99 * mixture.LEAST_BITS  # a grey level costs at least this; 1 % is room for the rounding of rANS
 _EMPTY = np.array([0, 1], np.uint32)  # the words of an empty lane
@@ -154,16 +154,22 @@ def choose_strips(height: int, width: int) -> int | None:
     return count if count <= min(height, MAX_STRIPS) and width <= _WIDTH else None
 
 
-def choose_codings(pixels: np.ndarray, weights: Weights, strips: int, adapting: bool) -> list[Coding]:
-    """How to code an image, as bands of rows tell: one way, or two if either may be the smaller. adapting: allow it."""
-    tops = np.linspace(0, max(0, len(pixels) - _BAND), _BANDS).astype(int) // PERIOD * PERIOD  # blocks stay in place
-    sample = np.concatenate([pixels[row : row + _BAND, :_BAND_WIDTH] for row in np.unique(tops)])
-    without, told = (code_lengths(sample, weights, Coding(1, grid, False)).sum() for grid in range(2))
-    static, grid = min(without, told), int(told < without)
-    small = len(pixels) <= _BANDS * _BAND  # bands of it would overlap
-    if adapting and not small and code_lengths(sample, weights, Coding(1, grid, True)).sum() < static:
-        return [Coding(strips, grid, True)]  # the gain grows with the pixels, so it is no smaller in the image
-    return [Coding(strips, grid, each) for each in ((True, False) if adapting else (False,))]
+def choose_coding(pixels: np.ndarray, weights: Weights, strips: int, adapting: bool) -> Coding:
+    """How to code an image, as a sample of its rows tells. adapting: whether it may adapt.
+
+    Adaptation gains more on an image than on the sample, because it learns from more pixels.
+    """
+    sample = pixels[:, :_BAND_WIDTH]
+    if len(pixels) > _BANDS * _BAND:
+        tops = np.linspace(0, len(pixels) - _BAND, _BANDS).astype(int) // PERIOD * PERIOD  # blocks stay in place
+        sample = np.concatenate([sample[row : row + _BAND] for row in tops])
+
+    def cost(coding):
+        return code_lengths(sample, weights, coding).sum()
+
+    static = min((Coding(1, grid, False) for grid in range(2)), key=cost)
+    ways = [static, static._replace(adapting=True)] if adapting else [static]
+    return min(ways, key=cost)._replace(strips=strips)
 
 
 def cut_rows(height: int, strips: int) -> list[tuple[int, int]]:

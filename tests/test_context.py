@@ -118,17 +118,17 @@ def test_the_grid_is_told_where_it_helps():
     noise = np.random.default_rng(0).integers(0, 4, (48, 64, 3))
     flat = (100 + noise).astype(np.uint8)
     striped = (100 + noise + 12 * (np.arange(64)[:, None] % 2 == 0)).astype(np.uint8)
-    grids = [context.choose_codings(each, weights, 1, False)[0].grid for each in (striped, flat)]
+    grids = [context.choose_coding(each, weights, 1, False).grid for each in (striped, flat)]
     assert grids == [1, 0]
 
 
-def test_adaptation_is_left_out_where_it_does_not_pay():
-    """Both ways are tried for a small image, and unless adaptation is the smaller one on a sample of a larger one."""
-    weights = small_network().weights
-    for side, ways in ((140, [True]), (60, [True, False])):
-        pixels = picture_of("few", side, side, "RGB").pixels
-        assert [each.adapting for each in context.choose_codings(pixels, weights, 1, True)] == ways
-        assert [each.adapting for each in context.choose_codings(pixels, weights, 1, False)] == [False]
+@pytest.mark.parametrize("side, pays", [(8, False), (60, True), (140, True)])
+def test_adaptation_is_left_out_where_it_does_not_pay(side, pays):
+    """As in an image with fewer pixels than there are between two steps."""
+    pixels, weights = picture_of("few", side, side, "RGB").pixels, small_network().weights
+    coding = context.choose_coding(pixels, weights, 3, True)
+    assert (coding.strips, coding.adapting) == (3, pays)
+    assert not context.choose_coding(pixels, weights, 3, False).adapting
 
 
 @pytest.mark.parametrize(

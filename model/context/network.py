@@ -1,4 +1,4 @@
-"""The arithmetic of the context network, compiled: a small ReLU network, about 43,000 multiplications a pixel.
+"""The arithmetic of the context network, compiled: a small ReLU network, about 65,000 multiplications a pixel.
 
 A trunk, which the three colours share, and a head for each colour. A head also sees the colours that are known, and the
 prediction by least squares of its own. So run_head(0), note_colour(0), run_head(1), note_colour(1), run_head(2) follow

@@ -118,9 +118,8 @@ def _code_with_context(
     weights, identity = models.context(None)
     coding = context.choose_coding(plane.pixels, weights, strips, adapting)
     words = context.encode(plane.pixels, weights, coding, progress)
-    return Context(identity, coding.grid, coding.adapting, tuple(map(len, words))), np.concatenate(words).astype(
-        "<u4"
-    ).tobytes()
+    described = Context(identity, coding.grid, coding.adapting, tuple(map(len, words)))
+    return described, np.concatenate(words).astype("<u4").tobytes()
 
 
 def _code_with_blocks(

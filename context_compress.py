@@ -1,19 +1,15 @@
 """Compress test images with the context network, decode them again from disk and compare.
 
-mnist, cifar, imagenet: the experiment of the paper, with the context network in place of a model with latents. Chains
-of test images are coded, and every chain starts from nothing: there are no latents that require initial bits.
-imagenetcrop: the photographs of imagenetcrop_compress.py, cropped in the same way, each as a .bitswap file
-(demo_compress.py --coder context). The rate is the mean over the photographs of their bits/dim.
+This is the experiment of the paper, with the context network in place of a model with latents. Chains of test images
+are coded, and every chain starts from nothing: there are no latents that require initial bits. Photographs are files of
+their own: see benchmarks/photographs.py.
 
-Writes, under --output, for mnist, cifar and imagenet:
+Writes, under --output:
   plots/<dataset>0/context<variant>_{nets,elbos,cmas,total}.npy   [chains, images]: bits/dim that each image adds, and
       that the frequencies of its pixels cost; bits/dim of the chain so far; bits of the chain so far
   bitstreams/<dataset>0/context<variant>.npz                      the compressed images
-and for imagenetcrop:
-  plots/imagenetcrop0/context<variant>.csv                        the bits of each photograph
-  bitstreams/imagenetcrop0/context<variant>/                      a .bitswap file for each photograph, in this order
 
-The variant is empty for the paper's settings; _seed<seed>, _<chains>x<images> or _<count>photos name others.
+The variant is empty for the paper's settings; _seed<seed> and _<chains>x<images> name others.
 """
 
 import sys
@@ -24,10 +20,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from codec import container, context, models
+from codec import context
 from model.context.features import SMALL_GRID
 from model.context.weights import open_network
-from utils import cli, datasets, images, paths, photographs, processes, progress, results, tables, threads
+from utils import cli, datasets, paths, processes, results, threads
 from utils.errors import UserError
 
 SCHEME = "context"  # in the names of files
@@ -42,40 +38,30 @@ def main(argv=None):
     if not args.verify_only:
         folders = (folder(args.dataset, 0, args.output) for folder in (paths.results, paths.bitstreams))
         paths.check_folder_writable(*folders)
-    code = code_photographs if args.dataset == datasets.PHOTOGRAPHS else code_chains
-    code(args, network)
+    code_chains(args, network)
 
 
 def arguments(argv=None):
     """The command line."""
     parser = cli.parser(__doc__)
-    parser.add_argument("dataset", choices=datasets.NAMES, help="whose test images to compress")
+    parser.add_argument("dataset", choices=datasets.SHAPES, help="whose test images to compress")
     network = "a context network (default: the one trained here, or else the one that ships)"
     parser.add_argument("--context", metavar="FILE", help=network)
     datasets.add_arguments(parser)
-    fewer = f"photographs of imagenetcrop (default: {photographs.COUNT}, or as many as there are)"
-    parser.add_argument("--nphotos", type=cli.whole_number(1), help=fewer)
     parser.add_argument("--no-verify", action="store_true", help="do not decode again")
     parser.add_argument("--verify-only", action="store_true", help="only decode what an earlier run wrote")
     parser.add_argument("--output", default=paths.ROOT, help="folder under which everything is written")
     args = parser.parse_args(argv)
     if args.verify_only and args.no_verify:
         parser.error("--verify-only and --no-verify exclude each other")
-    if args.dataset == datasets.PHOTOGRAPHS and (args.experiments or args.ndatapoints):
-        parser.error(f"{args.dataset} has no chains: use --nphotos in place of --experiments and --ndatapoints")
-    if args.dataset != datasets.PHOTOGRAPHS and args.nphotos:
-        parser.error(f"{args.dataset} has chains of images: use --experiments and --ndatapoints in place of --nphotos")
     return args
-
-
-# Chains of small images
 
 
 def code_chains(args, network):
     """Code chains of test images, write rates and words, decode these from disk and compare.
 
-    Rates are per dimension of the images, which are not padded. In place of the ELBO stands the sum of the logarithms
-    of the frequencies, which is exact here. Raises UserError if an image does not come back the same.
+    Rates are per dimension of the images, which are not padded. The exact log-likelihood, from the
+    frequencies, replaces the ELBO. Raises UserError if an image does not come back the same.
     """
     from codec import command, experiment  # experiment imports PyTorch: --help answers at once
 
@@ -128,40 +114,6 @@ def verify_chains(words, file, chosen, network):
     count = len(chosen) * len(chosen[0])
     print(f"decoded in {1e3 * (time.perf_counter() - began) / count:.2f} ms per image from {file}:")
     print(f"all pixels of {cli.counted(count, 'image')} are identical")
-
-
-# Photographs
-
-
-def code_photographs(args, network):
-    """Code each photograph as a file, decode it from disk and compare. Raises UserError if a photograph differs."""
-    chosen = photographs.choose(datasets.find_photographs("test", args.data), args.nphotos, args.seed)
-    size = "" if args.nphotos in (None, photographs.COUNT) else f"_{args.nphotos}photos"
-    name = SCHEME + results.seed_name(args.seed) + size
-    folder = paths.bitstreams(args.dataset, 0, args.output) / name
-    bits, found = [], models.Models(context=lambda _: network)
-    for i, photograph in enumerate(progress.bar(chosen, desc="context network", unit="photograph")):
-        original, path = images.Picture("RGB", photograph.pixels), folder / f"{i}.bitswap"
-        if not args.verify_only:
-            with paths.replacing(path) as file:
-                file.write(container.encode(original, "context", found))
-        written = container.read_file(path)
-        if not args.no_verify:
-            try:
-                decoded = container.decode(written, found)
-            except UserError as error:
-                raise UserError(f"{path}: {error}") from error
-            if not images.same(decoded, original):
-                raise UserError(f"{path} holds other pixels than those of {photograph.name}")
-        bits.append(8 * len(written))
-    if not args.no_verify:
-        print(f"decoded from {folder}: all pixels of {cli.counted(len(chosen), 'photograph')} are identical")
-    rates = [count / photograph.pixels.size for count, photograph in zip(bits, chosen, strict=True)]
-    print(f"context network  {np.mean(rates):.4f} bits/dim, mean over {cli.counted(len(chosen), 'photograph')}")
-    if not args.verify_only:
-        rows = [(each.name, *each.pixels.shape[:2], count) for each, count in zip(chosen, bits, strict=True)]
-        path = paths.results(args.dataset, 0, args.output) / f"{name}.csv"
-        print(f"wrote {tables.write_csv(path, ['photograph', 'height', 'width', 'context network (bits)'], rows)}")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class Coding(NamedTuple):
 
 
 def empty_lane() -> Rans:
-    """A coder with one lane, on which nothing lies."""
+    """A coder with one empty lane."""
     return Rans.from_words([_EMPTY])
 
 
@@ -155,7 +155,7 @@ def choose_strips(height: int, width: int) -> int | None:
 
 
 def choose_coding(pixels: np.ndarray, weights: Weights, strips: int, adapting: bool) -> Coding:
-    """How to code an image, as a sample of its rows tells. adapting: whether it may adapt.
+    """How to code an image, judged by a sample of its rows. adapting: whether it may adapt.
 
     Adaptation gains more on an image than on the sample, because it learns from more pixels.
     """

@@ -32,7 +32,7 @@ def extreme_weights(seed, size):
     """Weights of any sign, of the heads up to a size. At 999, all are about the largest that check() allows."""
     rng = np.random.default_rng(seed)
     arrays = [rng.uniform(-1, 1, shape) ** 3 for shape, _ in LAYOUT]
-    sizes = [size * 1.7, 0, size * 1000, size * 1000, size * 1000, size * 3.4, 0, size * 1000] + 5 * [size]
+    sizes = [size * 1.7, 0, size * 1000, size * 1000, size * 1000, size * 3.0, 0, size * 1000] + 5 * [size]
     arrays = [(each * most).astype(dtype) for each, most, (_, dtype) in zip(arrays, sizes, LAYOUT, strict=True)]
     arrays[1] += 1 + seed % 18
     arrays[1][HIDDEN:], arrays[6][:] = 18, 14
@@ -96,7 +96,7 @@ def test_an_image_has_as_many_bits_as_its_code_lengths_say():
 
 def test_adaptation_learns_what_the_network_does_not_know():
     """An image on which the network is wrong in the same way everywhere; it starts anew in every image."""
-    pixels = picture_of("few", 128, 96, "RGB").pixels
+    pixels = picture_of("few", 192, 160, "RGB").pixels
     static, adapting = (
         context.code_lengths(pixels, small_network().weights, Coding(1, 0, each)).sum() for each in (False, True)
     )

@@ -1,15 +1,14 @@
-"""The context codec's experiment: chains of small images, and whole photographs."""
+"""The context codec's experiment: chains of small images."""
 
 import numpy as np
 import pytest
-from conftest import assert_one_line_error, digits, photograph, run_main, run_script
+from conftest import assert_one_line_error, digits, run_main, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import models_of, small_network
-from PIL import Image
+from pictures import small_network
 
 import context_compress
-from codec import container, context
+from codec import context
 from model.context.weights import save
 from utils.results import MEASURES
 
@@ -79,40 +78,6 @@ def test_damaged_bitstreams_are_told(flags, tmp_path):
     assert_one_line_error(run(*flags, "--verify-only", check=1), str(path), "compress again")
 
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    """A folder for --data with two photographs, and one that is too small."""
-    root = tmp_path_factory.mktemp("photographs")
-    folder = root / "imagenetcrop" / "test" / "class"
-    folder.mkdir(parents=True)
-    for i, size in enumerate([(32, 65), (70, 40), (31, 200)]):
-        Image.fromarray(photograph(*size, i)).save(folder / f"{i}.png")
-    return root
-
-
-def test_photographs_become_files_of_their_own(photographs, tmp_path):
-    save(tmp_path / "network.npz", small_network().weights)
-    flags = "imagenetcrop", "--context", tmp_path / "network.npz", "--data", photographs, "--output", tmp_path
-    done = run_main(context_compress.main, *flags)
-    assert done.returncode == 0 and "all pixels of 2 photographs are identical" in done.stdout, done.stderr
-    rows = (tmp_path / "plots" / "imagenetcrop0" / "context.csv").read_text().splitlines()
-    files = [tmp_path / "bitstreams" / "imagenetcrop0" / "context" / f"{i}.bitswap" for i in range(2)]
-    sizes = [8 * path.stat().st_size for path in files]
-    header = "photograph,height,width,context network (bits)"
-    assert rows == [header, f"class/1.png,64,32,{sizes[0]}", f"class/0.png,32,64,{sizes[1]}"]
-    assert f"{(sizes[0] + sizes[1]) / (2 * 3 * 64 * 32):.4f} bits/dim" in done.stdout
-    decoded = container.decode(files[1].read_bytes(), models_of(network=small_network()))
-    np.testing.assert_array_equal(decoded.pixels, photograph(32, 65, 0)[:, :64])
-    files[0].write_bytes(files[1].read_bytes())
-    done = run_main(context_compress.main, *flags, "--verify-only")
-    assert_one_line_error(done, files[0], "other pixels than those of class/1.png")
-    files[0].write_bytes(files[0].read_bytes()[:-9])
-    assert_one_line_error(run_main(context_compress.main, *flags, "--verify-only"), files[0], "cut short")
-
-
-def test_flags_of_the_other_kind_of_images_are_refused():
-    done = run_main(context_compress.main, "imagenetcrop", "--experiments=3")
-    assert_one_line_error(done, "--nphotos in place of --experiments")
-    assert_one_line_error(run_main(context_compress.main, "cifar", "--nphotos=3"), "in place of --nphotos")
+def test_what_to_do_is_clear():
     done = run_main(context_compress.main, "cifar", "--verify-only", "--no-verify")
     assert_one_line_error(done, "exclude each other")

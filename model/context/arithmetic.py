@@ -2,8 +2,8 @@
 
 Encoder and decoder must compute the same distributions to the bit. So everything from the pixels to the mixture's
 parameters is float32 with + - * / and square roots only, in an order that is written down. IEEE 754 rounds each of
-these in one way. Numba compiles it without leave to reassociate or to fuse a multiplication with an addition, and the
-functions here replace those of a library, which differ between machines.
+these in one way. Numba may not reassociate, or fuse a multiplication with an addition. The functions here replace those
+of a library, which differ between machines.
 """
 
 import functools

@@ -1,11 +1,11 @@
 """What the context network sees of an image.
 
-The colours of a pixel are coded in the order green, red, blue. All pixels that the network may look at lie in planes:
+The colours of a pixel are coded in the order green, red, blue. All pixels that the network may look at are in planes:
 uint8 [3, PAD + H, W + 2 PAD], one plane a colour in this order. They have PAD extra rows above the image and PAD extra
 columns on either side. A grey image fills all three planes.
 
-- Left of a row lies the pixel above its first one, right of a row its last pixel.
-- Above the first row lies the first row. While it is coded, the pixel on the left stands for what is above and beyond.
+- Left of a row is the pixel above its first one, right of a row its last pixel.
+- Above the first row is the first row. While it is coded, the pixel on the left stands for what is above and beyond.
 - Before the first pixel everything is GREY.
 
 Encoder and decoder must compute the same features to the bit: see model.context.arithmetic.

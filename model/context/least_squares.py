@@ -1,12 +1,12 @@
 """A linear prediction of each colour, fitted by least squares to the pixels that are known.
 
-Encoder and decoder fit new weights for every cell, CELL pixels of a row, COUNT for each colour. A pixel counts DECAY as
-much if it is one row further away, and DECAY^CELL as much if it is one cell further away. A pixel that was predicted
-badly counts less. The fit needs sums of
-products. They are carried down the columns and swept along the rows, so that each pixel is added once. Such fits are
-those of Wu, Barthel and Zhang, "Piecewise 2D autoregression for predictive image coding" (1998).
+Encoder and decoder fit new weights for every cell, CELL pixels of a row, COUNT for each colour. The weight
+of a pixel falls by DECAY with each row of distance and by DECAY^CELL with each cell. A pixel that was predicted badly
+counts less. The fit needs sums of products. They are carried down the columns and swept along the rows, so that each
+pixel is added once. Such fits are those of Wu, Barthel and Zhang, "Piecewise 2D autoregression for predictive image
+coding" (1998).
 
-All is float32 in a fixed order: see model.context.arithmetic. The three colours lie side by side in the last dimension
+All is float32 in a fixed order: see model.context.arithmetic. The three colours are side by side in the last dimension
 of an array, so that a processor can compute them at the same time.
 """
 
@@ -45,7 +45,7 @@ class LeastSquares(NamedTuple):
 
     offsets: np.ndarray  # int64 [COUNT, 3]: of the inputs, within the flat planes
     columns: np.ndarray  # [cells, 3 _PRODUCTS]: sums over the rows above
-    right: np.ndarray  # the same, and what lies to their right
+    right: np.ndarray  # the same, and those on their right
     left: np.ndarray  # [3 _PRODUCTS]: sums over all that is on the left of the cell
     cell: np.ndarray  # [_PRODUCTS, 3]: sums over the pixels of this cell
     factor: np.ndarray  # [_PRODUCTS, 3]: a Cholesky factor, its diagonal inverted
@@ -69,7 +69,7 @@ def start(planes: np.ndarray) -> LeastSquares:
 @compiled
 def begin_row(row: int, ls: LeastSquares) -> None:
     """Prepare for a row of the planes."""
-    ls.left[:] = _ZERO  # first as the sum over what lies to the right
+    ls.left[:] = _ZERO  # first as the sum over what is on the right
     for x in range(len(ls.columns) - 1, -1, -1):
         right, column = ls.right[x], ls.columns[x]
         for k in range(len(ls.left)):

@@ -76,7 +76,7 @@ def cumulative_frequency(x: int, s: Scratch) -> int:
 def find_level(frequency: int, s: Scratch) -> tuple[int, int, int]:
     """The grey level whose interval holds a cumulative frequency: (level, start, end).
 
-    The search starts from the quantile of a logistic with the mixture's average mean and scale. Any start gives the same.
+    The search starts from the quantile of one logistic with the mixture's mean and average scale. Any start will do.
     """
     mean, scale = _HALF, _ZERO
     for k in range(K):

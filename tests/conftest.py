@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import numpy as np
 import pytest
 
@@ -97,17 +98,22 @@ def checkpoint(tmp_path_factory):
     return path
 
 
-def run_script(script, *args, cwd=None, check=None, environment=None, python=sys.executable, timeout=300):
+def run_script(script, *args, cwd=ROOT, check=None, environment=None, python=sys.executable, timeout=300):
     """Run a script of the repository as a user does, but on one thread; returns the CompletedProcess.
 
-    check: the exit status it must have, if any. environment: variables to set beside those there are.
+    check: the exit status it must have, if any. environment: variables to set. Unless these or another Python are
+    given, the libraries of the script have been imported already.
     """
     ours = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment = ours | {"OMP_NUM_THREADS": "1"} | (environment or {})
-    command = [str(python), str(ROOT / script), *map(str, args)]
-    done = subprocess.run(
-        command, cwd=cwd or ROOT, env=environment, capture_output=True, text=True, errors="replace", timeout=timeout
-    )
+    variables = ours | {"OMP_NUM_THREADS": "1"} | (environment or {})
+    command = [str(ROOT / script), *map(str, args)]
+    if environment is None and python == sys.executable:
+        done = forked.run(command, cwd, variables, timeout)
+    else:
+        done = subprocess.run(
+            [str(python), *command], cwd=cwd, env=variables, capture_output=True, text=True, errors="replace",
+            timeout=timeout,
+        )  # fmt: skip
     if check is not None:
         assert done.returncode == check, done.stdout + done.stderr
     return done

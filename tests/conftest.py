@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import forked
 import numpy as np
 import pytest
 
@@ -107,7 +106,9 @@ def run_script(script, *args, cwd=ROOT, check=None, environment=None, python=sys
     ours = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     variables = ours | {"OMP_NUM_THREADS": "1"} | (environment or {})
     command = [str(ROOT / script), *map(str, args)]
-    if environment is None and python == sys.executable:
+    if environment is None and python == sys.executable and sys.platform == "linux":
+        import forked  # late: other systems may not have or survive such forks
+
         done = forked.run(command, cwd, variables, timeout)
     else:
         done = subprocess.run(

@@ -42,7 +42,8 @@ MPIEXEC = shutil.which("mpiexec")
 
 
 HOW = ("torchrun", "mpiexec without Horovod", "Horovod")
-MOST = ("torchrun", pytest.param("mpiexec without Horovod", marks=pytest.mark.slow), "Horovod")
+FORKED = "two_processes.py"  # starts sooner than torchrun
+MOST = (FORKED, *(pytest.param(how, marks=pytest.mark.slow) for how in HOW[:2]), "Horovod")
 
 
 def launcher(how, folder):
@@ -59,13 +60,15 @@ def launcher(how, folder):
     }
     environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     environment |= {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+    if how == FORKED:
+        return [sys.executable, str(ROOT / "tests" / FORKED)], environment
     if how == "torchrun":
         return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"], environment
     return ["mpiexec", "-np", "2", sys.executable], environment
 
 
 def needs(how):
-    if how != "torchrun" and not MPIEXEC:
+    if how in HOW[1:] and not MPIEXEC:
         pytest.skip("NOT TESTED: there is no mpiexec; apt-get install openmpi-bin libopenmpi-dev")
     if how == "Horovod" and not HOROVOD:
         pytest.skip("NOT TESTED: Horovod is not installed; make horovod")

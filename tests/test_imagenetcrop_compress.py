@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import assert_one_line_error, photograph, run_main, run_script, small_model
 from PIL import Image
+from test_distributed import FORKED
 from test_processes import run_two
 
 import discretization
@@ -235,7 +236,7 @@ def test_two_processes_share_the_photographs(data, checkpoint, tmp_path):
     more = "--bitswap=1", "--exact"
     alone = run_main(main, *flags(data, checkpoint, tmp_path / "one", *more))
     together = run_two(
-        "torchrun", tmp_path / "run", "imagenetcrop_compress.py", *flags(data, checkpoint, tmp_path / "two", *more)
+        FORKED, tmp_path / "run", "imagenetcrop_compress.py", *flags(data, checkpoint, tmp_path / "two", *more)
     )
     for done in (alone, together):
         assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line_error, run_main
-from test_distributed import MOST, finish, launcher, needs
+from test_distributed import FORKED, MOST, finish, launcher, needs
 
 from codec import command
 from utils.distributed import Job
@@ -56,9 +56,9 @@ def test_exact_results_are_those_of_one_process(how, mnist, checkpoint, tmp_path
 
 def test_floats_decode_in_as_many_processes_as_they_were_coded_in(mnist, checkpoint, tmp_path):
     flags = (*SMALL, "--precision=bfloat16", "--data", mnist, "--checkpoint", checkpoint, "--output", tmp_path)
-    done = run_two("torchrun", tmp_path / "run", "mnist_compress.py", *flags)
+    done = run_two(FORKED, tmp_path / "run", "mnist_compress.py", *flags)
     assert done.returncode == 0 and "15 images and all initial words are identical" in done.stdout, done.stderr
-    done = run_two("torchrun", tmp_path / "run", "mnist_compress.py", *flags, "--verify-only")
+    done = run_two(FORKED, tmp_path / "run", "mnist_compress.py", *flags, "--verify-only")
     assert done.returncode == 0 and "15 images and all initial words are identical" in done.stdout, done.stderr
     done = run_main(lambda argv: command.main("mnist", argv), *flags, "--verify-only")
     assert_one_line_error(done, "processes 2 instead of 1")

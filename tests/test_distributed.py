@@ -39,8 +39,6 @@ try:
 except (ImportError, AttributeError):
     HOROVOD = False
 MPIEXEC = shutil.which("mpiexec")
-
-
 HOW = ("torchrun", "mpiexec without Horovod", "Horovod")
 FORKED = "two_processes.py"  # starts sooner than torchrun
 MOST = (FORKED, *(pytest.param(how, marks=pytest.mark.slow) for how in HOW[:2]), "Horovod")

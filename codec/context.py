@@ -157,7 +157,8 @@ def choose_strips(height: int, width: int) -> int | None:
 def choose_coding(pixels: np.ndarray, weights: Weights, strips: int, adapting: bool) -> Coding:
     """How to code an image, judged by a sample of its rows. adapting: whether it may adapt.
 
-    Adaptation gains more on an image than on the sample, because it learns from more pixels.
+    A sample is too short to judge adaptation, which learns as it goes on. Only an image so small that it is its own
+    sample may do without.
     """
     sample = pixels[:, :_BAND_WIDTH]
     if len(pixels) > _BANDS * _BAND:
@@ -167,9 +168,11 @@ def choose_coding(pixels: np.ndarray, weights: Weights, strips: int, adapting: b
     def cost(coding):
         return code_lengths(sample, weights, coding).sum()
 
-    static = min((Coding(1, grid, False) for grid in range(2)), key=cost)
-    ways = [static, static._replace(adapting=True)] if adapting else [static]
-    return min(ways, key=cost)._replace(strips=strips)
+    best = min((Coding(1, grid, False) for grid in range(2)), key=cost)
+    if adapting:
+        adapted = best._replace(adapting=True)
+        best = min(best, adapted, key=cost) if sample.size == pixels.size else adapted
+    return best._replace(strips=strips)
 
 
 def cut_rows(height: int, strips: int) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from conftest import photograph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import decoding_error, mild, models_of, picture_of, reseal, samples, small_network
@@ -16,9 +17,10 @@ from codec.context import Coding, empty_lane
 from model.context import adaptation
 from model.context.features import PERIOD
 from model.context.mixture import LEAST_BITS
-from model.context.weights import HIDDEN, LAYOUT, SCALES, UNIT_BITS, K, Weights, check
+from model.context.weights import HIDDEN, LAYOUT, SCALES, UNIT_BITS, K, Weights, check, open_network
 from utils.errors import UserError
 from utils.images import same
+from utils.paths import PRETRAINED
 
 
 def round_trip(pixels, weights, coding, threads=None):
@@ -105,6 +107,16 @@ def test_adaptation_learns_what_the_network_does_not_know():
     first, second = (round_trip(pixels, small_network().weights, Coding(1, False, True)) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert all(map(np.array_equal, before, small_network().weights))
+
+
+@pytest.mark.parametrize("white", [250, 255])
+def test_adaptation_survives_flat_areas(white):
+    """It costs next to nothing in an image on white, and does not ruin what follows the white."""
+    weights = open_network(PRETRAINED / "imagenetcrop_context.npz").weights
+    pixels = np.full((400, 400, 3), white, np.uint8)
+    pixels[200:300, 150:250] = photograph(100, 100, 0)
+    static, adapting = (context.code_lengths(pixels, weights, Coding(1, 0, each)).sum() for each in (False, True))
+    assert adapting < 1.02 * static
 
 
 def test_the_grid_is_told_where_it_helps():

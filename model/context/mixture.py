@@ -35,6 +35,7 @@ _SCALE_LIMIT = np.float32(SCALE_LIMIT)
 _MASS, _FLOOR = np.float32(1 - UNIFORM), np.float32(UNIFORM / SYMBOLS)
 _PER_TABLE = np.float32(2.0**-TABLE_BITS)
 _TINY = np.float32(1e-15)
+_SURE = np.float32(0.98)  # of a level, so that it is all but certain
 _HALF, _ZERO, _ONE = np.float32(0.5), np.float32(0), np.float32(1)
 
 
@@ -103,7 +104,8 @@ def find_level(frequency: int, s: Scratch) -> tuple[int, int, int]:
 def mixture_gradient(c: int, x: int, spread: np.float32, s: Scratch, out: np.ndarray) -> None:
     """Compute the gradient of the code length of grey level x, in nats, with respect to the outputs of head c.
 
-    out: float32 [OUTPUTS], the result.
+    out: float32 [OUTPUTS], the result; zero for a level that was all but certain. A flat area would otherwise make the
+    weights extreme, from which they do not return.
     """
     mass, point = _ZERO, _ZERO
     for k in range(K):
@@ -124,6 +126,9 @@ def mixture_gradient(c: int, x: int, spread: np.float32, s: Scratch, out: np.nda
         out[SCALES + k] = share * (upper_slope * upper_z - lower_slope * lower_z)
         if abs(s.outputs[0, SCALES + k]) > _SCALE_LIMIT:
             out[SCALES + k] = _ZERO
+    if mass > _SURE:
+        out[:] = _ZERO
+        return
     factor = _MASS / (_MASS * mass + _FLOOR)
     for k in range(K):
         out[k] = (s.shares[k] * mass - out[k]) * factor

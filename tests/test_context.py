@@ -113,10 +113,10 @@ def test_adaptation_learns_what_the_network_does_not_know():
 def test_adaptation_survives_flat_areas(white):
     """It costs next to nothing in an image on white, and does not ruin what follows the white."""
     weights = open_network(PRETRAINED / "imagenetcrop_context.npz").weights
-    pixels = np.full((400, 400, 3), white, np.uint8)
-    pixels[200:300, 150:250] = photograph(100, 100, 0)
+    pixels = np.full((640, 400, 3), white, np.uint8)
+    pixels[540:, 150:250] = photograph(100, 100, 0)
     static, adapting = (context.code_lengths(pixels, weights, Coding(1, 0, each)).sum() for each in (False, True))
-    assert adapting < 1.02 * static
+    assert adapting < static
 
 
 def test_the_grid_is_told_where_it_helps():

@@ -30,7 +30,11 @@ RECIPES = {  # dataset: (numbers of latent layers, flags)
         "--width=48 --nprocessing=1 --colour-transform --batch=16 --lr=1e-2 --epochs=16 --test-every=1",
     ),
     "imagenet": ((1, 2, 4), f"{SMALL} --batch=16 --lr=3e-3 --epochs=24 --test-every=6"),
-    "imagenetcrop": ((4,), f"{SMALL} --zchannels=4 --batch=32 --colour-transform --crops=16 --epochs=27"),
+    "imagenetcrop": (
+        (4,),
+        "--zchannels=4 --width=48 --nprocessing=1 --colour-transform --batch=16 --lr=1e-2 --crops=16 --epochs=50 "
+        "--test-every=5",
+    ),
 }
 JOBS = [f"{dataset}:{nz}" for dataset, (depths, _) in RECIPES.items() for nz in depths]
 TOLERANCE = 0.0005  # bits/dim

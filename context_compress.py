@@ -60,8 +60,8 @@ def arguments(argv=None):
 def code_chains(args, network):
     """Code chains of test images, write rates and words, decode these from disk and compare.
 
-    Rates are per dimension of the images, which are not padded. The exact log-likelihood, from the
-    frequencies, replaces the ELBO. Raises UserError if an image does not come back the same.
+    Rates are per dimension of the images, which are not padded. The exact log-likelihood, from the frequencies,
+    replaces the ELBO. Raises UserError if an image does not come back the same.
     """
     from codec import command, experiment  # experiment imports PyTorch: --help answers at once
 

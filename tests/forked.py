@@ -8,6 +8,7 @@ import sys
 import tempfile
 from multiprocessing import forkserver
 from pathlib import Path
+from unittest import mock
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["numba", "torch", "matplotlib.pyplot"])
@@ -17,13 +18,8 @@ def run(command, cwd, environment, timeout):
     """What subprocess.run(["python", *command], ...) returns, with stdout and stderr as text."""
     with tempfile.TemporaryDirectory() as folder:
         streams = [os.path.join(folder, name) for name in ("stdout", "stderr")]
-        threads = os.environ.get("OMP_NUM_THREADS")
-        os.environ["OMP_NUM_THREADS"] = "1"  # which OpenMP reads when PyTorch is imported
-        forkserver.ensure_running()
-        if threads is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = threads
+        with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):  # OpenMP reads it when PyTorch is imported
+            forkserver.ensure_running()
         process = _FORKS.Process(target=_become, args=(command, str(cwd), environment, streams))
         process.start()
         process.join(timeout)

@@ -160,8 +160,9 @@ def choose_coding(pixels: np.ndarray, weights: Weights, strips: int, adapting: b
     A sample is too short to judge adaptation, which learns as it goes on. Only an image so small that it is its own
     sample may do without.
     """
-    sample = pixels[:, :_BAND_WIDTH]
-    if len(pixels) > _BANDS * _BAND:
+    whole = pixels[..., 0].size <= _BANDS * _BAND * _BAND_WIDTH
+    sample = pixels if whole else pixels[:, :_BAND_WIDTH]
+    if not whole and len(pixels) > _BANDS * _BAND:
         tops = np.linspace(0, len(pixels) - _BAND, _BANDS).astype(int) // PERIOD * PERIOD  # blocks stay in place
         sample = np.concatenate([sample[row : row + _BAND] for row in tops])
 
@@ -171,7 +172,7 @@ def choose_coding(pixels: np.ndarray, weights: Weights, strips: int, adapting: b
     best = min((Coding(1, grid, False) for grid in range(2)), key=cost)
     if adapting:
         adapted = best._replace(adapting=True)
-        best = min(best, adapted, key=cost) if sample.size == pixels.size else adapted
+        best = min(best, adapted, key=cost) if whole else adapted
     return best._replace(strips=strips)
 
 

@@ -134,7 +134,7 @@ def test_the_grid_is_told_where_it_helps():
     assert grids == [1, 0]
 
 
-@pytest.mark.parametrize("side, pays", [(8, False), (60, True), (70, True)])
+@pytest.mark.parametrize("side, pays", [(8, False), (60, True), (140, True), (200, True)])
 def test_adaptation_is_left_out_where_it_does_not_pay(side, pays):
     """As in an image with fewer pixels than there are between two steps."""
     pixels, weights = picture_of("few", side, side, "RGB").pixels, small_network().weights

@@ -140,7 +140,7 @@ def test_photographs_are_coded_with_the_context_network(tmp_path, photograph):
 
 
 def test_the_context_network_needs_no_pytorch(tmp_path, photograph):
-    """Encoded and decoded in processes that have none. If the network may adapt, the file is at most a word larger."""
+    """Encoded and decoded in processes that have none; where the network may adapt, the file is no larger."""
     (tmp_path / "torch.py").write_text("raise ImportError('there is no PyTorch')")
     without = {"PYTHONPATH": str(tmp_path)}
     sizes = []
@@ -154,7 +154,7 @@ def test_the_context_network_needs_no_pytorch(tmp_path, photograph):
         run_script("demo_decompress.py", *flags, environment=without, check=0)
         assert_same(photograph, tmp_path / f"{i}.png")
         sizes.append(out.stat().st_size)
-    assert sizes[0] <= sizes[1] + 4
+    assert sizes[0] <= sizes[1]
     done = run_script("demo_compress.py", photograph, "--coder", "bitswap", environment=without)
     assert done.returncode != 0  # it is true that there was none
 

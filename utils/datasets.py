@@ -64,9 +64,12 @@ def load(dataset: str, split: str, root: str | Path | None = None) -> np.ndarray
     else:
         images = _fetch(dataset, split, path)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != SHAPES[dataset] or not len(images):
-        expected = "uint8 [N, {}, {}, {}]".format(*SHAPES[dataset])
-        raise UserError(f"{path} holds {images.dtype} {list(images.shape)}; {dataset} is {expected}")
+        raise UserError(f"{path} holds {images.dtype} {list(images.shape)}; {dataset} is {_describe_array(dataset)}")
     return images
+
+
+def _describe_array(dataset: str) -> str:
+    return "uint8 [N, {}, {}, {}]".format(*SHAPES[dataset])
 
 
 def _fetch(dataset: str, split: str, path: Path) -> np.ndarray:
@@ -74,7 +77,7 @@ def _fetch(dataset: str, split: str, path: Path) -> np.ndarray:
     if dataset not in _TORCHVISION:
         remedy = "python model/create_imagenet.py prepares it"
         if dataset != "imagenet":
-            remedy = "save the images there, uint8 [N, {}, {}, {}]".format(*SHAPES[dataset])
+            remedy = f"save the images there, {_describe_array(dataset)}"
         raise UserError(f"{path} does not exist; {remedy}")
     found = originals.find(dataset, split, (path.parent, path.parents[1]))
     if found:

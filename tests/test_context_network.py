@@ -37,8 +37,7 @@ def surroundings(kind, height=12, width=20, seed=0):
 def describe(picture, row, column, block_row, grid, weights, s):
     """Run the trunk for a pixel, given the predictions by least squares and their errors around it."""
     s.least[0] = picture.least[row - PAD, column - PAD] / np.float32(64)
-    around = (row, column - 1), (row - 1, column), (row - 1, column - 1), (row - 1, column + 1)  # W, N, NW, NE
-    s.missed[0] = [[data.error_around(*picture, *at, c) for at in around] for c in range(3)]
+    data.errors_around(*picture, row, column, s.missed[0])
     run_trunk(picture.planes, row, column, 1, block_row, grid, weights, s)
 
 

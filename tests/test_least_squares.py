@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pictures import picture_of
 
 from model.context import least_squares as ls
-from model.context.data import error_around, prepare
+from model.context.data import errors_around, prepare
 from model.context.features import AROUND, make_planes
 from model.context.least_squares import COUNT, predict_image
 
@@ -33,14 +33,13 @@ def test_errors_around_a_pixel_are_those_that_training_sees(shape):
     """W, N, NW and NE, also next to the image. Training keeps predictions in 1/64 of a grey level."""
     pixels = picture_of("noise", *shape, "RGB").pixels
     picture, planes, errors = prepare(pixels), make_planes(*shape, pixels), np.zeros((3, AROUND), np.float32)
-    state = ls.start(planes)
+    state, expected = ls.start(planes), np.zeros_like(errors)
     for row in range(ls.PAD, planes.shape[1]):
         ls.pad_left(planes, row)
         ls.begin_row(row, state)
         for column in range(ls.PAD, planes.shape[2] - ls.PAD):
             ls.begin_pixel(planes, row, column, errors, state)
-            around = (row, column - 1), (row - 1, column), (row - 1, column - 1), (row - 1, column + 1)
-            expected = [[error_around(*picture, *at, c) for at in around] for c in range(3)]
+            errors_around(*picture, row, column, expected)
             np.testing.assert_allclose(errors, expected, atol=1 / 64)
             if row == ls.PAD:
                 assert not errors[:, 1:].any()

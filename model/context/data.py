@@ -80,8 +80,7 @@ def _describe(planes, known, top, left, grid, height, width, inputs, centre, spr
             features.pad_above(planes, row, column)
             for c in range(3):
                 least[n, c] = known[row - PAD, column - PAD, c] / np.float32(_FRACTION)
-                for i, (y, x) in enumerate(_AROUND):
-                    missed[c, i] = error_around(planes, known, row + y, column + x, c)
+            errors_around(planes, known, row, column, missed)
             spread[n] = features.describe_pixel(planes, row, column, missed, inputs[n, :INPUTS], centre[n])
             inputs[n, INPUTS + block_position(row - PAD, grid)] = 1
             inputs[n, INPUTS + PERIOD + 1 + block_position(column - PAD, grid)] = 1
@@ -93,14 +92,18 @@ def _describe(planes, known, top, left, grid, height, width, inputs, centre, spr
 
 
 @compiled
-def error_around(planes: np.ndarray, least: np.ndarray, row: int, column: int, c: int) -> np.float32:
-    """What a colour is less its prediction, in a Picture or next to it: see least_squares.begin_pixel()."""
-    if column < PAD:
-        row, column = row - 1, PAD
-    column = min(column, planes.shape[2] - PAD - 1)
-    if row < PAD:
-        return np.float32(0)
-    return np.float32(planes[c, row, column]) - least[row - PAD, column - PAD, c] / np.float32(_FRACTION)
+def errors_around(planes: np.ndarray, least: np.ndarray, row: int, column: int, errors: np.ndarray) -> None:
+    """What least_squares.begin_pixel() puts into `errors` for a pixel, from a Picture."""
+    for i, (down, right) in enumerate(_AROUND):
+        y, x = row + down, column + right
+        if x < PAD:
+            y, x = y - 1, PAD
+        x = min(x, planes.shape[2] - PAD - 1)
+        for c in range(3):
+            errors[c, i] = 0
+            if y >= PAD:
+                known = least[y - PAD, x - PAD, c] / np.float32(_FRACTION)
+                errors[c, i] = np.float32(planes[c, y, x]) - known
 
 
 def describe_images(images: np.ndarray) -> Described:

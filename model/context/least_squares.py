@@ -85,7 +85,7 @@ def begin_row(row: int, ls: LeastSquares) -> None:
 def begin_pixel(planes: np.ndarray, row: int, column: int, errors: np.ndarray, ls: LeastSquares) -> None:
     """Prepare for a pixel. errors: float32 [3, AROUND], the result: values less predictions at W, N, NW and NE.
 
-    Left of a row lies the error above its first one, right of a row its last error, and 0 above the first row.
+    Left of a row is the error above its first one, right of a row its last error, and 0 above the first row.
     """
     pad_above(planes, row, column)
     x = column - PAD
